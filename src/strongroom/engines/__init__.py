@@ -1,0 +1,39 @@
+"""Which engines there are, and how a URL finds its own. Engines are plug-ins of the entry point group `strongroom.engines`."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from strongroom.engines.protocol import Engine, Source, Target
+from strongroom.errors import WrongRequest
+
+GROUP = "strongroom.engines"
+
+
+def known() -> list[str]:
+    """The URL schemes of all installed engine plug-ins, sorted."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def find(scheme: str) -> Engine:
+    """The engine of a URL scheme. Raises WrongRequest, with the schemes that there are."""
+    for point in entry_points(group=GROUP, name=scheme):
+        engine: Engine = point.load()()
+        return engine
+    raise WrongRequest(f"no engine is called {scheme!r}", hint=f"known engines: {', '.join(known())}")
+
+
+def engine_of(url: str) -> Engine:
+    """The engine that a source or target URL names. Raises WrongRequest."""
+    scheme, separator, _ = url.partition(":")
+    if not separator:
+        raise WrongRequest(f"{url!r} names no engine", hint="write it as ENGINE:///path, for example chroma:///srv/chroma")
+    return find(scheme)
+
+
+def source_of(url: str) -> Source:
+    return engine_of(url).source(url)
+
+
+def target_of(url: str) -> Target:
+    return engine_of(url).target(url)

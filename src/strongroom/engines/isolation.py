@@ -1,0 +1,56 @@
+"""How to run an engine's own code so that its crash is a finding, not our end: in a child process.
+
+Damaged links make hnswlib, Chroma and usearch fault; a fault must name the snapshot, not kill the backup.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from strongroom.errors import EngineFailed, StrongroomError
+
+
+def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
+    """Call `function` ('module:name') with picklable arguments in a child process and return its picklable result.
+
+    Raises whatever StrongroomError the function raised, and EngineFailed for any other exception or a crash.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", "strongroom.engines.isolation", function],
+        input=pickle.dumps(arguments, protocol=5),
+        capture_output=True,
+        pass_fds=pass_fds,
+    )
+    if child.returncode < 0:
+        raise EngineFailed(f"{function}: the engine crashed ({signal.Signals(-child.returncode).name})")
+    if child.returncode > 0:
+        last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+        raise EngineFailed(f"{function}: the engine's process ended with {child.returncode}: {last[0]}")
+    done, result = pickle.loads(child.stdout)
+    if not done:
+        raise result
+    return result
+
+
+def _serve(function: str) -> None:
+    answer = sys.stdout.buffer
+    sys.stdout = sys.stderr  # whatever the engine prints must not mix with the answer
+    module, _, name = function.partition(":")
+    arguments = pickle.load(sys.stdin.buffer)
+    outcome: tuple[bool, Any]
+    try:
+        outcome = (True, getattr(importlib.import_module(module), name)(*arguments))
+    except StrongroomError as error:
+        outcome = (False, error)
+    except Exception as error:  # noqa: BLE001 - the process boundary: every failure is reported to the parent
+        outcome = (False, EngineFailed(f"{type(error).__name__}: {error}".splitlines()[0]))
+    answer.write(pickle.dumps(outcome, protocol=5))
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

@@ -1,0 +1,158 @@
+"""What an engine must be able to do. A plug-in implements `Engine`; what it can do is what it implements.
+
+    Engine  --source(url)-->  Source  --freeze()-->  Frozen      one consistent moment: rows, artifacts, answers
+            --target(url)-->  Target  --stage()-->   Stage       a new state built beside the old one, then published
+
+Nothing here holds a whole collection in memory: rows come in blocks, artifacts are read by offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from strongroom.model import Answers, Collection, Description, Position, Region, RowBlock, Selection
+from strongroom.progress import Progress
+
+BLOCK_BYTES = 8 << 20
+"""Upper bound of the vector bytes of one `RowBlock` and of one `Region`; the unit in which memory is counted."""
+
+
+def rows_per_block(row_bytes: int) -> int:
+    """How many rows of `row_bytes` vector bytes go into one block: a power of two, at least 1, at most 65,536."""
+    rows = max(1, min(65_536, BLOCK_BYTES // max(1, row_bytes)))
+    return 1 << (rows.bit_length() - 1)
+
+
+class Artifact(Protocol):
+    """One file of the index plane (or of the engine's own state) at the frozen moment."""
+
+    @property
+    def path(self) -> str:
+        """Where it belongs, relative to the source, with forward slashes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def immutable(self) -> bool:
+        """True if the engine never changes a file of this path and size, so that an earlier snapshot's copy stands for it."""
+
+    def regions(self) -> Iterable[Region]:
+        """The file cut into regions, in order, without gap or overlap, none longer than BLOCK_BYTES where it can be helped.
+
+        Where a region (or the vectors of a strided one) has the same bytes as the vector column of a RowBlock, they are
+        stored once: cut both at the same rows.
+        """
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly these bytes. Thread-safe. Raises SourceChanged or Unreadable if they can't be had."""
+
+
+class Frozen(Protocol):
+    """One consistent moment of a source. Whatever a writer does meanwhile isn't seen."""
+
+    @property
+    def description(self) -> Description: ...
+
+    @property
+    def position(self) -> Position: ...
+
+    @property
+    def rows_in_artifacts(self) -> bool:
+        """True if the artifacts are the rows plane too (nothing is stored twice); `rows` can still be read."""
+
+    def rows(self, collection: str) -> Iterator[RowBlock]:
+        """Every row once, in storage order, in blocks of at most BLOCK_BYTES of vectors. Same schema in every block."""
+
+    def artifacts(self) -> Sequence[Artifact]:
+        """Every file that an exact restore needs, in the order in which they should be installed. Stable order."""
+
+    def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
+        """What the engine's own index answers in this state to `queries` (q x dimension). Runs the engine in a child process:
+        raises EngineFailed if it crashes. May be called only after rows and artifacts were read."""
+
+    def check(self) -> None:
+        """Raises SourceChanged if what was read since `freeze` can't have been one moment. Called last, before anything is
+        recorded."""
+
+
+class Source(Protocol):
+    def freeze(self, progress: Progress) -> AbstractContextManager[Frozen]:
+        """A consistent view, kept while the context is open. Raises NotFound, Unreadable or SourceChanged."""
+
+
+class Stage(Protocol):
+    """A new state, built beside the target and invisible to its users until `publish`. Survives a killed process: opening the
+    stage of the same token again goes on where it stopped."""
+
+    @property
+    def directory(self) -> Path:
+        """A private directory (mode 0700) beside the target, on the same file system. The restore's state file lives here."""
+
+    def artifact_path(self, path: str) -> Path:
+        """Where to write the artifact `path`. Raises Damaged if the path points outside of the stage."""
+
+    def adopt(self, description: Description, selection: Selection) -> None:
+        """Artifacts are all written: drop collections that are not selected, apply renames. Idempotent."""
+
+    def load(self, collection: Collection, batches: Iterable[pa.RecordBatch]) -> None:
+        """Create the collection (its name is the one it shall have) and insert the rows; the engine builds its own index. A
+        leftover of an interrupted load of the same collection is removed first."""
+
+    def seal(self) -> None:
+        """All collections are loaded or adopted: flush and make the files durable."""
+
+    def source(self) -> Source:
+        """The staged state as a source, to read it back."""
+
+    def publish(self, receipt: bytes, *, overwrite: bool) -> None:
+        """Put the staged state in the target's place, with `receipt` beside it. Old state is moved aside and removed only
+        when the new one is in place. Each step may be repeated after a crash. Raises Refused if the target is taken and
+        `overwrite` is False."""
+
+    def discard(self) -> None:
+        """Remove the stage."""
+
+
+class Target(Protocol):
+    def occupied(self) -> Sequence[str]:
+        """What of the target exists already and would be replaced; empty if nothing."""
+
+    def receipt(self) -> bytes | None:
+        """The receipt that the last `publish` left, None if there is none."""
+
+    def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """Why rows of this collection (from any engine) can't be loaded here; empty if they can."""
+
+    def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """What loading such rows changes: ids turned to text, metric replaced ... Shown in the plan."""
+
+    def stage(self, token: str, selection: Selection) -> Stage:
+        """Open or re-open the stage of `token`, a name unique to one restore. Raises Locked if another process has it."""
+
+
+class Engine(Protocol):
+    """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme."""
+
+    @property
+    def name(self) -> str: ...
+
+    def version(self) -> str:
+        """The version of the installed engine library. Raises WrongRequest, with the extra to install, if it isn't there."""
+
+    def compatible(self, written_by: str) -> bool:
+        """May files written by engine version `written_by` be installed for the present version and answer identically?"""
+
+    def source(self, url: str) -> Source:
+        """The source that `url` names. Raises WrongRequest if the URL is not of this engine's form; opens nothing."""
+
+    def target(self, url: str) -> Target:
+        """The target that `url` names. Raises WrongRequest; touches nothing."""

@@ -1,0 +1,134 @@
+"""How a new state of a file-based engine is built beside the old one and put in its place, whatever crashes in between.
+
+    <base>/.strongroom-<token>/     mode 0700, on the target's own file system
+        lock                        flock: one restore at a time
+        new/<entry>                 the state being built; an entry is a file or directory that will stand in <base>
+        publishing                  written (fsync) before the first rename: which entries replace, which are removed
+        old/<entry>                 what stood there before, kept until every entry is in place
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from strongroom.errors import Damaged, Locked, Refused
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(root: Path) -> None:
+    """Make a file, or a directory with all that is in it, durable."""
+    if root.is_dir():
+        for child in root.iterdir():
+            sync_tree(child)
+        sync_directory(root)
+    else:
+        descriptor = os.open(root, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a small file's content, all or nothing, durable on return."""
+    fresh = path.with_name(path.name + ".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class StagedEntries:
+    """The part of a `Stage` that all file-based engines share. `entries` are all names in `base` that make up the target."""
+
+    def __init__(self, base: Path, token: str, entries: Sequence[str]) -> None:
+        """Open the stage of `token` under `base`, or re-open it. Raises Locked if another process has it."""
+        self._base = base
+        self._entries = tuple(entries)
+        self.directory = base / f".strongroom-{token}"
+        base.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise Locked(f"another restore is building {self.directory}") from error
+        self.new = self.directory / "new"
+        self._old = self.directory / "old"
+        self.new.mkdir(exist_ok=True)
+
+    def contained(self, path: str) -> Path:
+        """Where `path` (relative, forward slashes) lies inside `new`. Raises Damaged if it would lie outside."""
+        parts = PurePosixPath(path)
+        if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\0" in path:
+            raise Damaged(f"artifact {path!r}", "its path points outside of the target")
+        return self.new.joinpath(*parts.parts)
+
+    def publish(self, *, overwrite: bool) -> None:
+        """Move every entry of `new` to `base`, what stood there to `old`, then remove the stage. May be repeated."""
+        intent = self.directory / "publishing"
+        if not intent.exists():
+            taken = [name for name in self._entries if os.path.lexists(self._base / name)]
+            if taken and not overwrite:
+                raise Refused(
+                    f"{self._base / taken[0]} is already there",
+                    hint="restore to another place, or give --overwrite to replace it once the new state is verified",
+                )
+            staged = [name for name in self._entries if os.path.lexists(self.new / name)]
+            sync_tree(self.new)
+            plan = {"replace": staged, "remove": [name for name in taken if name not in staged]}
+            write_durably(intent, json.dumps(plan).encode())
+        plan = json.loads(intent.read_bytes())
+        self._old.mkdir(exist_ok=True)
+        for name in plan["replace"]:
+            if os.path.lexists(self.new / name):
+                self._retire(name)
+                os.rename(self.new / name, self._base / name)
+                sync_directory(self._base)
+        for name in plan["remove"]:
+            self._retire(name)
+        self.discard()
+
+    def _retire(self, name: str) -> None:
+        if os.path.lexists(self._base / name):
+            remove(self._old / name)
+            os.rename(self._base / name, self._old / name)
+            sync_directory(self._old)
+            sync_directory(self._base)
+
+    def discard(self) -> None:
+        """Remove the stage and let go of its lock."""
+        shutil.rmtree(self.directory)
+        sync_directory(self._base)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock; the stage stays for a later run."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1

@@ -1,0 +1,176 @@
+"""The nouns: what a source holds, and what a snapshot of it is. Plain frozen data, no behaviour that needs I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Json = Any
+"""A value that the json module can write and read back unchanged."""
+
+ROLE = b"strongroom.role"
+"""Key of the Arrow field metadata that says what a column of rows is; the value is one of `Role`."""
+
+
+class Role(StrEnum):
+    """What a column of rows means. Columns without a role are engine-specific and travel along as they are."""
+
+    ID = "id"  # utf8 or int64, unique in the collection, never null
+    VECTOR = "vector"  # fixed-size list of float32, float16, int8 or uint8; bfloat16 as fixed_size_binary(2 * dimension)
+    DOCUMENT = "document"  # utf8, nullable
+    URI = "uri"  # utf8, nullable
+    PAYLOAD = "payload"  # utf8: one canonical JSON object (sorted keys, no spaces), nullable
+    COLUMN = "column"  # any other Arrow column that the engine has as a column of its own
+
+
+class Status(StrEnum):
+    CAPTURED = "captured"
+    NOT_OFFERED = "not offered by the engine"
+    NOT_CAPTURED = "not captured"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerItem:
+    """One line of the completeness ledger: something that the engine has, and whether the snapshot has it too."""
+
+    item: str
+    status: Status
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One named vector of a collection. `dtype` is float32, float16, bfloat16, int8 or uint8; `metric` l2, ip or cosine.
+
+    `index` holds the kind of the vector index and its parameters, as the engine names them. `decoded` is True where the
+    engine keeps only a lossy code and the rows therefore hold its reconstruction.
+    """
+
+    name: str
+    dtype: str
+    dimension: int
+    metric: str
+    index: Mapping[str, Json] = field(default_factory=dict)
+    decoded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Which encoder made the vectors. None where nobody said."""
+
+    model: str | None = None
+    version: str | None = None
+    origin: str | None = None  # 'engine' or 'user'
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One collection of a source. `name` is unique in the source; `catalog` is all that the engine keeps about it."""
+
+    name: str
+    count: int
+    fields: tuple[Field, ...]
+    catalog: Mapping[str, Json] = field(default_factory=dict)
+    lineage: Lineage = Lineage()
+
+    def vector_field(self, name: str) -> Field:
+        return next(f for f in self.fields if f.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The catalog plane of a source: engine, version, collections, whatever else the engine keeps, and the ledger."""
+
+    engine: str
+    engine_version: str
+    collections: tuple[Collection, ...]
+    catalog: Mapping[str, Json] = field(default_factory=dict)
+    ledger: tuple[LedgerItem, ...] = ()
+
+    def collection(self, name: str) -> Collection:
+        return next(c for c in self.collections if c.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in an engine's change feed: a sequence number, a version, or a fingerprint of the files."""
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """A batch of rows in the order in which the engine stores them.
+
+    `dead` marks slots (bool, one a row of `batch`) that the engine still stores and no longer shows; None means none. Keeping
+    them lets a vector column be byte for byte a region of the index file, and therefore be stored once. In dead slots only
+    the vector columns mean anything.
+    """
+
+    batch: pa.RecordBatch
+    dead: npt.NDArray[np.bool_] | None = None
+
+    def live(self) -> pa.RecordBatch:
+        """The rows that the engine shows."""
+        if self.dead is None or not self.dead.any():
+            return self.batch
+        return self.batch.filter(pa.array(~self.dead))
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`length` bytes of an artifact from `offset`, all of one nature, so that they can be compressed well and stored once.
+
+    `kind` is 'bytes' (anything), 'int32' or 'int64' (links, ids), or a vector dtype (float32, float16, bfloat16, int8, uint8).
+    If `stride` is not 0 the region is `length / stride` records of `stride` bytes, each with a vector of dtype `kind` at
+    `vector_offset`, `vector_length` bytes long; vectors and remainder are then stored apart.
+    """
+
+    offset: int
+    length: int
+    kind: str = "bytes"
+    stride: int = 0
+    vector_offset: int = 0
+    vector_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What an index answered to q queries: `ids[i]` the ids found for query i (int or str), best first, and their distances.
+
+    `distances` are exactly what the engine returned, float32 or float64, compared bit for bit.
+    """
+
+    ids: tuple[tuple[int | str, ...], ...]
+    distances: tuple[npt.NDArray[np.floating[Any]], ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which collections to restore and under which names. An empty `collections` means all of them."""
+
+    collections: tuple[str, ...] = ()
+    renames: Mapping[str, str] = field(default_factory=dict)
+
+    def wants(self, name: str) -> bool:
+        return not self.collections or name in self.collections
+
+    def target_name(self, name: str) -> str:
+        return self.renames.get(name, name)
+
+    def chosen(self, collections: Sequence[Collection]) -> tuple[Collection, ...]:
+        return tuple(c for c in collections if self.wants(c.name))
+
+    @property
+    def everything(self) -> bool:
+        return not self.collections and not self.renames
