@@ -14,6 +14,9 @@ import pyarrow as pa
 Json = Any
 """A value that the json module can write and read back unchanged."""
 
+Bytes = bytes | bytearray | memoryview
+"""Anything that holds plain bytes without a copy."""
+
 ROLE = b"strongroom.role"
 """Key of the Arrow field metadata that says what a column of rows is; the value is one of `Role`."""
 

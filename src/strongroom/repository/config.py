@@ -1,0 +1,47 @@
+"""What a repository is: format and id, in its `config` object, which is written once and readable without a key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from strongroom.errors import Damaged, NoRepository
+from strongroom.repository.crypto import content_hash
+
+NAME = "config"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`repository_id` is 16 random bytes that everything in the repository is bound to."""
+
+    repository_id: bytes
+    created: str
+
+    def encode(self) -> bytes:
+        body = {"strongroom": FORMAT, "repository": self.repository_id.hex(), "created": self.created}
+        text = json.dumps(body, sort_keys=True)
+        return json.dumps({**body, "check": content_hash(text.encode()).hex()}, sort_keys=True).encode()
+
+
+def decode(content: bytes) -> Config:
+    """Raises NoRepository if these are no repository's bytes or a newer format's, Damaged if they were altered."""
+    try:
+        body = json.loads(content)
+        check = body.pop("check")
+        version = body["strongroom"]
+        intact = check == content_hash(json.dumps(body, sort_keys=True).encode()).hex()
+        repository_id = bytes.fromhex(body["repository"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if b'"strongroom"' in content or b'"repository"' in content:
+            raise Damaged(NAME, "altered or truncated") from error
+        raise NoRepository("'config' is not a Strongroom repository's") from error
+    if not intact:
+        raise Damaged(NAME, "altered: its check sum doesn't fit")
+    if version != FORMAT:
+        raise NoRepository(
+            f"the repository has format {version}, this program reads format {FORMAT}",
+            hint="install a newer Strongroom; this one will not touch the repository",
+        )
+    return Config(repository_id, str(body["created"]))

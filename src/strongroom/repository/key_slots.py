@@ -1,0 +1,144 @@
+"""Who can open the repository: each key slot wraps the same master key under another secret.
+
+A slot is the object keys/<id>, JSON, and its id is the BLAKE3 of its bytes, so that an altered one is told from a wrong secret.
+Passphrases go through Argon2id with the slot's own salt; a key file holds 32 random bytes and goes through HKDF.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from strongroom.errors import Damaged, WrongRequest
+from strongroom.repository.crypto import (
+    KEY_BYTES,
+    Argon2Cost,
+    Box,
+    NotAuthentic,
+    content_hash,
+    derive,
+    key_of_passphrase,
+    random_bytes,
+)
+
+FOLDER = "keys/"
+_KEY_FILE_START = b"strongroom-key-1:"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """What opens a slot: a passphrase or the content of a key file. Never printed."""
+
+    kind: str  # 'passphrase' or 'key file'
+    value: bytes = field(repr=False)
+
+    @classmethod
+    def passphrase(cls, text: str) -> Secret:
+        """Raises WrongRequest if it is empty."""
+        if not text:
+            raise WrongRequest("the password is empty", hint="set STRONGROOM_PASSWORD or STRONGROOM_PASSWORD_FILE")
+        return cls("passphrase", text.encode())
+
+    @classmethod
+    def key_file(cls, content: bytes) -> Secret:
+        """Raises WrongRequest if these aren't a key file's bytes."""
+        try:
+            raw = base64.b64decode(content.strip().removeprefix(_KEY_FILE_START), validate=True)
+        except ValueError:
+            raw = b""
+        if not content.startswith(_KEY_FILE_START) or len(raw) != KEY_BYTES:
+            raise WrongRequest("that is not a Strongroom key file", hint="make one with 'strongroom key add --new-key-file PATH'")
+        return cls("key file", raw)
+
+
+def new_key_file() -> bytes:
+    """The content of a fresh key file."""
+    return _KEY_FILE_START + base64.b64encode(random_bytes(KEY_BYTES)) + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySlot:
+    """One slot as it is stored. `body` is its JSON object."""
+
+    id: str
+    body: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return FOLDER + self.id
+
+    @property
+    def kind(self) -> str:
+        return str(self.body["kind"])
+
+    @property
+    def label(self) -> str:
+        return str(self.body["label"])
+
+    @property
+    def created(self) -> str:
+        return str(self.body["created"])
+
+    def open(self, secret: Secret) -> bytes | None:
+        """The master key, or None if the secret isn't this slot's."""
+        if secret.kind != self.kind:
+            return None
+        try:
+            return _wrapping_box(self.body, secret).open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
+        except NotAuthentic:
+            return None
+
+
+def make_slot(
+    repository_id: bytes, master: bytes, secret: Secret, label: str, created: str, cost: Argon2Cost
+) -> tuple[KeySlot, bytes]:
+    """A new slot for `secret` and the bytes of its object."""
+    body: dict[str, Any] = {
+        "slot": 1,
+        "repository": repository_id.hex(),
+        "kind": secret.kind,
+        "label": label,
+        "created": created,
+        "salt": base64.b64encode(random_bytes(16)).decode(),
+    }
+    if secret.kind == "passphrase":
+        body["argon2id"] = {"passes": cost.passes, "lanes": cost.lanes, "memory_kib": cost.memory}
+    body["wrapped"] = base64.b64encode(_wrapping_box(body, secret).seal(0, master, _bound(body))).decode()
+    content = json.dumps(body, sort_keys=True).encode()
+    return KeySlot(content_hash(content).hex(), body), content
+
+
+def read_slot(name: str, content: bytes, repository_id: bytes) -> KeySlot:
+    """Raises Damaged if the slot was altered, truncated or belongs to another repository."""
+    slot_id = name.removeprefix(FOLDER)
+    if content_hash(content).hex() != slot_id:
+        raise Damaged(name, "altered or truncated", hint="another key slot, or a copy of this object, opens the repository")
+    try:
+        body = json.loads(content)
+        belongs = body["repository"] == repository_id.hex()
+        whole = {"kind", "label", "created", "salt", "wrapped"} <= body.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(name, "it is not a key slot") from error
+    if not whole:
+        raise Damaged(name, "it is not a key slot")
+    if not belongs:
+        raise Damaged(name, "it belongs to another repository (or 'config' was swapped)")
+    return KeySlot(slot_id, body)
+
+
+def _bound(body: dict[str, Any]) -> bytes:
+    return json.dumps({key: value for key, value in body.items() if key != "wrapped"}, sort_keys=True).encode()
+
+
+def _wrapping_box(body: dict[str, Any], secret: Secret) -> Box:
+    """One box a slot: the salt makes its key new, so that nonce 0 is used once."""
+    salt = base64.b64decode(body["salt"])
+    if secret.kind == "key file":
+        return Box(derive(secret.value, "key file slot", salt=salt))
+    wanted = body["argon2id"]
+    cost = Argon2Cost(int(wanted["passes"]), int(wanted["lanes"]), int(wanted["memory_kib"]))
+    if not cost.admissible():
+        raise Damaged(FOLDER + "...", f"a key slot asks for an absurd Argon2id cost ({cost})")
+    return Box(derive(key_of_passphrase(secret.value, salt, cost), "passphrase slot"))

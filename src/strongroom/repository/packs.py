@@ -1,0 +1,168 @@
+"""How blobs lie in a pack.
+
+    header 6 | salt 32 | blob ciphertext and tag, one after another | directory ciphertext and tag | u32 directory length
+    directory: entry of 41 bytes a blob, in order: id 32 | codec u8 | plain length u32 | stored length u32, little endian
+
+A pack's key comes from its salt; blob i (from 0) has nonce i + 1 and the directory nonce 0, so no nonce meets a key twice.
+Each blob is bound to its id, its codec and length, and to the repository. The directory repeats what the blob index says, so
+that a lost index can be made again from the packs. A pack's name is the BLAKE3 of all of its bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from dataclasses import dataclass
+
+from strongroom import codecs
+from strongroom.errors import Damaged
+from strongroom.model import Bytes
+from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthentic, content_hash, random_bytes
+from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header, require_whole
+
+ENTRY = struct.Struct("<32sBII")
+PACK_BYTES = 32 << 20
+"""A pack is closed when the next blob would take it past this size."""
+
+_LENGTH = struct.Struct("<I")
+_START = HEADER_BYTES + SALT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Where a blob lies in a pack: `number` is its place among the pack's blobs, `stored` its length with the tag."""
+
+    id: bytes
+    codec: int
+    plain: int
+    offset: int
+    stored: int
+    number: int
+
+    def binding(self, repository_id: bytes) -> bytes:
+        return repository_id + self.id + struct.pack("<BI", self.codec, self.plain)
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A finished pack: its id (64 hex digits), its salt, its length and what it holds."""
+
+    id: str
+    salt: bytes
+    size: int
+    blobs: tuple[Blob, ...]
+
+    @property
+    def name(self) -> str:
+        return pack_name(self.id)
+
+
+def pack_name(pack_id: str) -> str:
+    return f"packs/{pack_id[:2]}/{pack_id}"
+
+
+class OpenPack:
+    """A pack being filled by several threads: places are reserved in order, then encrypted side by side."""
+
+    def __init__(self, keys: Keys, capacity: int = PACK_BYTES) -> None:
+        salt = random_bytes(SALT_BYTES)
+        self._salt = salt
+        self._keys = keys
+        self._box = keys.box(Kind.PACK.purpose, salt)
+        self._buffer = bytearray(capacity)
+        self._buffer[:_START] = header(Kind.PACK) + salt
+        self._end = _START
+        self._blobs: list[Blob] = []
+        self._unfinished = 0
+        self._idle = threading.Condition()
+
+    def reserve(self, blob_id: bytes, codec: int, plain: int, payload: int) -> Blob | None:
+        """A place for a blob of `payload` coded bytes, or None if this pack has no room. One thread at a time."""
+        stored = payload + TAG_BYTES
+        tail = (len(self._blobs) + 1) * ENTRY.size + TAG_BYTES + _LENGTH.size
+        if self._blobs and self._end + stored + tail > len(self._buffer):
+            return None
+        if self._end + stored + tail > len(self._buffer):
+            self._buffer.extend(bytes(self._end + stored + tail - len(self._buffer)))
+        blob = Blob(blob_id, codec, plain, self._end, stored, len(self._blobs))
+        self._blobs.append(blob)
+        self._end += stored
+        with self._idle:
+            self._unfinished += 1
+        return blob
+
+    def fill(self, blob: Blob, payload: Bytes) -> None:
+        """Encrypt a blob into its reserved place. Any thread, several at once."""
+        try:
+            place = memoryview(self._buffer)[blob.offset : blob.offset + blob.stored]
+            self._box.seal_into(blob.number + 1, payload, blob.binding(self._keys.repository_id), place)
+            place.release()
+        finally:
+            with self._idle:
+                self._unfinished -= 1
+                self._idle.notify_all()
+
+    def finish(self) -> tuple[Pack, memoryview]:
+        """Wait for every reserved blob, add the directory, and give the pack and its bytes."""
+        with self._idle:
+            self._idle.wait_for(lambda: self._unfinished == 0)
+        bound = header(Kind.PACK) + self._keys.repository_id
+        directory = self._box.seal(0, directory_of(self._blobs), bound)
+        tail = directory + _LENGTH.pack(len(directory))
+        self._buffer[self._end : self._end + len(tail)] = tail
+        content = memoryview(self._buffer)[: self._end + len(tail)]
+        return Pack(content_hash(content).hex(), self._salt, len(content), tuple(self._blobs)), content
+
+
+def directory_of(blobs: list[Blob] | tuple[Blob, ...]) -> bytes:
+    """The directory's plain bytes."""
+    return b"".join(ENTRY.pack(blob.id, blob.codec, blob.plain, blob.stored) for blob in blobs)
+
+
+def blobs_of(directory: Bytes) -> tuple[Blob, ...]:
+    """The inverse of `directory_of`: offsets and numbers follow from the order."""
+    blobs = []
+    offset = _START
+    for number, (blob_id, codec, plain, stored) in enumerate(ENTRY.iter_unpack(directory)):
+        blobs.append(Blob(blob_id, codec, plain, offset, stored, number))
+        offset += stored
+    return tuple(blobs)
+
+
+class PackReader:
+    """Opens blobs of one pack. Any thread, several at once."""
+
+    def __init__(self, keys: Keys, pack_id: str, salt: bytes) -> None:
+        self._keys = keys
+        self._name = pack_name(pack_id)
+        self._box = keys.box(Kind.PACK.purpose, salt)
+
+    def open(self, blob: Blob, sealed: Bytes) -> bytes:
+        """The plain bytes of a blob: decrypted, decoded, and its id checked. Raises Damaged."""
+        subject = f"{self._name}, blob {blob.id.hex()[:16]}"
+        if len(sealed) != blob.stored:
+            raise Damaged(subject, f"truncated: {len(sealed)} of {blob.stored} bytes are there")
+        try:
+            payload = self._box.open(blob.number + 1, sealed, blob.binding(self._keys.repository_id))
+            plain = codecs.decode(blob.codec, payload, blob.plain)
+        except NotAuthentic as error:
+            raise Damaged(subject, "altered or swapped: it doesn't decrypt") from error
+        except codecs.CodecError as error:
+            raise Damaged(subject, f"it doesn't decode ({error})") from error
+        if self._keys.identify(plain) != blob.id:
+            raise Damaged(subject, "its content is not what its id says")
+        return plain
+
+
+def read_pack(keys: Keys, name: str, content: bytes) -> Pack:
+    """What a whole pack holds, by its own directory; its bytes are checked against its name. Raises Damaged."""
+    require_whole(name, content)
+    start = require_header(name, Kind.PACK, content)
+    salt = content[HEADER_BYTES:_START]
+    (length,) = _LENGTH.unpack(content[-_LENGTH.size :])
+    sealed = content[max(_START, len(content) - _LENGTH.size - length) : -_LENGTH.size]
+    try:
+        directory = keys.box(Kind.PACK.purpose, salt).open(0, sealed, start + keys.repository_id)
+    except NotAuthentic as error:
+        raise Damaged(name, "its directory was not written with this repository's key") from error
+    return Pack(name.rpartition("/")[2], salt, len(content), blobs_of(directory))

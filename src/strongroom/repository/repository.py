@@ -1,0 +1,241 @@
+"""A repository as a whole: opened with a secret, it gives blobs and manifests and takes new ones."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from strongroom.clock import SYSTEM_CLOCK, Clock
+from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Refused, WrongKey
+from strongroom.repository import blob_index, config, key_slots
+from strongroom.repository.blob_index import BlobIndex
+from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, random_bytes
+from strongroom.repository.framing import Kind, seal, unseal
+from strongroom.repository.key_slots import KeySlot, Secret
+from strongroom.repository.packs import Pack, PackReader
+from strongroom.repository.store import Store, require_conditional_create
+from strongroom.repository.writer import BlobWriter, create_once
+
+INDEX = "index/"
+SNAPSHOTS = "snapshots/"
+PACKS = "packs/"
+
+
+class Repository:
+    """An opened repository. Thread-safe for reading; one `writer` at a time a process, any number of processes."""
+
+    def __init__(self, store: Store, settings: config.Config, keys: Keys, clock: Clock) -> None:
+        self.store = store
+        self.config = settings
+        self.keys = keys
+        self.clock = clock
+        self.problems: list[Damaged] = []
+        """Damaged index objects found while loading; what they listed may be unreachable."""
+        self._index: BlobIndex | None = None
+        self._loading = threading.Lock()
+        self._readers = functools.lru_cache(maxsize=64)(functools.partial(PackReader, keys))
+
+    # -- opening ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, store: Store, secret: Secret, *, label: str = "first", clock: Clock = SYSTEM_CLOCK, cost: Argon2Cost | None = None
+    ) -> Repository:
+        """A new repository. The key slot is written first and `config` last, which makes it one; a loser of two takes its slot
+        back. Raises AlreadyExists, Damaged (objects but no config) or UnsafeStore."""
+        _require_vacant(store)
+        master, repository_id = random_bytes(KEY_BYTES), random_bytes(16)
+        created = clock.now().isoformat()
+        slot, content = key_slots.make_slot(repository_id, master, secret, label, created, cost or Argon2Cost())
+        create_once(store, slot.name, content)
+        settings = config.Config(repository_id, created)
+        try:
+            store.create(config.NAME, settings.encode())
+        except AlreadyExists:
+            if store.read(config.NAME) != settings.encode():  # equal: our own create landed and its answer was lost
+                store.delete(slot.name)
+                raise
+        require_conditional_create(store, config.NAME, settings.encode())
+        return cls(store, settings, Keys.of(master, repository_id), clock)
+
+    @classmethod
+    def open(cls, store: Store, secret: Secret, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
+        """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
+        settings = read_config(store)
+        slots, problems = read_slots(store, settings)
+        for slot in slots:
+            master = slot.open(secret)
+            if master is not None:
+                repository = cls(store, settings, Keys.of(master, settings.repository_id), clock)
+                repository.problems.extend(problems)
+                return repository
+        if problems:
+            raise problems[0]
+        if not slots:
+            raise Damaged(key_slots.FOLDER, "every key slot is gone, and with them the only way to the data")
+        raise WrongKey(f"no key slot of {store.url} opens with this {secret.kind}")
+
+    # -- blobs -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def index(self) -> BlobIndex:
+        """The blob index, read once. Damaged index objects are left out and noted in `problems`."""
+        with self._loading:
+            if self._index is None:
+                self._index = self._load_index()
+            return self._index
+
+    def _load_index(self) -> BlobIndex:
+        index = BlobIndex()
+        names = sorted(listed.name for listed in self.store.list(INDEX))
+        with ThreadPoolExecutor(8) as pool:
+            for packs in pool.map(self._read_index_object, names):
+                for pack in packs:
+                    index.add(pack)
+        return index
+
+    def _read_index_object(self, name: str) -> list[Pack]:
+        try:
+            return list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, self.store.read(name))))
+        except Damaged as error:
+            self.problems.append(error)
+            return []
+
+    def read_blob(self, blob_id: bytes) -> bytes:
+        """The plain bytes of a blob, decrypted and checked, from any pack that still has it whole. Raises Damaged."""
+        first: Damaged | None = None
+        for place in self.index.places(blob_id):
+            name, blob = place.pack.name, place.blob
+            try:
+                sealed = self.store.read(name, blob.offset, blob.stored)
+                return self.reader(place.pack).open(blob, sealed)
+            except NotFound:
+                first = first or Damaged(name, f"missing, and with it blob {blob_id.hex()[:16]}")
+            except Damaged as error:
+                first = first or error
+        if first is not None:
+            raise first
+        lost = f" ({'; '.join(str(problem) for problem in self.problems)})" if self.problems else ""
+        raise Damaged(f"blob {blob_id.hex()[:16]}", f"no index object lists it{lost}")
+
+    def reader(self, pack: Pack) -> PackReader:
+        return self._readers(pack.id, pack.salt)
+
+    def writer(self) -> BlobWriter:
+        """A writing session that skips every blob that is really there: packs that the store has lost don't count.
+
+        Raises UnsafeStore if the store ignores conditional creates.
+        """
+        require_conditional_create(self.store, config.NAME, self.config.encode())
+        there = {listed.name: listed.size for listed in self.store.list(PACKS)}
+        present = BlobIndex()
+        for pack in self.index.packs.values():
+            if there.get(pack.name) == pack.size:
+                present.add(pack)
+        return BlobWriter(self.store, self.keys, present)
+
+    def add_index(self, packs: Sequence[Pack]) -> None:
+        """List new packs in the blob index, durably. To be called when the packs are, and before any manifest that needs them."""
+        if not packs:
+            return
+        object_id, content = seal(self.keys, Kind.INDEX, blob_index.encode(packs))
+        create_once(self.store, INDEX + object_id, content)
+        for pack in packs:
+            self.index.add(pack)
+
+    # -- manifests -------------------------------------------------------------------------------------------------------
+
+    def add_manifest(self, manifest: bytes) -> str:
+        """Sign, seal and store a manifest: from here on the snapshot exists. Gives its id."""
+        snapshot_id, content = seal(self.keys, Kind.SNAPSHOT, self.keys.sign(manifest) + manifest)
+        create_once(self.store, SNAPSHOTS + snapshot_id, content)
+        return snapshot_id
+
+    def manifest_ids(self) -> list[str]:
+        """The ids of all snapshots, in no meaningful order."""
+        return sorted(listed.name.rpartition("/")[2] for listed in self.store.list(SNAPSHOTS))
+
+    def read_manifest(self, snapshot_id: str) -> bytes:
+        """The signed bytes of a manifest. Raises NotFound or Damaged."""
+        name = SNAPSHOTS + snapshot_id
+        plain = unseal(self.keys, Kind.SNAPSHOT, name, self.store.read(name))
+        signature, manifest = plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:]
+        try:
+            self.keys.verify(signature, manifest)
+        except NotAuthentic as error:
+            raise Damaged(name, "its signature isn't this repository's") from error
+        return manifest
+
+    # -- key slots -------------------------------------------------------------------------------------------------------
+
+    def key_slots(self) -> tuple[list[KeySlot], list[Damaged]]:
+        """All key slots, oldest first, and those that are damaged or another repository's."""
+        return read_slots(self.store, self.config)
+
+    def add_key(self, secret: Secret, label: str, *, cost: Argon2Cost | None = None) -> KeySlot:
+        """One more secret that opens the repository."""
+        created = self.clock.now().isoformat()
+        slot, content = key_slots.make_slot(
+            self.config.repository_id, self.keys.master, secret, label, created, cost or Argon2Cost()
+        )
+        create_once(self.store, slot.name, content)
+        return slot
+
+    def remove_key(self, prefix: str) -> KeySlot:
+        """Remove the slot whose id begins so. Raises NotFound, or Refused for the last one."""
+        slots, _ = self.key_slots()
+        found = [slot for slot in slots if slot.id.startswith(prefix)]
+        if len(found) != 1:
+            raise NotFound(f"{len(found)} key slots begin with {prefix!r}", hint="see 'strongroom key list'")
+        if len(slots) == 1:
+            raise Refused("that is the last key slot: without it nothing could ever be read", hint="add another one first")
+        self.store.delete(found[0].name)
+        return found[0]
+
+    def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
+        """Put `new` in the place of `old`: the new slot is durable before the old one goes. Raises WrongKey."""
+        slots, _ = self.key_slots()
+        replaced = next((slot for slot in slots if slot.open(old) is not None), None)
+        if replaced is None:
+            raise WrongKey(f"no key slot opens with this {old.kind}")
+        fresh = self.add_key(new, replaced.label, cost=cost)
+        self.store.delete(replaced.name)
+        return fresh
+
+
+def read_config(store: Store) -> config.Config:
+    """Raises NoRepository, or Damaged if `config` is altered, or missing where the rest is there."""
+    try:
+        return config.decode(store.read(config.NAME))
+    except NotFound:
+        if any(True for _ in store.list(SNAPSHOTS)) or any(True for _ in store.list(PACKS)):
+            raise Damaged(config.NAME, "missing, although packs or snapshots are there") from None
+        raise NoRepository(f"there is no repository at {store.url}") from None
+
+
+def read_slots(store: Store, settings: config.Config) -> tuple[list[KeySlot], list[Damaged]]:
+    """All key slots, oldest first, and what is wrong with the others."""
+    slots: list[KeySlot] = []
+    problems: list[Damaged] = []
+    for listed in store.list(key_slots.FOLDER):
+        try:
+            slots.append(key_slots.read_slot(listed.name, store.read(listed.name), settings.repository_id))
+        except Damaged as error:
+            problems.append(error)
+    return sorted(slots, key=lambda slot: slot.created), problems
+
+
+def _require_vacant(store: Store) -> None:
+    try:
+        read_config(store)
+    except NoRepository:
+        try:
+            store.read(config.NAME)
+        except NotFound:
+            return
+        raise
+    raise AlreadyExists(f"{store.url} is a repository already", hint="use it as it is, or give another address")
+
+

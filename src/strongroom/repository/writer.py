@@ -1,0 +1,147 @@
+"""How blobs get into packs: identified, stored once, coded, encrypted and uploaded by several threads within a memory budget."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from strongroom import codecs
+from strongroom.errors import AlreadyExists, Damaged
+from strongroom.model import Bytes
+from strongroom.repository.blob_index import BlobIndex
+from strongroom.repository.crypto import Keys
+from strongroom.repository.packs import OpenPack, Pack
+from strongroom.repository.store import Store
+
+WORKERS = 3
+"""Coding threads: two cores' worth and one that may wait for the store."""
+
+IN_FLIGHT_BYTES = 48 << 20
+"""How many plain bytes may wait for or be in the hands of the workers."""
+
+
+def create_once(store: Store, name: str, content: bytes | memoryview) -> None:
+    """Create an object that is named by its content. If it is there already, an earlier try of ours landed and its answer was
+    lost: that is success if it is whole. Raises Damaged if a shorter or longer object has taken the name."""
+    try:
+        store.create(name, content)
+    except AlreadyExists:
+        size = store.size(name)
+        if size != len(content):
+            raise Damaged(name, f"{size} bytes are there where {len(content)} belong") from None
+
+
+class BlobWriter:
+    """One writing session: `put` blobs, then `close`, which gives the packs to be listed in the blob index.
+
+    Blobs that `known` has are not stored again. Any failure of a worker is raised by the next `put` or by `close`.
+    """
+
+    def __init__(self, store: Store, keys: Keys, known: BlobIndex, workers: int = WORKERS) -> None:
+        self._store = store
+        self._keys = keys
+        self._known = known
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="strongroom-writer")
+        self._budget = _Budget(IN_FLIGHT_BYTES)
+        self._lock = threading.Lock()
+        self._claimed: set[bytes] = set()
+        self._open: OpenPack | None = None
+        self._packs: list[Pack] = []
+        self._failure: BaseException | None = None
+        self.stored_bytes = 0
+
+    def submit(self, data: Bytes, kind: str, then: Callable[[bytes], None] | None = None) -> Future[bytes]:
+        """Store `data` soon; the future gives its id. Blocks while the memory budget is used up.
+
+        `kind` says what the bytes are (`codecs.encode`). `then` runs in the worker once the id is known.
+        """
+        self._raise_failure()
+        size = memoryview(data).nbytes
+        self._budget.take(size)
+        return self._pool.submit(self._work, data, kind, size, then)
+
+    def close(self) -> tuple[Pack, ...]:
+        """Wait for everything, upload the last pack, and give all packs of this session. Raises what any worker raised."""
+        self._pool.shutdown(wait=True)
+        self._raise_failure()
+        if self._open is not None:
+            self._upload(self._open)
+            self._open = None
+        return tuple(self._packs)
+
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _work(self, data: Bytes, kind: str, size: int, then: Callable[[bytes], None] | None) -> bytes:
+        try:
+            if self._failure is not None:
+                raise self._failure
+            blob_id = self._keys.identify(data)
+            if self._claim(blob_id):
+                self._store_blob(blob_id, data, kind, size)
+            if then is not None:
+                then(blob_id)
+            return blob_id
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            self._budget.give(size)
+
+    def _claim(self, blob_id: bytes) -> bool:
+        with self._lock:
+            if blob_id in self._claimed or self._known.places(blob_id):
+                return False
+            self._claimed.add(blob_id)
+            return True
+
+    def _store_blob(self, blob_id: bytes, data: Bytes, kind: str, size: int) -> None:
+        codec, payload = codecs.encode(data, kind)
+        full: OpenPack | None = None
+        with self._lock:
+            pack = self._open or OpenPack(self._keys)
+            blob = pack.reserve(blob_id, codec, size, len(payload))
+            if blob is None:
+                full, pack = pack, OpenPack(self._keys)
+                blob = pack.reserve(blob_id, codec, size, len(payload))
+            self._open = pack
+        if blob is None:  # an empty pack takes a blob of any size
+            raise AssertionError("a new pack refused a blob")
+        pack.fill(blob, payload)
+        if full is not None:
+            self._upload(full)
+
+    def _upload(self, full: OpenPack) -> None:
+        pack, content = full.finish()
+        create_once(self._store, pack.name, content)
+        with self._lock:
+            self._packs.append(pack)
+            self.stored_bytes += pack.size
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+class _Budget:
+    """Bytes that may be in flight. One request larger than the whole budget is let through alone."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._changed = threading.Condition()
+
+    def take(self, amount: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + amount <= self._total)
+            self._used += amount
+
+    def give(self, amount: int) -> None:
+        with self._changed:
+            self._used -= amount
+            self._changed.notify_all()

@@ -1,0 +1,260 @@
+"""Are these the same rows? Keyed fingerprints of rows, and one root over all rows of a collection. Pure; holds no rows.
+
+A row's fingerprint is 16 bytes of PMAC (Black and Rogaway 2002) with AES-256: each 16-byte block of a value is masked by a
+secret that depends on its place, encrypted, and all are summed by XOR. Unlike a chained or called-per-row hash that is one
+pass of AES over a whole column, at memory speed; and whoever can choose rows can't make two collide without the key.
+
+    column digest D_c = E(sum of E(block ^ mask[place in value]) ^ name of c and length of the value)     null: no digest
+    row fingerprint   = E(sum over columns of E(D_c) ^ 1)
+    bucket b          = sum mod 2^64 in each half of the fingerprints that begin with b (10 bits), and how many
+    root              = keyed BLAKE3 of all buckets
+
+Sums don't depend on the order of rows, so the same rows have the same root however they are stored, and a root can be brought
+forward by adding and subtracting. A null is the same as a column that isn't there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from blake3 import blake3
+
+from strongroom.model import ROLE, Role
+from strongroom.repository.crypto import block_cipher_of_many, derive
+
+Words = npt.NDArray[np.uint64]
+Octets = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.int64]
+BUCKETS = 1024
+_CHUNK_BLOCKS = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """A column as bytes: the value of row i is `data[starts[i] : starts[i] + lengths[i]]`; `even` if its type has one width."""
+
+    kind: str
+    data: Octets
+    starts: Places
+    lengths: Places
+    even: bool
+
+
+class Fingerprinter:
+    """Fingerprints rows under one repository's key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = derive(key, "pmac")
+        self.root_key = derive(key, "root")
+        self._masks = np.zeros((0, 2), np.uint64)
+        self._names = functools.lru_cache(maxsize=4096)(self._name_of)
+
+    def rows(self, batch: pa.RecordBatch) -> Words:
+        """The fingerprints of the rows of a batch: shape (rows, 2). Columns are known by role, else by name."""
+        total = np.zeros((batch.num_rows, 2), np.uint64)
+        vectors = [f.name for f in batch.schema if role_of(f) == Role.VECTOR]
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            name = canonical_name(field, single_vector=len(vectors) == 1)
+            total ^= self._column(name, column)
+        total[:, 0] ^= np.uint64(1)
+        return self._encrypt(total)
+
+    def _column(self, name: str, column: pa.Array) -> Words:
+        """E(D_c) for each row, zero where the value is null."""
+        values = _values_of(column)
+        sums = self._sums(values)
+        sums ^= self._names(f"{values.kind}:{name}")
+        sums[:, 0] ^= values.lengths.astype(np.uint64)
+        digests = self._encrypt(self._encrypt(sums))
+        if column.null_count:
+            digests[np.asarray(pc.is_null(column))] = 0
+        return digests
+
+    def _sums(self, values: Values) -> Words:
+        """The type alone decides how a value is cut, never the batch that it happens to be in."""
+        if not len(values.starts):
+            return np.zeros((0, 2), np.uint64)
+        width = int(values.lengths[0])
+        if values.even and width % 16 == 0:
+            return self._even(values.data, len(values.starts), width // 16)
+        return self._ragged(values.data, values.starts, values.lengths)
+
+    def _even(self, data: Octets, rows: int, blocks: int) -> Words:
+        """Values of `blocks` whole blocks each, one after another: no copying but the masking itself."""
+        words = data.view(np.uint64).reshape(rows, blocks * 2)
+        masks = self._mask(blocks).reshape(1, blocks * 2)
+        result = np.empty((rows, 2), np.uint64)
+        step = max(1, _CHUNK_BLOCKS // blocks)
+        masked = np.empty((step, blocks * 2), np.uint64)
+        room = np.empty(step * blocks * 16 + 15, np.uint8)
+        for start in range(0, rows, step):
+            part = words[start : start + step]
+            count = len(part)
+            np.bitwise_xor(part, masks, out=masked[:count])
+            block_cipher_of_many(self._key, memoryview(masked[:count]).cast("B"), memoryview(room))
+            result[start : start + count] = _fold(room[: count * blocks * 16].view(np.uint64).reshape(count, blocks * 2))
+        return result
+
+    def _ragged(self, data: Octets, starts: Places, lengths: Places) -> Words:
+        """Values of any lengths: each is padded by 0x80 and zeros to whole blocks."""
+        padded = np.concatenate([data, np.zeros(16, np.uint8)])
+        windows = np.lib.stride_tricks.as_strided(padded, shape=(len(data) + 1, 16), strides=(1, 1), writeable=False)
+        counts = lengths // 16 + 1
+        result = np.empty((len(starts), 2), np.uint64)
+        ends = np.cumsum(counts)
+        row = 0
+        while row < len(starts):
+            base = int(ends[row - 1]) if row else 0
+            stop = max(row + 1, int(np.searchsorted(ends, base + 8 * _CHUNK_BLOCKS, side="right")))
+            result[row:stop] = self._ragged_part(windows, starts[row:stop], lengths[row:stop], counts[row:stop])
+            row = stop
+        return result
+
+    def _ragged_part(
+        self,
+        windows: Octets,
+        starts: Places,
+        lengths: Places,
+        counts: Places,
+    ) -> Words:
+        firsts = np.cumsum(counts) - counts
+        place = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(firsts, counts)
+        at = np.minimum(np.repeat(starts, counts) + place * 16, len(windows) - 1)
+        blocks = windows[at].view(np.uint64)
+        last = firsts + counts - 1
+        tails = lengths % 16
+        blocks[last] = (blocks[last] & _KEEP[tails]) | _PAD[tails]
+        blocks ^= self._mask(int(counts.max()))[place]
+        return np.bitwise_xor.reduceat(self._encrypt(blocks), firsts, axis=0)
+
+    def _encrypt(self, blocks: Words) -> Words:
+        source = np.ascontiguousarray(blocks)
+        room = np.empty(source.nbytes + 15, np.uint8)
+        if source.nbytes:
+            block_cipher_of_many(self._key, memoryview(source).cast("B"), memoryview(room))
+        return room[: source.nbytes].view(np.uint64).reshape(-1, 2)
+
+    def _mask(self, blocks: int) -> Words:
+        if len(self._masks) < blocks:
+            counters = np.zeros((1 << (blocks - 1).bit_length(), 2), np.uint64)
+            counters[:, 0] = np.arange(len(counters))
+            counters[:, 1] = np.uint64(0x6D61736B)
+            self._masks = self._encrypt(counters)
+        return self._masks[:blocks]
+
+    def _name_of(self, name: str) -> Words:
+        return np.frombuffer(blake3(name.encode(), key=self.root_key).digest(16), np.uint64)
+
+
+class RowsRoot:
+    """The root over all rows of a collection, gathered batch by batch. Memory: 24 KiB, whatever the number of rows."""
+
+    def __init__(self, fingerprinter: Fingerprinter) -> None:
+        self._fingerprinter = fingerprinter
+        self._sums = np.zeros((BUCKETS, 2), np.uint64)
+        self._counts = np.zeros(BUCKETS, np.int64)
+
+    @property
+    def count(self) -> int:
+        return int(self._counts.sum())
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count the rows of a batch in."""
+        prints = self._fingerprinter.rows(batch)
+        buckets = (prints[:, 0] & np.uint64(BUCKETS - 1)).astype(np.intp)
+        np.add.at(self._sums[:, 0], buckets, prints[:, 0])
+        np.add.at(self._sums[:, 1], buckets, prints[:, 1])
+        self._counts += np.bincount(buckets, minlength=BUCKETS)
+
+    def digest(self) -> str:
+        """The root, 64 hex digits."""
+        content = self._sums.astype("<u8").tobytes() + self._counts.astype("<i8").tobytes()
+        return blake3(content, key=self._fingerprinter.root_key).hexdigest()
+
+
+def role_of(field: pa.Field) -> Role | None:
+    """What a column means, None if its field doesn't say."""
+    value = (field.metadata or {}).get(ROLE)
+    return Role(value.decode()) if value else None
+
+
+def canonical_name(field: pa.Field, *, single_vector: bool) -> str:
+    """The name that a column has in every engine: its role, where there can be only one of it."""
+    role = role_of(field)
+    if role in (Role.ID, Role.DOCUMENT, Role.URI, Role.PAYLOAD) or (role == Role.VECTOR and single_vector):
+        return f"@{role.value}"
+    return f"@vector {field.name}" if role == Role.VECTOR else field.name
+
+
+_BYTES = np.arange(16)
+_KEEP = np.where(_BYTES[None, :] < _BYTES[:, None], 0xFF, 0).astype(np.uint8).view(np.uint64)
+_PAD = np.where(_BYTES[None, :] == _BYTES[:, None], 0x80, 0).astype(np.uint8).view(np.uint64)
+
+
+def _fold(words: Words) -> Words:
+    """XOR of all 16-byte blocks of each row, by halves, so that each step is one long pass."""
+    width = words.shape[1] // 2
+    while width > 1:
+        half = width // 2
+        words[:, : half * 2] ^= words[:, (width - half) * 2 : width * 2]
+        width -= half
+    return words[:, :2]
+
+
+def _values_of(column: pa.Array) -> Values:
+    kind = column.type
+    if isinstance(column, pa.ExtensionArray):
+        return _values_of(column.storage)
+    if pa.types.is_dictionary(kind):
+        return _values_of(column.dictionary_decode())
+    if pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and not pa.types.is_uint64(kind)):
+        return _fixed("int", column.cast(pa.int64()), len(column))
+    if pa.types.is_fixed_size_list(kind) and _is_plain(kind.value_type) and not column.values.null_count:
+        values = column.values.slice(column.offset * kind.list_size, len(column) * kind.list_size)
+        return _fixed(f"list {kind.value_type}", values, len(column), kind.list_size)
+    if _is_plain(kind):
+        return _fixed(str(kind), column, len(column))
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _variable("text", column)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return _variable("bytes", column)
+    texts = [None if value is None else json.dumps(value, sort_keys=True, default=repr) for value in column.to_pylist()]
+    return _variable("nested", pa.array(texts, pa.large_string()))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Values of a fixed number of whole bytes each."""
+    return (pa.types.is_primitive(kind) and kind.bit_width % 8 == 0) or pa.types.is_fixed_size_binary(kind)
+
+
+def _fixed(kind: str, values: pa.Array, rows: int, per_row: int = 1) -> Values:
+    each = values.type.bit_width // 8
+    width = each * per_row
+    buffer = values.buffers()[1]
+    if buffer is None or not rows:
+        data = np.zeros(rows * width, np.uint8)
+    else:
+        data = np.frombuffer(buffer, np.uint8)[values.offset * each : values.offset * each + rows * width]
+    return Values(kind, data, np.arange(rows, dtype=np.int64) * width, np.full(rows, width, np.int64), even=True)
+
+
+def _variable(kind: str, column: pa.Array) -> Values:
+    large = pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type)
+    _, offsets, content = column.buffers()
+    rows = len(column)
+    if offsets is None or not rows:
+        return Values(kind, np.zeros(0, np.uint8), np.zeros(rows, np.int64), np.zeros(rows, np.int64), even=False)
+    bounds = np.frombuffer(offsets, np.int64 if large else np.int32).astype(np.int64)[column.offset : column.offset + rows + 1]
+    data = np.frombuffer(content, np.uint8) if content is not None and content.size else np.zeros(0, np.uint8)
+    return Values(kind, data[int(bounds[0]) : int(bounds[-1])], bounds[:-1] - bounds[0], np.diff(bounds), even=False)
+
+
+def row_key(column: pa.Array) -> pa.Array:
+    """Ids as text, so that 7 and "7" are the same id in engines that know only one of the two."""
+    return column if pa.types.is_string(column.type) else column.cast(pa.string())
