@@ -38,6 +38,11 @@ class Artifact(Protocol):
         """Where it belongs, relative to the source, with forward slashes."""
 
     @property
+    def collection(self) -> str | None:
+        """The collection that it belongs to, None if to the source as a whole. Only files of the selected collections and
+        those of None are installed."""
+
+    @property
     def size(self) -> int:
         """Bytes."""
 
@@ -123,8 +128,9 @@ class Stage(Protocol):
 
 
 class Target(Protocol):
-    def occupied(self) -> Sequence[str]:
-        """What of the target exists already and would be replaced; empty if nothing."""
+    def occupied(self, collections: Sequence[str]) -> Sequence[str]:
+        """What of the target exists already and would be replaced if `collections` (the names that will be written) were
+        restored; empty if nothing."""
 
     def receipt(self) -> bytes | None:
         """The receipt that the last `publish` left, None if there is none."""

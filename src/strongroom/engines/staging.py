@@ -63,12 +63,14 @@ def remove(path: Path) -> None:
 
 
 class StagedEntries:
-    """The part of a `Stage` that all file-based engines share. `entries` are all names in `base` that make up the target."""
+    """The part of a `Stage` that all file-based engines share. `entries` are all names in `base` that make up the target;
+    `records` those among them that are no user's data (a receipt): they are replaced without being asked."""
 
-    def __init__(self, base: Path, token: str, entries: Sequence[str]) -> None:
+    def __init__(self, base: Path, token: str, entries: Sequence[str], records: Sequence[str] = ()) -> None:
         """Open the stage of `token` under `base`, or re-open it. Raises Locked if another process has it."""
         self._base = base
         self._entries = tuple(entries)
+        self._records = frozenset(records)
         self.directory = base / f".strongroom-{token}"
         base.mkdir(parents=True, exist_ok=True)
         self.directory.mkdir(mode=0o700, exist_ok=True)
@@ -94,9 +96,10 @@ class StagedEntries:
         intent = self.directory / "publishing"
         if not intent.exists():
             taken = [name for name in self._entries if os.path.lexists(self._base / name)]
-            if taken and not overwrite:
+            precious = [name for name in taken if name not in self._records]
+            if precious and not overwrite:
                 raise Refused(
-                    f"{self._base / taken[0]} is already there",
+                    f"{self._base / precious[0]} is already there",
                     hint="restore to another place, or give --overwrite to replace it once the new state is verified",
                 )
             staged = [name for name in self._entries if os.path.lexists(self.new / name)]
