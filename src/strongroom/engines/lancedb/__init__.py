@@ -1,0 +1,65 @@
+"""How Strongroom reads and writes LanceDB: `lancedb:///path`, a directory of `<table>.lance` folders, by their own files."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from strongroom.engines.lancedb.freeze import LanceSource
+from strongroom.engines.lancedb.target import LanceTarget
+from strongroom.errors import WrongRequest
+
+__all__ = ["LanceDB"]
+
+_SCHEME = "lancedb:"
+
+
+class LanceDB:
+    """The engine plug-in. A URL names the directory that `lancedb.connect` is given: absolute, or relative as `lancedb:path`."""
+
+    name = "lancedb"
+
+    def version(self) -> str:
+        """The version of pylance, which writes the files. Raises WrongRequest if it isn't installed."""
+        try:
+            return version("pylance")
+        except PackageNotFoundError as error:
+            raise WrongRequest("LanceDB isn't installed here", hint="pip install 'strongroom[lancedb]'") from error
+
+    def compatible(self, written_by: str) -> bool:
+        """True if the installed release is the writer's own or a later one.
+
+        Lance reads the files of earlier releases, indices included, and doesn't promise the reverse: a manifest names the
+        features that its reader must know. That a later release also answers as the earlier did is what the probes show.
+        """
+        return _release(self.version()) >= _release(written_by)
+
+    def source(self, url: str) -> LanceSource:
+        """The source that `url` names. Raises WrongRequest; opens nothing."""
+        return LanceSource(_directory(url))
+
+    def target(self, url: str) -> LanceTarget:
+        """The target that `url` names. Raises WrongRequest; touches nothing."""
+        return LanceTarget(_directory(url))
+
+
+def _directory(url: str) -> Path:
+    path = url.removeprefix(_SCHEME).removeprefix("//")
+    if not url.startswith(_SCHEME) or not path:
+        raise WrongRequest(f"{url!r} names no LanceDB directory", hint="write it as lancedb:///srv/lancedb")
+    if "://" in url and not url.startswith(f"{_SCHEME}//"):
+        raise WrongRequest(f"{url!r} names an object store", hint="only local LanceDB directories can be backed up")
+    directory = Path(path)
+    if directory.suffix == ".lance":
+        raise WrongRequest(f"{url!r} names one table", hint=f"name the directory that holds it: lancedb://{directory.parent}")
+    return directory
+
+
+def _release(text: str) -> tuple[int, ...]:
+    numbers = []
+    for part in text.split(".")[:3]:
+        digits = "".join(character for character in part if character.isdigit())
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)

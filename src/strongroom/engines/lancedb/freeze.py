@@ -1,0 +1,195 @@
+"""How a LanceDB directory is read at one moment: every table at the version that was current when it was pinned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from strongroom.engines import isolation
+from strongroom.engines.lancedb import describe
+from strongroom.engines.lancedb.columns import POSITION, has_blobs, id_column, row_schema, vector_bytes, vector_dtype
+from strongroom.engines.lancedb.library import Dataset, failing_as, lance, open_table
+from strongroom.engines.lancedb.pins import Pin, sweep
+from strongroom.engines.lancedb.regions import regions
+from strongroom.engines.lancedb.versions import SUFFIX, PinnedTable, manifests, pin_table
+from strongroom.engines.protocol import rows_per_block
+from strongroom.errors import NotFound, SourceChanged, Unreadable
+from strongroom.model import Answers, Description, Position, Region, RowBlock
+from strongroom.progress import Progress
+
+_IMMUTABLE = ("data", "_deletions", "_indices", "_transactions")
+"""What Lance names by a uuid or a random number, and so never writes twice under one name."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanceFile:
+    """A file of a pinned table."""
+
+    collection: str
+    path: str
+    size: int
+    immutable: bool
+    file: Path
+
+    def regions(self) -> Iterator[Region]:
+        """Float vectors apart from the rest: see `regions`."""
+        return regions(self.file, self.size, lance_file=self.file.suffix in (SUFFIX, ".idx"))
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly these bytes. Raises SourceChanged if the file is gone or shorter than it was."""
+        try:
+            with self.file.open("rb") as file:
+                file.seek(offset)
+                content = file.read(length)
+        except FileNotFoundError as error:
+            raise SourceChanged(f"{self.path} vanished during the backup") from error
+        except OSError as error:
+            raise Unreadable(f"{self.path} can't be read: {error.strerror}") from error
+        if len(content) != length:
+            raise SourceChanged(f"{self.path} became shorter during the backup")
+        return content
+
+
+class FrozenLance:
+    """The tables of a LanceDB directory, each at its pinned version. All that is read here is read from the pin."""
+
+    rows_in_artifacts = True
+
+    def __init__(self, source: Path, pin: Pin, tables: Sequence[PinnedTable], empty: Sequence[str]) -> None:
+        self._pin = pin
+        self._tables = {table.name: table for table in tables}
+        self._data: dict[str, Dataset] = {}
+        self._ids: dict[str, str | None] = {}
+        collections = []
+        for table in tables:
+            with self._reading(table.name):
+                self._data[table.name] = open_table(table.directory, table.version)
+                self._ids[table.name] = id_column(self._data[table.name])
+                collections.append(describe.collection(table, self._data[table.name], self._ids[table.name]))
+        self.description = Description(
+            engine="lancedb",
+            engine_version=str(lance().__version__),
+            collections=tuple(collections),
+            catalog={"pinned_by": "hard links" if pin.holds else "names only"},
+            ledger=tuple(describe.ledger(source, tables, list(self._data.values()), empty)),
+        )
+
+    @property
+    def position(self) -> Position:
+        """The version of each table, with the name of the transaction that made it (a table may be dropped and made again)."""
+        versions = {table.name: table.transaction or str(table.version) for table in self._tables.values()}
+        return Position("lance-versions", json.dumps(versions, sort_keys=True, separators=(",", ":")))
+
+    def rows(self, collection: str) -> Iterator[RowBlock]:
+        """The rows of a table by fragment and place in it, deleted ones left out. Raises SourceChanged, Unreadable."""
+        data, identifier = self._table(collection), self._ids[collection]
+        schema = row_schema(data.schema, identifier)
+        with self._reading(collection):
+            for batch in data.to_batches(
+                batch_size=rows_per_block(_row_bytes(data)),
+                scan_in_order=True,
+                strict_batch_size=True,
+                with_row_id=identifier is None,
+                blob_handling="all_binary" if has_blobs(data.schema) else None,
+            ):
+                yield RowBlock(_with_roles(batch, schema))
+
+    def artifacts(self) -> Sequence[LanceFile]:
+        """Data, deletions, indices, transactions, tags, hint and manifests of one table after the other."""
+        return [_file(table, path) for table in self._tables.values() for path in table.files]
+
+    def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
+        """What the table's index answers with Lance's defaults, in a child process; ids of equal distance in their own order."""
+        data, table = self._table(collection), self._tables[collection]
+        if data.schema.get_field_index(field) < 0:
+            raise NotFound(f"table {collection} has no column {field!r}")
+        arguments = (str(table.directory), table.version, field, queries, k, self._ids[collection])
+        answers: Answers = isolation.call("strongroom.engines.lancedb.search:nearest", *arguments)
+        return answers
+
+    def check(self) -> None:
+        """Raises SourceChanged if files could not be kept and some of them are gone."""
+        self._pin.check()
+
+    def _reading(self, name: str) -> AbstractContextManager[None]:
+        return failing_as(Unreadable if self._pin.holds else SourceChanged, f"table {name}")
+
+    def _table(self, collection: str) -> Dataset:
+        if collection not in self._data:
+            raise NotFound(f"there is no table {collection!r}")
+        return self._data[collection]
+
+
+class LanceSource:
+    """A LanceDB directory, to be read."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @contextmanager
+    def freeze(self, progress: Progress) -> Iterator[FrozenLance]:
+        """All tables at the versions that are current now; nothing is written but the pin, which goes when the context ends.
+
+        Raises NotFound if there is no such directory, Unreadable if it holds no Lance table or a damaged one.
+        """
+        sweep(self.directory)
+        tables, empty = _tables(self.directory)
+        pin = Pin(self.directory)
+        try:
+            progress.begin("pin tables", len(tables), "objects")
+            pinned = []
+            for table in tables:
+                pinned.append(pin_table(table, pin))
+                progress.advance(1)
+            yield FrozenLance(self.directory, pin, pinned, empty)
+        finally:
+            pin.release()
+
+
+def _tables(directory: Path) -> tuple[list[Path], list[str]]:
+    """The tables of a LanceDB directory, and the names of those that have no committed version yet."""
+    try:
+        found = sorted(entry for entry in directory.iterdir() if entry.suffix == SUFFIX and entry.is_dir())
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no directory {directory}") from error
+    except OSError as error:
+        raise Unreadable(f"{directory} can't be read: {error.strerror}") from error
+    tables = [table for table in found if manifests(table)]
+    if not tables:
+        raise Unreadable(f"{directory} holds no LanceDB table", hint="a table is a folder NAME.lance with versions in it")
+    return tables, [table.stem for table in found if table not in tables]
+
+
+def _file(table: PinnedTable, path: str) -> LanceFile:
+    file = table.directory / path
+    try:
+        size = file.stat().st_size
+    except FileNotFoundError as error:
+        raise SourceChanged(f"{table.name}{SUFFIX}/{path} vanished during the backup") from error
+    immutable = path.partition("/")[0] in _IMMUTABLE
+    return LanceFile(table.name, f"{table.name}{SUFFIX}/{path}", size, immutable, file)
+
+
+def _row_bytes(data: Dataset) -> int:
+    """About how many bytes a row takes: its vectors, or what its files hold for a row if that is more."""
+    vectors = sum(vector_bytes(field.type) for field in data.schema if vector_dtype(field.type))
+    fragments = [fragment.metadata for fragment in data.get_fragments()]
+    stored = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.files)
+    return max(vectors, int(stored) // max(1, sum(int(fragment.physical_rows) for fragment in fragments)))
+
+
+def _with_roles(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [batch.column("_rowid").cast(pa.int64()) if name == POSITION and name not in batch.schema.names
+               else batch.column(name) for name in schema.names]  # fmt: skip
+    if [column.type for column in columns] != schema.types:  # blobs come as their bytes, not as the places where they lie
+        schema = pa.schema(
+            [field.with_type(column.type) for field, column in zip(schema, columns, strict=True)], metadata=schema.metadata
+        )
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

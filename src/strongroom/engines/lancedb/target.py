@@ -1,0 +1,186 @@
+"""How tables are restored into a LanceDB directory: built beside it, moved in whole, other tables left alone.
+
+<database>/.strongroom-<token>/new/<table>.lance     being built
+<database>/<table>.lance                             after publishing
+<database>/strongroom.json                           the receipt of the last restore; LanceDB looks at *.lance only
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+
+from strongroom.engines import isolation
+from strongroom.engines.lancedb.columns import is_text, role_of, stored_schema
+from strongroom.engines.lancedb.freeze import LanceSource
+from strongroom.engines.lancedb.indices import from_lance, plan
+from strongroom.engines.lancedb.library import failing_as, lance
+from strongroom.engines.lancedb.versions import SUFFIX
+from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
+from strongroom.errors import Damaged, EngineFailed, WrongRequest
+from strongroom.model import Collection, Description, Role, Selection
+
+RECEIPT = "strongroom.json"
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_METRICS = ("l2", "cosine", "ip", "hamming")
+_RESERVED = ("_rowid", "_rowaddr", "_rowoffset", "_distance", "_score")
+
+
+class LanceTarget:
+    """A LanceDB directory, to be written. Tables that a restore doesn't name are never touched."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def occupied(self, collections: Sequence[str]) -> Sequence[str]:
+        """The folders of those of `collections` that exist already."""
+        folders = [self.directory / f"{name}{SUFFIX}" for name in collections]
+        return [str(folder) for folder in folders if folder.exists()]
+
+    def receipt(self) -> bytes | None:
+        try:
+            return (self.directory / RECEIPT).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """Names that LanceDB doesn't allow, and vectors that it has no type or no metric for."""
+        return list(_objections(collection, schema))
+
+    def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """What differs in a table that is loaded from rows instead of from Lance's own files."""
+        return list(_losses(collection, schema))
+
+    def stage(self, token: str, selection: Selection) -> LanceStage:
+        """Open or re-open the stage of `token`. Raises Locked; WrongRequest if a new name is none for a table."""
+        names = [selection.target_name(name) for name in selection.collections] or list(selection.renames.values())
+        wrong = [name for name in names if not _NAME.fullmatch(name)]
+        if wrong:
+            raise WrongRequest(f"a LanceDB table can't be called {wrong[0]!r}", hint="use letters, digits, '_', '-' and '.'")
+        if len(set(names)) != len(names):
+            raise WrongRequest("two tables would get the same name")
+        return LanceStage(self.directory, token, selection)
+
+
+class LanceStage(StagedEntries):
+    """Tables being built under `new/`. Every one that is there when it is published replaces its namesake, and only that."""
+
+    def __init__(self, base: Path, token: str, selection: Selection) -> None:
+        super().__init__(base, token, (), records=(RECEIPT,))
+        self._selection = selection
+
+    def artifact_path(self, path: str) -> Path:
+        """`<table>.lance/...` under the table's new name. Raises Damaged if it would lie outside of the stage or in no table."""
+        folder, separator, rest = path.partition("/")
+        if not folder.endswith(SUFFIX) or not separator:
+            raise Damaged(f"artifact {path!r}", "it belongs to no table")
+        name = self._selection.target_name(folder.removesuffix(SUFFIX))
+        return self.contained(f"{name}{SUFFIX}/{rest}")
+
+    def adopt(self, description: Description, selection: Selection) -> None:
+        """Drop tables that aren't selected. Names were changed as the files were written: no Lance file holds its table's name."""
+        chosen = {f"{selection.target_name(each.name)}{SUFFIX}" for each in selection.chosen(description.collections)}
+        for folder in self.new.glob(f"*{SUFFIX}"):
+            if folder.name not in chosen:
+                remove(folder)
+
+    def load(self, collection: Collection, batches: Iterable[pa.RecordBatch]) -> None:
+        """Write the rows as one version of a new table, then build its indices. Raises EngineFailed."""
+        folder = self.contained(f"{collection.name}{SUFFIX}")
+        remove(folder)
+        schema, rows = _stored(collection, batches)
+        catalog = collection.catalog if from_lance(collection) else {}
+        with failing_as(EngineFailed, f"loading table {collection.name}"):
+            data = lance().write_dataset(
+                pa.RecordBatchReader.from_batches(schema, rows),
+                str(folder),
+                mode="create",
+                enable_stable_row_ids=bool(catalog.get("stable_row_ids", False)),
+            )
+            if catalog.get("config"):
+                data.update_config(dict(catalog["config"]))
+            count = int(data.count_rows())
+        indices = plan(collection, count)
+        if indices:
+            isolation.call("strongroom.engines.lancedb.indices:build", str(folder), indices)
+
+    def seal(self) -> None:
+        """Make the staged tables durable."""
+        sync_tree(self.new)
+
+    def source(self) -> LanceSource:
+        """The staged tables as a LanceDB directory."""
+        return LanceSource(self.new)
+
+    def publish(self, receipt: bytes, *, overwrite: bool) -> None:  # type: ignore[override]
+        """Move the staged tables to their places. Raises Refused if one is taken and `overwrite` is False."""
+        if not (self.directory / "publishing").exists():
+            write_durably(self.new / RECEIPT, receipt)
+            self._entries = (*sorted(folder.name for folder in self.new.glob(f"*{SUFFIX}")), RECEIPT)
+        super().publish(overwrite=overwrite)
+
+
+def _stored(collection: Collection, batches: Iterable[pa.RecordBatch]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The schema to store, and the batches under it."""
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None:
+        schema = stored_schema(_schema_of(collection))
+        return schema, iter(())
+    schema = stored_schema(first.schema)
+    if from_lance(collection):
+        schema = schema.with_metadata(collection.catalog.get("schema_metadata") or None)
+    return schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in chain([first], stream))
+
+
+def _schema_of(collection: Collection) -> pa.Schema:
+    """The schema of a collection that has no rows to show it."""
+    if from_lance(collection):
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(collection.catalog["schema_ipc"])))
+    elements: Mapping[str, pa.DataType] = {
+        "float32": pa.float32(),
+        "float16": pa.float16(),
+        "int8": pa.int8(),
+        "uint8": pa.uint8(),
+    }
+    vectors = [pa.field(each.name, pa.list_(elements[each.dtype], each.dimension)) for each in collection.fields]
+    return pa.schema([pa.field("id", pa.string(), nullable=False), *vectors])
+
+
+def _objections(collection: Collection, schema: pa.Schema) -> Iterator[str]:
+    if not _NAME.fullmatch(collection.name):
+        yield f"a LanceDB table can't be called {collection.name!r}: rename it with letters, digits, '_', '-' and '.'"
+    for name in schema.names:
+        if name in _RESERVED:
+            yield f"LanceDB keeps the column name {name!r} for itself"
+    for each in collection.fields:
+        if each.dtype == "bfloat16":
+            yield f"field {each.name!r} holds bfloat16 vectors, which LanceDB would store without being able to search them"
+        if each.metric not in _METRICS:
+            yield f"LanceDB has no metric {each.metric!r} (field {each.name!r})"
+
+
+def _losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:
+    indices = {index.column: index for index in plan(collection, collection.count) if index.metric}
+    for each in collection.fields:
+        index = indices.get(each.name)
+        if index is None:
+            yield f"field {each.name!r} gets no index: LanceDB searches it exactly"
+        elif index.kind == "IVF_FLAT" and index.options.get("num_partitions") == 1:
+            yield f"field {each.name!r} gets an index of kind IVF_FLAT with one partition: LanceDB searches it exactly"
+        else:
+            yield f"the index of field {each.name!r} is built anew as {index.kind}: answers may differ a little"
+        if index is None and each.metric not in ("l2", "hamming"):
+            yield f"without an index LanceDB doesn't know that field {each.name!r} is measured by {each.metric}"
+    for column in schema:
+        if role_of(column) is Role.PAYLOAD:
+            yield f"the payload becomes one text column {column.name!r} of JSON"
+        if role_of(column) is Role.ID and (is_text(column.type) or column.type == pa.int64()):
+            yield f"LanceDB doesn't enforce that ids ({column.name!r}) are unique"
+    if from_lance(collection):
+        yield "version numbers, tags and older versions are not kept; scalar and full-text indices are built anew"
