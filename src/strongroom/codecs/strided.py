@@ -1,0 +1,53 @@
+"""How are records that hold a vector each taken apart into vectors and the rest, and put together again?
+
+hnswlib's level 0, for one, is records of links, vector and label; apart, vectors are stored once and links shrink.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from strongroom.codecs.entropy import Octets
+from strongroom.codecs.errors import CodecError
+from strongroom.model import Bytes
+
+
+def split(buffer: Bytes, stride: int, vector_offset: int, vector_length: int) -> tuple[bytes, bytes]:
+    """The vectors of all records of `stride` bytes one after the other, and likewise what else the records hold.
+
+    A record's vector is `vector_length` bytes from its byte `vector_offset`. Raises ValueError if the buffer isn't whole records
+    or a record has no room for the vector. Its inverse is `join`.
+    """
+    _require_geometry(stride, vector_offset, vector_length)
+    if len(buffer) % stride:
+        raise ValueError(f"{len(buffer)} bytes are not whole records of {stride}")
+    records = np.frombuffer(buffer, np.uint8).reshape(-1, stride)
+    end = vector_offset + vector_length
+    rest = np.empty((len(records), stride - vector_length), np.uint8)
+    rest[:, :vector_offset] = records[:, :vector_offset]
+    rest[:, vector_offset:] = records[:, end:]
+    return records[:, vector_offset:end].tobytes(), rest.tobytes()
+
+
+def join(vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_length: int) -> bytes:
+    """The records that `split` took apart. Raises CodecError if vectors and rest don't make the same number of whole records."""
+    _require_geometry(stride, vector_offset, vector_length)
+    count, over = divmod(len(vectors) + len(rest), stride)
+    if over or len(vectors) != count * vector_length:
+        raise CodecError(f"{len(vectors)} bytes of vectors and {len(rest)} of rest don't make records of {stride}")
+    records = np.empty((count, stride), np.uint8)
+    end = vector_offset + vector_length
+    remainder = _rows(rest, count, stride - vector_length)
+    records[:, :vector_offset] = remainder[:, :vector_offset]
+    records[:, vector_offset:end] = _rows(vectors, count, vector_length)
+    records[:, end:] = remainder[:, vector_offset:]
+    return records.tobytes()
+
+
+def _rows(data: Bytes, count: int, width: int) -> Octets:
+    return np.frombuffer(data, np.uint8).reshape(count, width)
+
+
+def _require_geometry(stride: int, vector_offset: int, vector_length: int) -> None:
+    if stride <= 0 or vector_offset < 0 or vector_length < 0 or vector_offset + vector_length > stride:
+        raise ValueError(f"no vector of {vector_length} bytes fits at {vector_offset} of a record of {stride}")
