@@ -1,0 +1,85 @@
+"""FAISS: one index file, and beside it perhaps a sidecar with ids, documents and metadata. `faiss:///srv/index.faiss`
+
+    layout      where vectors, codes, links and ids lie in an index file
+    held        how files are held open as one moment
+    sidecar     the file beside the index;  order, join: which of its records belongs to which vector
+    vectors     how vectors are had;  freeze, describe: rows, artifacts, answers, catalog
+    rebuild     rows to index;  target: how it is put in place
+    library     what FAISS itself is asked, in a child process
+
+A writer that saves by rename never disturbs a backup. One that writes in place is noticed. One that changes index *and*
+sidecar should hold an exclusive flock on `<index file>.lock` while it saves both: a backup holds it shared as long as it
+reads, and then what it reads is always one generation of both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from strongroom.engines.faiss.freeze import FaissSource
+from strongroom.engines.faiss.sidecar import SUFFIXES
+from strongroom.engines.faiss.target import FaissTarget
+from strongroom.errors import WrongRequest
+
+_PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss")
+
+
+class Faiss:
+    """The engine plug-in."""
+
+    name = "faiss"
+
+    def version(self) -> str:
+        """The version of the installed FAISS package. Raises WrongRequest if there is none."""
+        for package in _PACKAGES:
+            try:
+                return version(package)
+            except PackageNotFoundError:
+                continue
+        raise WrongRequest("FAISS is not installed", hint="install it with: pip install 'strongroom[faiss]'")
+
+    def compatible(self, written_by: str) -> bool:
+        """The installed version is of the same major version and not of an earlier minor one.
+
+        FAISS keeps reading all formats that it ever wrote, but marks new ones only by their four-letter codes: an older
+        library may refuse what a newer one wrote. A patch release doesn't change formats.
+        """
+        installed, written = _release(self.version()), _release(written_by)
+        return installed is not None and written is not None and installed[0] == written[0] and installed[1] >= written[1]
+
+    def source(self, url: str) -> FaissSource:
+        return FaissSource(_path(url), self.version())
+
+    def target(self, url: str) -> FaissTarget:
+        return FaissTarget(_path(url), self.version())
+
+    def scratch(self, directory: Path, collections: Sequence[str]) -> str:
+        """The URL of an index called as the collection is."""
+        name = collections[0].replace("/", "_") if collections else "index"
+        return f"faiss://{directory.absolute()}/{name}.faiss"
+
+
+def _release(text: str) -> tuple[int, int] | None:
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _path(url: str) -> Path:
+    """The index file of `faiss:///absolute` or `faiss:relative`. Raises WrongRequest."""
+    scheme, _, rest = url.partition(":")
+    hint = "write it as faiss:///srv/index.faiss or faiss:relative/index.faiss"
+    if scheme != "faiss" or not rest:
+        raise WrongRequest(f"{url!r} names no FAISS index", hint=hint)
+    if rest.startswith("//"):
+        rest = rest[2:]
+        if not rest.startswith("/"):
+            raise WrongRequest(f"{url!r} names a host, and a FAISS index is a file", hint=hint)
+    path = Path(rest)
+    if "\0" in rest or rest.endswith("/") or not path.name or path.name == "..":
+        raise WrongRequest(f"{url!r} names no file", hint=hint)
+    if path.suffix in SUFFIXES:
+        raise WrongRequest(f"{path.name} would be its own sidecar", hint="call the index otherwise, for example index.faiss")
+    return path.absolute()
