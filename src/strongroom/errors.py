@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class StrongroomError(Exception):
     """One sentence that says what happened, a hint that says what to do next, and the process's exit code."""
@@ -117,3 +119,14 @@ class WrongKey(StrongroomError):
 
     exit_code = 12
     default_hint = "check STRONGROOM_PASSWORD, STRONGROOM_PASSWORD_FILE or STRONGROOM_KEY_FILE"
+
+
+def from_os_error(error: OSError, subject: str) -> StrongroomError:
+    """What an operating system error on a local file means to the caller."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"{subject}: no space left on the device")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreDenied(f"{subject}: permission denied", hint="check the owner and mode of the file or directory")
+    if error.errno == errno.ENOENT:
+        return NotFound(f"{subject} is not there")
+    return StrongroomError(f"{subject}: {error.strerror or error}")

@@ -126,6 +126,9 @@ class Stage(Protocol):
     def discard(self) -> None:
         """Remove the stage."""
 
+    def close(self) -> None:
+        """Let go of the stage's lock and keep it for a later run. Harmless after `publish` or `discard`."""
+
 
 class Target(Protocol):
     def occupied(self, collections: Sequence[str]) -> Sequence[str]:
@@ -156,6 +159,9 @@ class Engine(Protocol):
 
     def compatible(self, written_by: str) -> bool:
         """May files written by engine version `written_by` be installed for the present version and answer identically?"""
+
+    def scratch(self, directory: Path, collections: Sequence[str]) -> str:
+        """The URL of a new target inside an empty directory, for a restore that is only looked at."""
 
     def source(self, url: str) -> Source:
         """The source that `url` names. Raises WrongRequest if the URL is not of this engine's form; opens nothing."""

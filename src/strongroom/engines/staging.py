@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from strongroom.errors import Damaged, Locked, Refused
 
+_DONE = ".done"
+
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
@@ -73,6 +75,8 @@ class StagedEntries:
         self._records = frozenset(records)
         self.directory = base / f".strongroom-{token}"
         base.mkdir(parents=True, exist_ok=True)
+        for leftover in base.glob(f".strongroom-{token}{_DONE}"):
+            remove(leftover)
         self.directory.mkdir(mode=0o700, exist_ok=True)
         self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -125,9 +129,12 @@ class StagedEntries:
             sync_directory(self._base)
 
     def discard(self) -> None:
-        """Remove the stage and let go of its lock."""
-        shutil.rmtree(self.directory)
+        """Remove the stage and let go of its lock. It is renamed first, so that a crash can't leave half a stage to resume."""
+        doomed = self._base / f"{self.directory.name}{_DONE}"
+        remove(doomed)
+        os.rename(self.directory, doomed)
         sync_directory(self._base)
+        remove(doomed)
         self.close()
 
     def close(self) -> None:

@@ -62,6 +62,10 @@ class BlobWriter:
         self._budget.take(size)
         return self._pool.submit(self._work, data, kind, size, then)
 
+    def has(self, blob_id: bytes) -> bool:
+        """Is the blob in a pack that was really there when the session began?"""
+        return bool(self._known.places(blob_id))
+
     def close(self) -> tuple[Pack, ...]:
         """Wait for everything, upload the last pack, and give all packs of this session. Raises what any worker raised."""
         self._pool.shutdown(wait=True)

@@ -97,7 +97,7 @@ class Fingerprinter:
             part = words[start : start + step]
             count = len(part)
             np.bitwise_xor(part, masks, out=masked[:count])
-            block_cipher_of_many(self._key, memoryview(masked[:count]).cast("B"), memoryview(room))
+            block_cipher_of_many(self._key, masked[:count].data.cast("B"), room.data)
             result[start : start + count] = _fold(room[: count * blocks * 16].view(np.uint64).reshape(count, blocks * 2))
         return result
 
@@ -137,7 +137,7 @@ class Fingerprinter:
         source = np.ascontiguousarray(blocks)
         room = np.empty(source.nbytes + 15, np.uint8)
         if source.nbytes:
-            block_cipher_of_many(self._key, memoryview(source).cast("B"), memoryview(room))
+            block_cipher_of_many(self._key, source.data.cast("B"), room.data)
         return room[: source.nbytes].view(np.uint64).reshape(-1, 2)
 
     def _mask(self, blocks: int) -> Words:
@@ -230,7 +230,7 @@ def _values_of(column: pa.Array) -> Values:
 
 def _is_plain(kind: pa.DataType) -> bool:
     """Values of a fixed number of whole bytes each."""
-    return (pa.types.is_primitive(kind) and kind.bit_width % 8 == 0) or pa.types.is_fixed_size_binary(kind)
+    return bool((pa.types.is_primitive(kind) and kind.bit_width % 8 == 0) or pa.types.is_fixed_size_binary(kind))
 
 
 def _fixed(kind: str, values: pa.Array, rows: int, per_row: int = 1) -> Values:

@@ -1,0 +1,64 @@
+"""Where a secret comes from: never from a command line's arguments, which every process on the machine can read."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from strongroom.errors import WrongKey, WrongRequest, from_os_error
+from strongroom.repository.key_slots import Secret
+
+
+def secret_from(
+    environment: Mapping[str, str] | None = None, *, prefix: str = "STRONGROOM_", key_file: str | Path | None = None
+) -> Secret | None:
+    """The secret that a key file or the environment names, None if they name none.
+
+    Looked at in this order: `key_file`, <prefix>KEY_FILE, <prefix>PASSWORD, <prefix>PASSWORD_FILE, <prefix>PASSWORD_COMMAND.
+    Raises NotFound, StoreDenied, WrongRequest or WrongKey if what is named can't be read.
+    """
+    variables = os.environ if environment is None else environment
+    named_file = key_file or variables.get(f"{prefix}KEY_FILE")
+    if named_file:
+        return Secret.key_file(_read(Path(named_file)))
+    if f"{prefix}PASSWORD" in variables:
+        return Secret.passphrase(variables[f"{prefix}PASSWORD"])
+    if variables.get(f"{prefix}PASSWORD_FILE"):
+        return Secret.passphrase(_text(_read(Path(variables[f"{prefix}PASSWORD_FILE"]))))
+    if variables.get(f"{prefix}PASSWORD_COMMAND"):
+        return Secret.passphrase(_text(_run(variables[f"{prefix}PASSWORD_COMMAND"], f"{prefix}PASSWORD_COMMAND")))
+    return None
+
+
+def require_secret(secret: Secret | None) -> Secret:
+    """Raises WrongKey if there is none."""
+    if secret is None:
+        raise WrongKey(
+            "no password was given", hint="set STRONGROOM_PASSWORD, STRONGROOM_PASSWORD_FILE, _PASSWORD_COMMAND or _KEY_FILE"
+        )
+    return secret
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except OSError as error:
+        raise from_os_error(error, str(path)) from error
+
+
+def _run(command: str, variable: str) -> bytes:
+    """What the command prints. Its error output goes to ours; its output is never shown."""
+    try:
+        return subprocess.run(shlex.split(command), stdout=subprocess.PIPE, check=True).stdout
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        raise WrongKey(f"the command in {variable} failed", hint="run it by hand to see why") from error
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise WrongRequest("the password is not UTF-8 text") from error

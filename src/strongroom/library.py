@@ -1,0 +1,134 @@
+"""Everything that Strongroom can do, as one object: what `strongroom.open` and `strongroom.init` give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from strongroom.clock import SYSTEM_CLOCK, Clock
+from strongroom.credentials import require_secret, secret_from
+from strongroom.errors import Damaged
+from strongroom.model import Selection
+from strongroom.operations.backup import BackupOptions, BackupReport, backup
+from strongroom.operations.restore import RestoreOptions, RestoreReport, restore
+from strongroom.operations.restore_plan import RestorePlan, Rung, plan_restore
+from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
+from strongroom.operations.witness import Witness
+from strongroom.progress import SILENT, Progress
+from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, open_store
+from strongroom.snapshots import history
+from strongroom.snapshots.history import Snapshot
+
+
+class Strongroom:
+    """An opened repository and all that can be asked of it. Methods raise subclasses of StrongroomError."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+
+    def backup(
+        self,
+        source: str,
+        *,
+        model: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        probes: int | None = None,
+        progress: Progress = SILENT,
+    ) -> BackupReport:
+        """Make a snapshot of the source that a URL names, such as 'chroma:///srv/chroma'."""
+        options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes)
+        report = backup(self.repository, source, options, progress)
+        Witness(self.repository).saw(history.heads(history.read_all(self.repository)[0]))
+        return report
+
+    def snapshots(self) -> list[Snapshot]:
+        """All readable snapshots, oldest first."""
+        return history.read_all(self.repository)[0]
+
+    def damaged_snapshots(self) -> list[Damaged]:
+        """The manifests that can't be read."""
+        return history.read_all(self.repository)[1]
+
+    def snapshot(self, name: str = "latest") -> Snapshot:
+        """The snapshot that 'latest' or the beginning of an id means."""
+        return history.find(self.repository, name)
+
+    def plan_restore(
+        self,
+        snapshot: str,
+        target: str,
+        *,
+        collections: Iterable[str] = (),
+        renames: Mapping[str, str] | None = None,
+        require_exact: bool = False,
+        rung: Rung | None = None,
+    ) -> RestorePlan:
+        """What `restore` would do; touches nothing."""
+        selection = Selection(tuple(collections), dict(renames or {}))
+        return plan_restore(self.snapshot(snapshot), target, selection, require_exact=require_exact, rung=rung)
+
+    def restore(
+        self,
+        snapshot: str,
+        target: str,
+        *,
+        collections: Iterable[str] = (),
+        renames: Mapping[str, str] | None = None,
+        require_exact: bool = False,
+        overwrite: bool = False,
+        rung: Rung | None = None,
+        progress: Progress = SILENT,
+    ) -> RestoreReport:
+        """Restore a snapshot to the target that a URL names; run again after a failure it goes on where it stopped."""
+        selection = Selection(tuple(collections), dict(renames or {}))
+        options = RestoreOptions(selection, require_exact, overwrite, rung)
+        return restore(self.repository, snapshot, target, options, progress)
+
+    def verify(
+        self,
+        snapshot: str | None = None,
+        *,
+        level: Level = Level.DATA,
+        budget: int | None = None,
+        scratch: Path | None = None,
+        progress: Progress = SILENT,
+    ) -> VerifyReport:
+        """Verify one snapshot or, without a name, all of them."""
+        return verify(self.repository, snapshot, VerifyOptions(level, budget, scratch), progress)
+
+    def key_slots(self) -> list[KeySlot]:
+        """All key slots, oldest first."""
+        return self.repository.key_slots()[0]
+
+    def add_key(self, secret: Secret, label: str = "", *, cost: Argon2Cost | None = None) -> KeySlot:
+        """One more secret that opens the repository."""
+        return self.repository.add_key(secret, label, cost=cost)
+
+    def remove_key(self, prefix: str) -> KeySlot:
+        """Remove the slot whose id begins so; never the last one."""
+        return self.repository.remove_key(prefix)
+
+    def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
+        """Replace the slot that `old` opens by one for `new`."""
+        return self.repository.change_passphrase(old, new, cost=cost)
+
+
+def init_repository(
+    location: str,
+    *,
+    password: str | None = None,
+    key_file: str | Path | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+    cost: Argon2Cost | None = None,
+) -> Strongroom:
+    """Make a new repository at a path or URL. Raises AlreadyExists or UnsafeStore."""
+    secret = require_secret(Secret.passphrase(password) if password is not None else secret_from(key_file=key_file))
+    return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost))
+
+
+def open_repository(
+    location: str, *, password: str | None = None, key_file: str | Path | None = None, clock: Clock = SYSTEM_CLOCK
+) -> Strongroom:
+    """Open the repository at a path or URL. Raises NoRepository, WrongKey or Damaged."""
+    secret = require_secret(Secret.passphrase(password) if password is not None else secret_from(key_file=key_file))
+    return Strongroom(Repository.open(open_store(location), secret, clock=clock))

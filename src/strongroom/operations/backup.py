@@ -1,0 +1,258 @@
+"""How a source becomes a snapshot: freeze, read once, store packs, then the blob index, then the manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from blake3 import blake3
+
+from strongroom import engines
+from strongroom.engines.protocol import Frozen
+from strongroom.errors import EngineFailed
+from strongroom.model import Bytes, Collection, LedgerItem, Lineage, RowBlock, Status
+from strongroom.progress import SILENT, Progress
+from strongroom.repository import BlobWriter, Repository
+from strongroom.snapshots import history, manifest, probes
+from strongroom.snapshots.artifacts import store_artifact
+from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
+from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.manifest import Manifest, ProbeSet, Segment, StoredArtifact, StoredCollection
+from strongroom.snapshots.probes import ExactSearch, Probes
+from strongroom.snapshots.segments import store_block
+
+_WAITING_BLOCKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOptions:
+    """`model` is NAME@VERSION of the encoder; `probes` queries a vector field are sealed in."""
+
+    model: str | None = None
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    probes: int = probes.PROBES
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """The snapshot that was made, and what could not be read (exit code 3 if there is anything)."""
+
+    snapshot: Snapshot
+    not_captured: tuple[LedgerItem, ...]
+
+
+def backup(
+    repository: Repository, source: str, options: BackupOptions | None = None, progress: Progress = SILENT
+) -> BackupReport:
+    """Make a snapshot of the source that a URL names. Nothing is recorded unless all of it was read at one moment.
+
+    Raises what `Source.freeze` raises, SourceChanged, UnsafeStore, Unreachable, StoreFull. Safe to repeat after any failure:
+    blobs that are stored already aren't stored again. Any number of backups may run at once.
+    """
+    return _Backup(repository, source, options or BackupOptions(), progress).run()
+
+
+class _Backup:
+    def __init__(self, repository: Repository, source: str, options: BackupOptions, progress: Progress) -> None:
+        self._repository = repository
+        self._url = source
+        self._options = options
+        self._progress = progress
+        self._fingerprinter = Fingerprinter(repository.keys.fingerprint)
+        self._partly: list[LedgerItem] = []
+        self._seconds: dict[str, float] = {}
+
+    def run(self) -> BackupReport:
+        source = engines.source_of(self._url)
+        known, _ = history.read_all(self._repository)
+        with self._timed("total"), self._repository.writer() as writer, source.freeze(self._progress) as frozen:
+            readings = [self._read_rows(frozen, collection, writer) for collection in frozen.description.collections]
+            artifacts = self._read_artifacts(frozen, writer, self._immutable_of(known, writer))
+            with self._timed("probes"):
+                asked = [reading.ask(frozen, self._partly) for reading in readings]
+            frozen.check()
+            stored = [reading.finish(writer, answers) for reading, answers in zip(readings, asked, strict=True)]
+            files = tuple(artifact() for artifact in artifacts)
+            description, position, rows_plane = frozen.description, frozen.position, _rows_plane(frozen)
+            packs = writer.close()
+        self._repository.add_index(packs)
+        record = Manifest(
+            created=self._repository.clock.now().isoformat(),
+            source=without_password(self._url),
+            host=socket.gethostname(),
+            engine=description.engine,
+            engine_version=description.engine_version,
+            strongroom_version=importlib.metadata.version("strongroom"),
+            position=position,
+            rows_plane=rows_plane,
+            root=root_of(stored),
+            parents=history.heads(known),
+            tags=dict(self._options.tags),
+            catalog=description.catalog,
+            collections=tuple(stored),
+            artifacts=files,
+            ledger=(*description.ledger, *self._partly),
+            source_bytes=sum(artifact.size for artifact in files),
+            stored_bytes=writer.stored_bytes,
+            seconds={name: round(value, 4) for name, value in self._seconds.items()},
+        )
+        snapshot_id = self._repository.add_manifest(manifest.encode(record))
+        return BackupReport(Snapshot(snapshot_id, record), tuple(self._partly))
+
+    # -- the rows plane ----------------------------------------------------------------------------------------------------
+
+    def _read_rows(self, frozen: Frozen, collection: Collection, writer: BlobWriter) -> _Reading:
+        reading = _Reading(collection, self._fingerprinter, self._options)
+        self._progress.begin(f"rows of {collection.name}", collection.count, "rows")
+        keep = not frozen.rows_in_artifacts
+        with self._timed("rows"), ThreadPoolExecutor(1, thread_name_prefix="strongroom-rows") as analysis:
+            looking: list[Future[None]] = []
+            for block in frozen.rows(collection.name):
+                reading.schema = reading.schema or manifest.encode_schema(block.batch.schema)
+                if keep:
+                    reading.segments.append(store_block(block, collection.fields, _submitting(writer)))
+                looking.append(analysis.submit(reading.look_at, block))
+                if len(looking) > _WAITING_BLOCKS:
+                    looking.pop(0).result()
+                self._progress.advance(block.batch.num_rows if block.dead is None else int((~block.dead).sum()))
+            for future in looking:
+                future.result()
+        if reading.root.count != collection.count:
+            note = f"the engine says {collection.count} rows, {reading.root.count} could be read"
+            self._partly.append(LedgerItem(f"{collection.name}: rows", Status.NOT_CAPTURED, note))
+        return reading
+
+    # -- the index plane ---------------------------------------------------------------------------------------------------
+
+    def _read_artifacts(
+        self, frozen: Frozen, writer: BlobWriter, immutable: Mapping[tuple[str, int], StoredArtifact]
+    ) -> list[Callable[[], StoredArtifact]]:
+        artifacts = frozen.artifacts()
+        self._progress.begin("index and engine files", sum(artifact.size for artifact in artifacts), "bytes")
+        stored: list[Callable[[], StoredArtifact]] = []
+        with self._timed("artifacts"):
+            for artifact in artifacts:
+                known = immutable.get((artifact.path, artifact.size)) if artifact.immutable else None
+                if known is not None:
+                    self._progress.advance(artifact.size)
+                    stored.append(_constant(known))
+                else:
+                    stored.append(store_artifact(artifact, _submitting(writer), self._progress.advance))
+        return stored
+
+    def _immutable_of(self, known: Sequence[Snapshot], writer: BlobWriter) -> dict[tuple[str, int], StoredArtifact]:
+        """Files that the engine never changes, from the newest snapshot of this source, if all of their blobs are still there."""
+        for snapshot in reversed(known):
+            if snapshot.manifest.source == without_password(self._url):
+                return {
+                    (artifact.path, artifact.size): artifact
+                    for artifact in snapshot.manifest.artifacts
+                    if artifact.immutable and all(writer.has(bytes.fromhex(blob)) for blob in artifact.blobs())
+                }
+        return {}
+
+    def _timed(self, name: str) -> _Timed:
+        return _Timed(self._seconds, name, self._repository.clock.timer)
+
+
+class _Reading:
+    """What is gathered about one collection while its rows stream by."""
+
+    def __init__(self, collection: Collection, fingerprinter: Fingerprinter, options: BackupOptions) -> None:
+        self.collection = collection
+        self.root = RowsRoot(fingerprinter)
+        self.schema = ""
+        self.segments: list[Callable[[], Segment]] = []
+        self._options = options
+        self._searches: dict[str, tuple[probes.Matrix, ExactSearch]] = {}
+
+    def look_at(self, block: RowBlock) -> None:
+        """Fingerprint the rows, and search them exactly for the queries, which the first rows give."""
+        live = block.live()
+        self.root.add(live)
+        for field in self.collection.fields:
+            if field.name not in self._searches and live.num_rows:
+                queries = probes.choose_queries(live, field, self._options.probes)
+                self._searches[field.name] = (queries, ExactSearch(queries, field, probes.K))
+            if field.name in self._searches:
+                self._searches[field.name][1].add(live)
+
+    def ask(self, frozen: Frozen, partly: list[LedgerItem]) -> dict[str, Probes]:
+        """The probes of every field, with what the engine's own index answers at the frozen moment."""
+        answered: dict[str, Probes] = {}
+        for name, (queries, search) in self._searches.items():
+            if not len(queries):
+                continue
+            try:
+                live = frozen.search(self.collection.name, name, queries, probes.K)
+            except EngineFailed as error:
+                live = None
+                partly.append(LedgerItem(f"{self.collection.name}: live answers", Status.NOT_CAPTURED, str(error)))
+            answered[name] = Probes(probes.K, queries, search.answers(), live)
+        return answered
+
+    def finish(self, writer: BlobWriter, asked: Mapping[str, Probes]) -> StoredCollection:
+        sets = []
+        for name, one in asked.items():
+            blob = writer.submit(probes.encode(one), "bytes").result().hex()
+            recall = one.recall(one.live) if one.live else None
+            sets.append(ProbeSet(name, one.k, len(one.queries), blob, one.live is not None, recall))
+        lineage = _lineage(self.collection.lineage, self._options.model)
+        return StoredCollection(
+            catalog=dataclasses.replace(self.collection, count=self.root.count, lineage=lineage),
+            schema=self.schema,
+            rows_root=self.root.digest(),
+            segments=tuple(segment() for segment in self.segments),
+            probes=tuple(sets),
+        )
+
+
+class _Timed:
+    """Adds the seconds inside a `with` to a table."""
+
+    def __init__(self, table: dict[str, float], name: str, timer: Callable[[], float]) -> None:
+        self._table, self._name, self._timer = table, name, timer
+
+    def __enter__(self) -> None:
+        self._start = self._timer()
+
+    def __exit__(self, *_: object) -> None:
+        self._table[self._name] = self._table.get(self._name, 0.0) + self._timer() - self._start
+
+
+def root_of(collections: Sequence[StoredCollection]) -> str:
+    """The root over all collections: BLAKE3 of their names and roots, in order of name."""
+    lines = sorted(f"{collection.name}\0{collection.rows_root}\0{collection.count}" for collection in collections)
+    return blake3("\n".join(lines).encode()).hexdigest()
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown and stored."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@")).geturl()
+
+
+def _lineage(engines_own: Lineage, model: str | None) -> Lineage:
+    if model is None:
+        return engines_own
+    name, _, version = model.partition("@")
+    return Lineage(name, version or None, "user")
+
+
+def _rows_plane(frozen: Frozen) -> str:
+    return "artifacts" if frozen.rows_in_artifacts else "segments"
+
+
+def _submitting(writer: BlobWriter) -> Callable[[Bytes, str], Future[bytes]]:
+    return lambda data, kind: writer.submit(data, kind)
+
+
+def _constant(artifact: StoredArtifact) -> Callable[[], StoredArtifact]:
+    return lambda: artifact

@@ -1,0 +1,153 @@
+"""Which rung of the ladder a restore takes, why, and what it costs. Pure but for asking the target what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from blake3 import blake3
+
+from strongroom import engines
+from strongroom.engines.protocol import Engine, Target
+from strongroom.errors import NotFound, Refused, WrongRequest
+from strongroom.model import Selection
+from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.manifest import StoredArtifact, StoredCollection
+
+
+class Rung(StrEnum):
+    """From the best to the last resort."""
+
+    EXACT = "exact"
+    REBUILD = "rows + rebuild"
+    CONVERT = "rows into another engine"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCollection:
+    name: str
+    target_name: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What a restore would do. `token` names its stage: the same request has the same token, so that it can be resumed."""
+
+    snapshot: str
+    target: str
+    engine: str
+    rung: Rung
+    reasons: tuple[str, ...]
+    losses: tuple[str, ...]
+    collections: tuple[PlannedCollection, ...]
+    bytes: int
+    cost: str
+    occupied: tuple[str, ...]
+    token: str
+
+    @property
+    def rows(self) -> int:
+        return sum(collection.rows for collection in self.collections)
+
+
+def plan_restore(
+    snapshot: Snapshot, target_url: str, selection: Selection, *, require_exact: bool = False, rung: Rung | None = None
+) -> RestorePlan:
+    """Raises NotFound (no such collection), WrongRequest (the target can't hold the rows) or Refused (`require_exact`)."""
+    manifest = snapshot.manifest
+    chosen = chosen_collections(snapshot, selection)
+    engine = engines.engine_of(target_url)
+    target = engine.target(target_url)
+    best, reasons = _best_rung(snapshot, engine)
+    if rung is not None and list(Rung).index(rung) < list(Rung).index(best):
+        raise WrongRequest(f"the rung {rung.value!r} can't be reached: {reasons[0]}", hint=f"the best one here is {best.value!r}")
+    if rung is not None and rung != best:
+        if engine.name == manifest.engine and rung == Rung.CONVERT:
+            raise WrongRequest("source and target are the same engine", hint=f"ask for {Rung.REBUILD.value!r}")
+        best, reasons = rung, ("asked for", *reasons)
+    if require_exact and best != Rung.EXACT:
+        raise Refused(f"the restore would not be exact: {reasons[0]}", hint="leave --require out, or restore to the same engine")
+    losses = () if best == Rung.EXACT else _losses(target, chosen, selection)
+    names = [selection.target_name(collection.name) for collection in chosen]
+    return RestorePlan(
+        snapshot=snapshot.id,
+        target=target_url,
+        engine=engine.name,
+        rung=best,
+        reasons=reasons,
+        losses=losses,
+        collections=tuple(PlannedCollection(c.name, selection.target_name(c.name), c.count) for c in chosen),
+        bytes=_bytes(best, chosen, installed_artifacts(snapshot, selection)),
+        cost=_cost(best, snapshot, chosen),
+        occupied=tuple(target.occupied(names)),
+        token=_token(snapshot, target_url, selection, best),
+    )
+
+
+def chosen_collections(snapshot: Snapshot, selection: Selection) -> tuple[StoredCollection, ...]:
+    """Raises NotFound for a name that the snapshot doesn't have, WrongRequest for two collections under one name."""
+    collections = snapshot.manifest.collections
+    present = {collection.name for collection in collections}
+    for name in (*selection.collections, *selection.renames):
+        if name not in present:
+            raise NotFound(f"snapshot {snapshot.id[:12]} has no collection {name!r}", hint=f"it has {', '.join(sorted(present))}")
+    chosen = tuple(collection for collection in collections if selection.wants(collection.name))
+    names = [selection.target_name(collection.name) for collection in chosen]
+    for name in names:
+        if names.count(name) > 1:
+            raise WrongRequest(f"two collections would be called {name!r}", hint="choose with --collection or rename one")
+    return chosen
+
+
+def installed_artifacts(snapshot: Snapshot, selection: Selection) -> tuple[StoredArtifact, ...]:
+    """The files that an exact restore of the selection writes."""
+    artifacts = snapshot.manifest.artifacts
+    return tuple(one for one in artifacts if one.collection is None or selection.wants(one.collection))
+
+
+def _best_rung(snapshot: Snapshot, engine: Engine) -> tuple[Rung, tuple[str, ...]]:
+    manifest = snapshot.manifest
+    if engine.name != manifest.engine:
+        return Rung.CONVERT, (f"the snapshot is of {manifest.engine}, the target is {engine.name}",)
+    if not engine.compatible(manifest.engine_version):
+        installed = engine.version()
+        return Rung.REBUILD, (f"files of {engine.name} {manifest.engine_version} are not for the installed {installed}",)
+    return Rung.EXACT, (f"same engine, and version {manifest.engine_version} fits the installed {engine.version()}",)
+
+
+def _losses(target: Target, chosen: Sequence[StoredCollection], selection: Selection) -> tuple[str, ...]:
+    losses: dict[str, None] = {}
+    for collection in chosen:
+        if not collection.schema:
+            continue
+        schema = collection.arrow_schema()
+        objections = target.objections(collection.catalog, schema)
+        if objections:
+            raise WrongRequest(f"{collection.name} can't be loaded there: {objections[0]}")
+        losses.update(dict.fromkeys(target.losses(collection.catalog, schema)))
+    return tuple(losses)
+
+
+def _bytes(rung: Rung, chosen: Sequence[StoredCollection], artifacts: Sequence[StoredArtifact]) -> int:
+    if rung == Rung.EXACT or not any(collection.segments for collection in chosen):
+        return sum(artifact.size for artifact in artifacts)
+    return sum(c.count * sum(f.dimension * _WIDTHS.get(f.dtype, 4) for f in c.catalog.fields) for c in chosen)
+
+
+_WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+
+
+def _cost(rung: Rung, snapshot: Snapshot, chosen: Sequence[StoredCollection]) -> str:
+    if rung == Rung.EXACT:
+        seconds = snapshot.manifest.seconds.get("total", 0.0)
+        return f"about the time of the backup ({seconds:.1f} s then); recall and answers stay as they were"
+    recalls = [probe.recall for collection in chosen for probe in collection.probes if probe.recall is not None]
+    was = f"; it was {min(recalls):.3f} at backup and is measured again afterwards" if recalls else ""
+    return f"the engine builds its index from {sum(c.count for c in chosen):,} rows, which takes longest; recall may differ{was}"
+
+
+def _token(snapshot: Snapshot, target_url: str, selection: Selection, rung: Rung) -> str:
+    asked = (snapshot.id, target_url, sorted(selection.collections), sorted(selection.renames.items()), rung.value)
+    return blake3(repr(asked).encode()).hexdigest()[:16]

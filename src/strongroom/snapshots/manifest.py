@@ -1,0 +1,218 @@
+"""What a snapshot consists of: the manifest, and how it is written as JSON. Pure.
+
+The field names of these classes are the names in the JSON; blob ids are 64 hex digits. docs/FORMAT.md specifies each of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import zstandard
+
+from strongroom.errors import Damaged
+from strongroom.model import Collection, Description, Field, Json, LedgerItem, Lineage, Position, Status
+
+FORMAT = 1
+_LONGEST = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An immutable block of `rows` row slots: one blob for each vector column and one for all other columns (Arrow IPC).
+
+    `dead` is the deletion vector, one bit a slot (least significant first), base64; '' if no slot is dead.
+    """
+
+    rows: int
+    vectors: Mapping[str, str]
+    rest: str
+    dead: str = ""
+
+    def dead_slots(self) -> npt.NDArray[np.bool_] | None:
+        if not self.dead:
+            return None
+        bits = np.frombuffer(base64.b64decode(self.dead), np.uint8)
+        return np.unpackbits(bits, count=self.rows, bitorder="little").astype(np.bool_)
+
+    def blobs(self) -> Iterator[str]:
+        yield from self.vectors.values()
+        yield self.rest
+
+
+def pack_dead(dead: npt.NDArray[np.bool_] | None) -> str:
+    """The deletion vector as `Segment.dead` holds it."""
+    if dead is None or not dead.any():
+        return ""
+    return base64.b64encode(np.packbits(dead, bitorder="little").tobytes()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`length` bytes of an artifact: those of `blob`; or, if `stride` is not 0, records whose vectors are `blob`'s bytes and whose
+    remaining bytes are those of `rest`."""
+
+    length: int
+    kind: str
+    blob: str
+    stride: int = 0
+    vector_offset: int = 0
+    vector_length: int = 0
+    rest: str = ""
+
+    def blobs(self) -> Iterator[str]:
+        yield self.blob
+        if self.rest:
+            yield self.rest
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """A file of the index plane: the concatenation of its parts."""
+
+    path: str
+    size: int
+    collection: str | None
+    immutable: bool
+    parts: tuple[Part, ...]
+
+    def blobs(self) -> Iterator[str]:
+        for part in self.parts:
+            yield from part.blobs()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSet:
+    """Sealed queries of one vector field with their answers, in `blob`. `live` says whether the engine's own answers are in it."""
+
+    field: str
+    k: int
+    count: int
+    blob: str
+    live: bool
+    recall: float | None = None
+    seconds_per_query: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCollection:
+    """A collection as captured: catalog, schema of its rows (Arrow IPC, base64), segments, root and probes."""
+
+    catalog: Collection
+    schema: str
+    rows_root: str
+    segments: tuple[Segment, ...]
+    probes: tuple[ProbeSet, ...]
+
+    @property
+    def name(self) -> str:
+        return self.catalog.name
+
+    @property
+    def count(self) -> int:
+        return self.catalog.count
+
+    def arrow_schema(self) -> pa.Schema:
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema)))
+
+    def blobs(self) -> Iterator[str]:
+        for segment in self.segments:
+            yield from segment.blobs()
+        for probe in self.probes:
+            yield probe.blob
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything about one snapshot. `parents` are the snapshots that were the newest ones when this was made: a snapshot that
+    another one names and that isn't there was removed. `rows_plane` is 'segments' or 'artifacts' (DESIGN, incremental by row)."""
+
+    created: str
+    source: str
+    host: str
+    engine: str
+    engine_version: str
+    strongroom_version: str
+    position: Position
+    rows_plane: str
+    root: str
+    parents: tuple[str, ...]
+    tags: Mapping[str, str]
+    catalog: Mapping[str, Json]
+    collections: tuple[StoredCollection, ...]
+    artifacts: tuple[StoredArtifact, ...]
+    ledger: tuple[LedgerItem, ...]
+    source_bytes: int
+    stored_bytes: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        return sum(collection.count for collection in self.collections)
+
+    def description(self) -> Description:
+        """The catalog plane, as the engine described it."""
+        collections = tuple(stored.catalog for stored in self.collections)
+        return Description(self.engine, self.engine_version, collections, self.catalog, self.ledger)
+
+    def blobs(self) -> Iterator[str]:
+        """Every blob that the snapshot needs, some of them more than once."""
+        for collection in self.collections:
+            yield from collection.blobs()
+        for artifact in self.artifacts:
+            yield from artifact.blobs()
+
+
+def encode(manifest: Manifest) -> bytes:
+    """JSON, compressed by zstandard."""
+    body = {"strongroom_manifest": FORMAT, **dataclasses.asdict(manifest)}
+    return zstandard.compress(json.dumps(body, sort_keys=True, separators=(",", ":")).encode(), 9)
+
+
+def decode(name: str, content: bytes) -> Manifest:
+    """The inverse of `encode`. Raises Damaged if it is no manifest of this format."""
+    try:
+        body = json.loads(zstandard.ZstdDecompressor().decompress(content, max_output_size=_LONGEST))
+        if body.pop("strongroom_manifest") != FORMAT:
+            raise Damaged(name, "a newer Strongroom wrote this manifest", hint="use a newer Strongroom")
+        return _manifest(body)
+    except (ValueError, KeyError, TypeError, zstandard.ZstdError) as error:
+        raise Damaged(name, "it is not a manifest") from error
+
+
+def _manifest(body: dict[str, Any]) -> Manifest:
+    body["position"] = Position(**body["position"])
+    body["parents"] = tuple(body["parents"])
+    body["collections"] = tuple(_collection(item) for item in body["collections"])
+    body["artifacts"] = tuple(_artifact(item) for item in body["artifacts"])
+    body["ledger"] = tuple(LedgerItem(item["item"], Status(item["status"]), item["note"]) for item in body["ledger"])
+    return Manifest(**body)
+
+
+def _collection(body: dict[str, Any]) -> StoredCollection:
+    catalog = body["catalog"]
+    catalog["fields"] = tuple(Field(**item) for item in catalog["fields"])
+    catalog["lineage"] = Lineage(**catalog["lineage"])
+    return StoredCollection(
+        catalog=Collection(**catalog),
+        schema=body["schema"],
+        rows_root=body["rows_root"],
+        segments=tuple(Segment(**item) for item in body["segments"]),
+        probes=tuple(ProbeSet(**item) for item in body["probes"]),
+    )
+
+
+def _artifact(body: dict[str, Any]) -> StoredArtifact:
+    body["parts"] = tuple(Part(**item) for item in body["parts"])
+    return StoredArtifact(**body)
+
+
+def encode_schema(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
