@@ -32,7 +32,8 @@ class LanceDB:
         Lance reads the files of earlier releases, indices included, and doesn't promise the reverse: a manifest names the
         features that its reader must know. That a later release also answers as the earlier did is what the probes show.
         """
-        return _release(self.version()) >= _release(written_by)
+        writer = _release(written_by)
+        return bool(writer) and _release(self.version()) >= writer
 
     def source(self, url: str) -> LanceSource:
         """The source that `url` names. Raises WrongRequest; opens nothing."""

@@ -9,6 +9,7 @@ _refs/tags/<tag>.json           the user's names for versions
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from strongroom.errors import SourceChanged, Unreadable
 SUFFIX = ".lance"
 HINT = "_versions/latest_version_hint.json"
 _ATTEMPTS = 50
+_SAME_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class PinnedTable:
     files: tuple[str, ...]
 
 
-class Vanished(Exception):
+class Vanished(SourceChanged):
     """A writer removed a file of the version while it was being taken: take the version that is current now."""
 
 
@@ -62,17 +64,20 @@ def pin_table(source: Path, pin: Pin) -> PinnedTable:
     A writer that commits and cleans up meanwhile makes it start again from the version that is then current. Raises SourceChanged
     if the table vanishes, Unreadable if it is damaged or keeps files outside of its directory.
     """
-    for _ in range(_ATTEMPTS):
+    failures: Counter[int] = Counter()
+    while failures.total() < _ATTEMPTS:
+        version = max(manifests(source), default=-1)
+        if version < 0:
+            raise SourceChanged(f"table {source.stem} vanished during the backup")
         try:
             return _pin_once(source, pin)
-        except (Vanished, FileNotFoundError):
+        except (Vanished, FileNotFoundError, Unreadable) as error:
             pin.drop(source.name)
-        except Unreadable:
-            if manifests(source) and _unchanged(source, pin):
+            failures[version] += 1
+            if failures[version] == _SAME_VERSION:  # no cleanup's doing: those spare the current version
+                if isinstance(error, FileNotFoundError):
+                    raise Unreadable(f"table {source.stem} lacks a file of its version {version}: {error.filename}") from error
                 raise
-            pin.drop(source.name)
-        if not manifests(source):
-            raise SourceChanged(f"table {source.stem} vanished during the backup")
     raise SourceChanged(f"table {source.stem} was cleaned up faster than its files could be taken, {_ATTEMPTS} times over")
 
 
@@ -85,12 +90,6 @@ def manifests(table: Path) -> dict[int, str]:
             # Lance names them by 2**64 - 1 - version, so that the latest lists first; tables of old by the version.
             found[(1 << 64) - 1 - number if len(file.stem) == 20 else number] = f"_versions/{file.name}"
     return found
-
-
-def _unchanged(source: Path, pin: Pin) -> bool:
-    """True if a failure can't be a writer's doing: what was taken is what is current."""
-    taken = manifests(pin.directory / source.name)
-    return bool(taken) and max(taken) == max(manifests(source), default=-1)
 
 
 def _pin_once(source: Path, pin: Pin) -> PinnedTable:
@@ -176,11 +175,11 @@ def _expect_whole(source: Path, directory: Path, version: int, wanted: Sequence[
             table = open_table(directory, number)
             indices = table.describe_indices()
         if has_blobs(table.schema):  # which blob files there should be stands nowhere
-            raise Vanished
+            raise Vanished(f"table {source.stem} was cleaned up during the backup")
         for segment in (segment for index in indices for segment in index.segments):
             files = (directory / "_indices" / str(segment.uuid)).rglob("*")
             if sum(file.stat().st_size for file in files if file.is_file()) != segment.size_bytes:
-                raise Vanished
+                raise Vanished(f"table {source.stem} was cleaned up during the backup")
 
 
 def _tags(source: Path) -> Iterator[Tag]:
