@@ -42,7 +42,7 @@ _GUESSES = (
 """What unnamed bytes may be. Without rotation another head would only give the planes another order."""
 
 _GUESS_SLICES, _GUESS_SLICE_BYTES = 16, 4096
-_GUESS_FROM_BYTES = 1024
+_GUESS_FROM_BYTES = 1 << 14
 _CLEARLY_SMALLER = 0.95
 
 
@@ -55,7 +55,7 @@ def encode(data: Bytes, kind: str) -> tuple[int, bytes]:
     if not len(octets):
         return RAW, b""
     codec, payload = _squeeze(octets, kind)
-    return (codec, payload) if codec != RAW and len(payload) < len(octets) else (RAW, octets.tobytes())
+    return (codec, payload) if payload is not None and len(payload) < len(octets) else (RAW, octets.tobytes())
 
 
 def decode(codec: int, payload: Bytes, length: int) -> bytes:
@@ -72,12 +72,11 @@ def decode(codec: int, payload: Bytes, length: int) -> bytes:
     raise CodecError(f"unknown codec {codec}: written by a newer Strongroom?")
 
 
-def _squeeze(octets: Octets, kind: str) -> tuple[int, bytes]:
-    if kind in _LAYOUTS:
-        return PLANES, planes.encode(octets, _LAYOUTS[kind])
+def _squeeze(octets: Octets, kind: str) -> tuple[int, bytes | None]:
+    """The codec for bytes of this kind, and their payload; None if a sample says that they don't shrink."""
     if kind in _OCTET_KINDS:
-        return (ZSTD, compress(octets, Setting.PLANE)) if shrinks(octets) else (RAW, b"")
-    layout = _guess(octets)
+        return ZSTD, compress(octets, Setting.PLANE) if shrinks(sample(octets)) else None
+    layout = _LAYOUTS[kind] if kind in _LAYOUTS else _guess(octets)
     return (PLANES, planes.encode(octets, layout)) if layout else (ZSTD, compress(octets, Setting.TEXT))
 
 
@@ -86,7 +85,7 @@ def _guess(octets: Octets) -> Layout | None:
     if len(octets) < _GUESS_FROM_BYTES:
         return None
     part = sample(octets, _GUESS_SLICES, _GUESS_SLICE_BYTES)
-    sizes = {layout: len(planes.encode(part, layout)) for layout in _GUESSES}
+    sizes = {layout: len(planes.encode(part, layout) or part) for layout in _GUESSES}
     best = min(sizes, key=sizes.__getitem__)
     limit = min(len(part), len(compress(part, Setting.TEXT)))
     return best if sizes[best] < _CLEARLY_SMALLER * limit else None

@@ -21,9 +21,9 @@ from strongroom.model import Bytes
 
 Octets = npt.NDArray[np.uint8]
 
-_SLICES = 8
-_SLICE_BYTES = 2048
-WORTHWHILE = 0.97
+Numbers = npt.NDArray[Any]
+
+_WORTHWHILE = 0.97
 """What a sample must shrink to before the whole is compressed: less is not worth the time that reading it takes."""
 
 
@@ -72,15 +72,14 @@ def decompress(frame: Bytes, length: int) -> bytes:
     return plain
 
 
-def sample(data: Octets, slices: int = _SLICES, slice_bytes: int = _SLICE_BYTES) -> Octets:
-    """Evenly spread slices of `data`, each from a multiple of 64 bytes on, joined; all of it if that is hardly more."""
-    if len(data) <= 2 * slices * slice_bytes:
+def sample(data: Numbers, slices: int = 8, slice_length: int = 2048) -> Numbers:
+    """Evenly spread slices of `data`, each from a multiple of 64 on, joined; all of it if that is hardly more."""
+    if len(data) <= 2 * slices * slice_length:
         return data
     step = len(data) // slices & ~63
-    return np.ascontiguousarray(data[: slices * step].reshape(slices, step)[:, :slice_bytes]).reshape(-1)
+    return np.ascontiguousarray(data[: slices * step].reshape(slices, step)[:, :slice_length]).reshape(-1)
 
 
-def shrinks(data: Octets) -> bool:
-    """Whether a sample says that `PLANE` will make `data` worthwhile smaller."""
-    part = sample(data)
-    return len(compress(part, Setting.PLANE)) <= WORTHWHILE * len(part)
+def shrinks(part: Octets) -> bool:
+    """Whether `PLANE` makes a sample worthwhile smaller."""
+    return len(compress(part, Setting.PLANE)) <= _WORTHWHILE * len(part)
