@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from strongroom.engines.lancedb import LanceDB
+from strongroom.engines.lancedb import LanceDB, versions
 from strongroom.engines.lancedb.freeze import FrozenLance, LanceFile
 from strongroom.engines.lancedb.pins import PREFIX
 from strongroom.engines.lancedb.target import RECEIPT
@@ -217,6 +218,8 @@ def test_artifacts_copied_elsewhere_are_the_same_database(seeded: Path, tmp_path
     for name in ("packages", "graph", "plain"):
         old, new = (lance.dataset(str(root / f"{name}.lance")) for root in (seeded, tmp_path))
         assert new.version == old.version == new.latest_version
+        hint = tmp_path / f"{name}.lance" / "_versions" / "latest_version_hint.json"
+        assert json.loads(hint.read_bytes()) == {"version": new.version}
         assert new.to_table().equals(old.to_table())
         assert [(index.name, index.index_type) for index in new.describe_indices()] == [
             (index.name, index.index_type) for index in old.describe_indices()
@@ -340,7 +343,7 @@ def test_a_busy_writer_neither_fails_nor_is_seen(tmp_path: Path) -> None:
     data.create_index("vector", "IVF_PQ", num_partitions=2, num_sub_vectors=8)
     arguments = [sys.executable, "-W", "ignore", "-c", WRITER, str(root), "12", str(Path(__file__).parent)]
     writer = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    versions, captures = set(), 0
+    captured, captures = set(), 0
     while writer.poll() is None:
         with source(root).freeze(SILENT) as frozen:
             copy = tmp_path / f"copy-{captures}"
@@ -354,15 +357,49 @@ def test_a_busy_writer_neither_fails_nor_is_seen(tmp_path: Path) -> None:
         assert_one_generation(restored.to_table())
         restored.to_table(nearest={"column": "vector", "q": np.zeros(64, np.float32), "k": 3})
         shutil.rmtree(copy)
-        versions.add(version)
+        captured.add(version)
         captures += 1
     output, errors = writer.communicate()
     assert writer.returncode == 0, errors
     assert int(output.split()[-1]) > 10
     assert captures >= 10
-    assert len(versions) >= 5
+    assert len(captured) >= 5
     assert strays(root) == []
-    print(f"{captures} captures of {len(versions)} versions against {output.strip()}")
+    print(f"{captures} captures of {len(captured)} versions against {output.strip()}")
+
+
+def test_an_index_cleaned_up_before_it_was_listed_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "one" / "t.lance")
+    lance.write_dataset(numbered(0, 500, 1), path).create_scalar_index("id", "BTREE")
+    real, calls = versions._list, []
+
+    def racing(directory: Path, table: Path) -> object:
+        calls.append(directory)
+        if len(calls) == 1:
+            lance.dataset(path).create_scalar_index("id", "BTREE", replace=True)
+            kept = shutil.copytree(table / "_transactions", tmp_path / "kept")
+            lance.dataset(path).cleanup_old_versions(timedelta(0), delete_unverified=True)
+            shutil.copytree(kept, table / "_transactions", dirs_exist_ok=True)  # a cleanup that only got as far as the index
+        return real(directory, table)
+
+    monkeypatch.setattr(versions, "_list", racing)
+    with source(tmp_path / "one").freeze(SILENT) as frozen:
+        write_out(frozen, tmp_path / "two")
+    assert len(calls) == 2
+    copy = lance.dataset(str(tmp_path / "two" / "t.lance"))
+    assert copy.version == lance.dataset(path).version
+    assert copy.stats.index_stats("id_idx")["num_indexed_rows"] == 500
+    assert copy.to_table(filter="id = 77")["id"].to_pylist() == [77]
+
+
+def test_damaged_files_are_unreadable(database: Path) -> None:
+    for file in (database / "graph.lance" / "data").iterdir():
+        content = bytearray(file.read_bytes())
+        content[-4000:-40] = bytes(3960)
+        file.write_bytes(content)
+    with pytest.raises(Unreadable, match="graph"), source(database).freeze(SILENT) as frozen:
+        list(frozen.rows("graph"))
+    assert strays(database) == []
 
 
 def assert_one_generation(table: pa.Table) -> None:
@@ -500,9 +537,11 @@ def test_one_table_is_restored_beside_others(seeded: Path, tmp_path: Path) -> No
     assert target(root).occupied(["copy.of-packages"]) == []
     with source(seeded).freeze(SILENT) as frozen:
         install(frozen, root, selection, receipt=b"one")
-    assert target(root).receipt() == b"one"
+        assert target(root).receipt() == b"one"
+        install(frozen, root, Selection(("plain",)), receipt=b"two")  # an older receipt isn't in the way
+    assert target(root).receipt() == b"two"
     assert target(root).occupied(["copy.of-packages", "other"]) == [str(root / "copy.of-packages.lance")]
-    assert sorted(lancedb.connect(root).list_tables().tables) == ["copy.of-packages", "mine"]
+    assert sorted(lancedb.connect(root).list_tables().tables) == ["copy.of-packages", "mine", "plain"]
     assert mine.to_arrow().equals(numbered(0, 10, 1))
     restored = lance.dataset(str(root / "copy.of-packages.lance"))
     assert restored.version == lance.dataset(str(seeded / "packages.lance")).version

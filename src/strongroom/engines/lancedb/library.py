@@ -10,6 +10,8 @@ from typing import Any
 
 from strongroom.errors import StrongroomError, WrongRequest
 
+_PLAIN = (OSError, ValueError, RuntimeError, KeyError, NotImplementedError)
+
 Dataset = Any
 """A `lance.LanceDataset`."""
 
@@ -35,6 +37,9 @@ def failing_as(kind: type[StrongroomError], what: str) -> Iterator[None]:
     """Whatever Lance raises inside becomes `kind`, as one sentence about `what`."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:  # Lance raises plain ones, as does Arrow
+    except BaseException as error:
+        # Lance raises plain ones, as does Arrow; a panic in its Rust code comes as a BaseException of no public class.
+        if not isinstance(error, _PLAIN) and type(error).__name__ != "PanicException":
+            raise
         lines = str(error).splitlines() or [type(error).__name__]
         raise kind(f"{what}: {lines[0]}") from error
