@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,6 +35,10 @@ class LanceDB:
         """
         writer = _release(written_by)
         return bool(writer) and _release(self.version()) >= writer
+
+    def scratch(self, directory: Path, collections: Sequence[str]) -> str:
+        """The URL of the directory itself: it holds any tables."""
+        return f"{_SCHEME}//{directory.absolute()}"
 
     def source(self, url: str) -> LanceSource:
         """The source that `url` names. Raises WrongRequest; opens nothing."""
