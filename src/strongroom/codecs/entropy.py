@@ -26,18 +26,21 @@ Numbers = npt.NDArray[Any]
 _WORTHWHILE = 0.97
 """What a sample must shrink to before the whole is compressed: less is not worth the time that reading it takes."""
 
+_MOST_GROWTH = (128 << 10) // 4
+"""A block of at most 128 KiB takes at least 4 bytes, so no honest frame gets longer than by this factor."""
+
 
 class Setting(Enum):
     TEXT = "text"
     PLANE = "plane"
 
     def parameters(self) -> Any:
-        """The zstd parameters. Frames carry neither length nor checksum: blobs are authenticated and hashed as a whole."""
-        bare = {"write_content_size": False, "write_checksum": False, "write_dict_id": False}
+        """The zstd parameters. Frames carry their length and no checksum: blobs are authenticated and hashed as a whole."""
+        marks = {"write_content_size": True, "write_checksum": False, "write_dict_id": False}
         if self is Setting.TEXT:
-            return zstandard.ZstdCompressionParameters.from_level(3, **bare)
+            return zstandard.ZstdCompressionParameters.from_level(3, **marks)
         return zstandard.ZstdCompressionParameters(
-            strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, target_length=0, window_log=17, **bare
+            strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, target_length=0, window_log=17, **marks
         )
 
 
@@ -62,8 +65,8 @@ def decompress(frame: Bytes, length: int) -> bytes:
     """The `length` bytes of one zstd frame. Raises CodecError if it holds fewer or more; never allocates for more."""
     try:
         claimed: int = zstandard.frame_content_size(frame)
-        if claimed not in (-1, length):
-            raise CodecError(f"a zstd frame promises {claimed} bytes where {length} belong")
+        if claimed != length or length > len(frame) * _MOST_GROWTH:
+            raise CodecError(f"a zstd frame of {len(frame)} bytes promises {claimed} where {length} belong")
         plain: bytes = _contexts.decompressor.decompress(frame, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise CodecError(f"a zstd frame is broken ({error})") from error
