@@ -24,6 +24,7 @@ from strongroom.repository import KeySlot, Secret, new_key_file
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     add_completion=False,
     help="Backup and restore for vector databases: rows, index, catalog and lineage as one versioned artifact.",
 )

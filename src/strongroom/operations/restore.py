@@ -24,7 +24,7 @@ from strongroom import engines
 from strongroom.engines.protocol import Frozen, Source, Stage, Target
 from strongroom.engines.staging import write_durably
 from strongroom.errors import Damaged, EngineFailed, Refused, StrongroomError, VerificationFailed, from_os_error
-from strongroom.model import Collection, Role, Selection
+from strongroom.model import Answers, Collection, Role, Selection
 from strongroom.operations.restore_plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
@@ -32,7 +32,7 @@ from strongroom.snapshots import history, probes
 from strongroom.snapshots.artifacts import holds, offsets, read_part
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot, role_of, row_key
 from strongroom.snapshots.history import Snapshot
-from strongroom.snapshots.manifest import Part, StoredArtifact, StoredCollection
+from strongroom.snapshots.manifest import Part, ProbeSet, StoredArtifact, StoredCollection
 from strongroom.snapshots.segments import read_segment
 
 T = TypeVar("T")
@@ -117,8 +117,10 @@ class _Restore:
             return False
         source = engines.source_of(self._plan.target)
         with source.freeze(self._progress) as frozen:
-            roots = {name: _root_of(frozen, name, self._fingerprinter).digest() for name in _names(frozen)}
-        same = all(roots.get(name) == root for name, root in receipt["collections"].items())
+            expected = {_actual_name(frozen, name): root for name, root in receipt["collections"].items()}
+            same = set(expected) <= set(_names(frozen)) and all(
+                _root_of(frozen, name, self._fingerprinter).digest() == root for name, root in expected.items()
+            )
         if same:
             self._checks.append("the target holds this very state already: rows are equal, nothing was done")
         return same
@@ -267,6 +269,7 @@ class _Restore:
     # -- verification --------------------------------------------------------------------------------------------------------
 
     def _compare_roots(self, frozen: Frozen, roots: Mapping[str, str]) -> None:
+        roots = {_actual_name(frozen, name): root for name, root in roots.items()}
         if sorted(_names(frozen)) != sorted(roots):
             raise VerificationFailed(f"the restored collections are {_names(frozen)}, not {sorted(roots)}")
         for name, root in roots.items():
@@ -276,7 +279,7 @@ class _Restore:
 
     def _compare_rows(self, frozen: Frozen, name: str, expected: Mapping[str, Any]) -> str:
         whole, core = RowsRoot(self._fingerprinter), RowsRoot(self._fingerprinter)
-        for block in frozen.rows(name):
+        for block in frozen.rows(_actual_name(frozen, name)):
             batch = block.live()
             whole.add(batch)
             core.add(core_rows(batch))
@@ -291,29 +294,32 @@ class _Restore:
 
     def _replay(self, frozen: Frozen, chosen: tuple[StoredCollection, ...]) -> None:
         asked = 0
-        for collection in chosen:
-            for probe in collection.probes:
-                one = probes.decode(self._repository.read_blob(bytes.fromhex(probe.blob)))
-                name = self._options.selection.target_name(collection.name)
-                given = frozen.search(name, _field_name(frozen, name, probe.field), one.queries, one.k)
-                self._recall[name] = one.recall(given)
-                if one.live is not None:
-                    different = probes.differences(one.live, given)
-                    if different:
-                        raise VerificationFailed(f"{name}: {len(different)} of {len(one.live)} answers differ from the sealed ones")
-                    asked += len(one.live)
+        for name, probe, one, given in self._asked(frozen, chosen):
+            self._recall[name] = one.recall(given)
+            if one.live is None:
+                continue
+            different = probes.differences(one.live, given)
+            if different:
+                raise VerificationFailed(f"{name}: {len(different)} of {probe.count} answers differ from the sealed ones")
+            asked += probe.count
         if asked:
             self._checks.append(f"{asked} sealed queries replayed: ids and distances identical bit for bit")
 
     def _measure_recall(self, frozen: Frozen, chosen: tuple[StoredCollection, ...]) -> None:
+        for name, probe, one, given in self._asked(frozen, chosen):
+            self._recall[name] = one.recall(given)
+            was = f" (was {probe.recall:.3f} at backup)" if probe.recall is not None else ""
+            self._checks.append(f"{name}: recall@{one.k} {self._recall[name]:.3f}{was}")
+
+    def _asked(
+        self, frozen: Frozen, chosen: tuple[StoredCollection, ...]
+    ) -> Iterator[tuple[str, ProbeSet, probes.Probes, Answers]]:
+        """Every sealed set of probes with what the restored index answers to it."""
         for collection in chosen:
+            name = _actual_name(frozen, self._options.selection.target_name(collection.name))
             for probe in collection.probes:
                 one = probes.decode(self._repository.read_blob(bytes.fromhex(probe.blob)))
-                name = self._options.selection.target_name(collection.name)
-                given = frozen.search(name, _field_name(frozen, name, probe.field), one.queries, one.k)
-                self._recall[name] = one.recall(given)
-                was = f" (was {probe.recall:.3f} at backup)" if probe.recall is not None else ""
-                self._checks.append(f"{name}: recall@{one.k} {self._recall[name]:.3f}{was}")
+                yield name, probe, one, frozen.search(name, _field_name(frozen, name, probe.field), one.queries, one.k)
 
 
 class _State:
@@ -367,6 +373,12 @@ def _root_of(frozen: Frozen, collection: str, fingerprinter: Fingerprinter) -> R
 
 def _names(frozen: Frozen) -> list[str]:
     return [collection.name for collection in frozen.description.collections]
+
+
+def _actual_name(frozen: Frozen, wanted: str) -> str:
+    """The collection of that name, or the only one: an index file's collection is called as the file is."""
+    names = _names(frozen)
+    return names[0] if len(names) == 1 else wanted
 
 
 def _field_name(frozen: Frozen, collection: str, wanted: str) -> str:

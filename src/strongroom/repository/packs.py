@@ -21,7 +21,7 @@ from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthent
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header, require_whole
 
 ENTRY = struct.Struct("<32sBII")
-PACK_BYTES = 32 << 20
+PACK_BYTES = 16 << 20
 """A pack is closed when the next blob would take it past this size."""
 
 _LENGTH = struct.Struct("<I")

@@ -18,7 +18,7 @@ from strongroom.repository.store import Store
 WORKERS = 3
 """Coding threads: two cores' worth and one that may wait for the store."""
 
-IN_FLIGHT_BYTES = 48 << 20
+IN_FLIGHT_BYTES = 32 << 20
 """How many plain bytes may wait for or be in the hands of the workers."""
 
 

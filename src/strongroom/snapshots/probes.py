@@ -93,8 +93,8 @@ class ExactSearch:
                 lengths = np.linalg.norm(vectors, axis=1)
                 measured = 1 - (self._directions @ vectors.T) / np.where(lengths == 0, 1, lengths)
             else:
-                squares = np.einsum("ij,ij->i", vectors, vectors)
-                measured = squares - 2 * (self._queries @ vectors.T) + np.einsum("ij,ij->i", self._queries, self._queries)[:, None]
+                squares = np.vecdot(vectors, vectors)
+                measured = squares - 2 * (self._queries @ vectors.T) + np.vecdot(self._queries, self._queries)[:, None]
         return np.nan_to_num(measured, nan=np.inf).astype(np.float32, copy=False)
 
     def _keep_best(self) -> None:

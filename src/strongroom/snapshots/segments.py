@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 import numpy as np
@@ -30,11 +31,12 @@ def store_block(block: RowBlock, fields: tuple[Field, ...], submit: Submit) -> C
             vectors[field.name] = submit(_values(column), kinds[field.name])
     rest = submit(_ipc(batch.drop_columns(list(vectors)) if vectors else batch), "bytes")
 
-    def segment() -> Segment:
-        ids = {name: future.result().hex() for name, future in vectors.items()}
-        return Segment(batch.num_rows, ids, rest.result().hex(), pack_dead(block.dead))
+    return functools.partial(_segment, batch.num_rows, vectors, rest, pack_dead(block.dead))
 
-    return segment
+
+def _segment(rows: int, vectors: Mapping[str, Future[bytes]], rest: Future[bytes], dead: str) -> Segment:
+    """A function of its own, so that what waits for the ids doesn't hold on to the rows."""
+    return Segment(rows, {name: future.result().hex() for name, future in vectors.items()}, rest.result().hex(), dead)
 
 
 def read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], bytes]) -> RowBlock:

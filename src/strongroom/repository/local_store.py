@@ -1,0 +1,125 @@
+"""How a local directory keeps objects: a finished, durable file is linked to its name, which fails if the name is taken.
+
+obstore's own local store was left for this: it copies the bytes once more and doesn't make them durable, so that a power cut
+could leave a visible object that is empty.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from strongroom.errors import AlreadyExists, StrongroomError, from_os_error
+from strongroom.repository.store import Listed
+
+_UNFINISHED = ".unfinished-"
+
+
+class LocalStore:
+    """Objects in a directory, which is made by the first `create`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def url(self) -> str:
+        return str(self._root)
+
+    def create(self, name: str, data: bytes | memoryview) -> None:
+        path = self._root / name
+        with _translated(path):
+            if path.exists():
+                raise AlreadyExists(f"{path} is already there")
+            self._make_directory(path.parent)
+            unfinished = path.parent / f"{_UNFINISHED}{secrets.token_hex(8)}"
+            try:
+                _write_durably(unfinished, data)
+                os.link(unfinished, path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+            _sync(path.parent)
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        path = self._root / name
+        with _translated(path), path.open("rb", buffering=0) as file:
+            left = os.fstat(file.fileno()).st_size - offset if length is None else length
+            first = os.pread(file.fileno(), max(0, left), offset)
+            if len(first) >= left or not first:
+                return first
+            pieces = [first]
+            while left > sum(map(len, pieces)):
+                done = sum(map(len, pieces))
+                piece = os.pread(file.fileno(), left - done, offset + done)
+                if not piece:
+                    break
+                pieces.append(piece)
+            return b"".join(pieces)
+
+    def size(self, name: str) -> int:
+        path = self._root / name
+        with _translated(path):
+            return path.stat().st_size
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        top = self._root / prefix
+        with _translated(top):
+            for directory, folders, files in os.walk(top, onerror=_raise_unless_missing):
+                folders.sort()
+                for file in sorted(files):
+                    path = Path(directory, file)
+                    if not file.startswith(_UNFINISHED):
+                        yield Listed(path.relative_to(self._root).as_posix(), path.stat().st_size)
+
+    def delete(self, name: str) -> None:
+        path = self._root / name
+        with _translated(path):
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                _sync(path.parent)
+
+    def _make_directory(self, directory: Path) -> None:
+        """With all that are missing above it, each made durable in its parent."""
+        if not directory.is_dir():
+            self._make_directory(directory.parent)
+            directory.mkdir(mode=0o700, exist_ok=True)
+            _sync(directory.parent)
+
+
+def _write_durably(path: Path, data: bytes | memoryview) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        raise error
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except StrongroomError:
+        raise
+    except FileExistsError as error:
+        raise AlreadyExists(f"{path} is already there") from error
+    except OSError as error:
+        raise from_os_error(error, str(path)) from error
