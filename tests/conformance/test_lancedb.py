@@ -170,11 +170,14 @@ def strays(root: Path) -> list[str]:
 
 
 def test_rows_are_those_that_lance_reads(seeded: Path) -> None:
+    import lancedb
+
     with source(seeded).freeze(SILENT) as frozen:
         for name in ("packages", "graph", "plain"):
             expected = lance.dataset(str(seeded / f"{name}.lance")).to_table()
             assert expected.num_rows == frozen.description.collection(name).count > 0
             assert bare(rows_of(frozen, name)).select(expected.schema.names).equals(bare(expected))
+        assert sorted(lancedb.connect(seeded).list_tables().tables) == ["graph", "packages", "plain"]  # the pin isn't one
         frozen.check()
     assert strays(seeded) == []
 
@@ -260,6 +263,32 @@ def test_rows_without_an_id_are_found_by_position(seeded: Path) -> None:
         assert [ids[0] for ids in answers.ids] == positions
         with pytest.raises(NotFound):
             frozen.search("plain", "nonsense", np.eye(3, dtype=np.float32), 1)
+
+
+def test_an_id_that_is_not_unique_is_no_id(tmp_path: Path) -> None:
+    twice = pa.concat_tables([numbered(0, 10, 1), numbered(0, 10, 2)])
+    lance.write_dataset(twice, str(tmp_path / "twice.lance"))
+    with_null = pa.table({"id": ["a", None], "key": pa.array([1, 2], pa.int64())})
+    lance.write_dataset(with_null, str(tmp_path / "null.lance"))
+    with source(tmp_path).freeze(SILENT) as frozen:
+        assert frozen.description.collection("twice").catalog["id_column"] is None
+        assert len(set(rows_of(frozen, "twice")["strongroom_row"].to_pylist())) == 20
+        assert frozen.description.collection("null").catalog["id_column"] == "key"
+
+
+def test_what_is_not_captured_is_in_the_ledger(database: Path) -> None:
+    import lancedb
+
+    connection = lancedb.connect(database)
+    connection.create_namespace(["team"])
+    connection.create_table("inner", numbered(0, 5, 1), namespace_path=["team"])
+    graph = lance.dataset(str(database / "graph.lance"))
+    graph.tags.create("on-branch", ("experiment", None))
+    (database / "half.lance").mkdir()
+    with source(database).freeze(SILENT) as frozen:
+        missing = {item.item for item in frozen.description.ledger if item.status is Status.NOT_CAPTURED}
+        assert frozen.description.collection("graph").catalog["tags"] == {}
+    assert {"tables in child namespaces", "tag on-branch of table graph", "table half"} <= missing
 
 
 def test_vector_pages_are_regions_of_their_own(seeded: Path) -> None:

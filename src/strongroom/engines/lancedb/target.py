@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from strongroom.engines import isolation
-from strongroom.engines.lancedb.columns import is_text, role_of, stored_schema
+from strongroom.engines.lancedb.columns import role_of, stored_schema
 from strongroom.engines.lancedb.freeze import LanceSource
 from strongroom.engines.lancedb.indices import from_lance, plan
 from strongroom.engines.lancedb.library import failing_as, lance
@@ -180,7 +180,7 @@ def _losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:
     for column in schema:
         if role_of(column) is Role.PAYLOAD:
             yield f"the payload becomes one text column {column.name!r} of JSON"
-        if role_of(column) is Role.ID and (is_text(column.type) or column.type == pa.int64()):
+        if role_of(column) is Role.ID and not from_lance(collection):
             yield f"LanceDB doesn't enforce that ids ({column.name!r}) are unique"
     if from_lance(collection):
         yield "version numbers, tags and older versions are not kept; scalar and full-text indices are built anew"
