@@ -236,10 +236,11 @@ def test_artifacts_copied_elsewhere_are_the_same_database(seeded: Path, tmp_path
         assert new.to_table().equals(old.to_table())
     assert lance.dataset(str(tmp_path / "packages.lance"), version="first").schema.names[-1] == "vector"
     matches = [
-        lance.dataset(str(root / "packages.lance")).to_table(full_text_query="python", columns=["id"])
+        lance.dataset(str(root / "packages.lance")).to_table(full_text_query="library", columns=["id"])
         for root in (seeded, tmp_path)
     ]
     assert matches[0].equals(matches[1])
+    assert matches[0].num_rows > 0
     lance.write_dataset(sentences(5), str(tmp_path / "graph.lance"), mode="append")  # it can be written to
 
 

@@ -19,13 +19,16 @@ from strongroom.engines.lancedb.library import Dataset, failing_as, lance, open_
 from strongroom.engines.lancedb.pins import Pin, sweep
 from strongroom.engines.lancedb.regions import regions
 from strongroom.engines.lancedb.versions import SUFFIX, PinnedTable, manifests, pin_table
-from strongroom.engines.protocol import rows_per_block
+from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
 from strongroom.errors import NotFound, SourceChanged, Unreadable
 from strongroom.model import Answers, Description, Position, Region, RowBlock
 from strongroom.progress import Progress
 
 _IMMUTABLE = ("data", "_deletions", "_indices", "_transactions")
 """What Lance names by a uuid or a random number, and so never writes twice under one name."""
+
+_READ_AHEAD_BYTES = 16 * BLOCK_BYTES
+"""How much Lance may read ahead of who consumes the rows; its own 2 GiB would be memory that nobody asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class FrozenLance:
             for batch in data.to_batches(
                 batch_size=rows_per_block(_row_bytes(data)),
                 scan_in_order=True,
+                io_buffer_size=_READ_AHEAD_BYTES,
                 strict_batch_size=True,
                 with_row_id=identifier is None,
                 blob_handling="all_binary" if has_blobs(data.schema) else None,
