@@ -179,9 +179,6 @@ def _understood(file: OpenFile) -> tuple[Layout, Order]:
             f"{file.path} is not a whole FAISS index: {error}",
             hint="the file is damaged or was saved only in part; restore it from an earlier snapshot",
         ) from error
-    if layout.vectors is None and layout.lists is None and layout.count:
-        found = _inspected(file)
-        return layout, Order(found.count, found.labels, found.ids)
     return layout, order
 
 
@@ -190,19 +187,14 @@ def _by_library(file: OpenFile, code: str) -> tuple[Layout, Order]:
     if file.size < 4 or code.startswith("IB"):
         problem = "is a binary FAISS index, which isn't supported" if code.startswith("IB") else "is not a FAISS index"
         raise Unreadable(f"{file.path} {problem}", hint="name a file that faiss.read_index opens")
-    found = _inspected(file)
-    index = {"kind": found.kind, "ntotal": found.count, "metric_type": found.metric, "exact": found.exact}
-    layout = Layout(file.size, found.dimension, found.count, METRICS.get(found.metric, f"metric_{found.metric}"), index)
-    return layout, Order(found.count, found.labels, found.ids)
-
-
-def _inspected(file: OpenFile) -> Found:
     try:
         found: Found = call(f"{_LIBRARY}:inspect", file.descriptor, pass_fds=(file.descriptor,))
-        return found
     except (EngineFailed, Unreadable) as error:
         hint = error.hint or "check the path; if the file is damaged restore it from an earlier snapshot"
         raise Unreadable(f"{file.path}: {error}", hint=hint) from error
+    index = {"kind": found.kind, "ntotal": found.count, "metric_type": found.metric, "exact": found.exact}
+    layout = Layout(file.size, found.dimension, found.count, METRICS.get(found.metric, f"metric_{found.metric}"), index)
+    return layout, Order(found.count, found.labels, found.ids)
 
 
 def _schema(layout: Layout, plan: Join) -> pa.Schema:

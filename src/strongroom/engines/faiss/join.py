@@ -204,7 +204,7 @@ class _Spool:
         self._schema = schema
         self._starts = [0]
         with tempfile.TemporaryFile() as file:
-            with pa.ipc.new_file(pa.PythonFile(file), schema) as writer:
+            with pa.ipc.new_file(pa.PythonFile(file, mode="w"), schema) as writer:
                 for batch in batches:
                     writer.write_batch(batch)
                     self._starts.append(self._starts[-1] + batch.num_rows)

@@ -69,8 +69,8 @@ class Lists:
 class Layout:
     """What an index file holds and where. `spans` and `listed` are all typed parts of the file, however deep they are nested.
 
-    `vectors` is the span of all vectors in order of position, `lists` the inverted lists that hold the rows; both None if
-    the rows can't be cut from the file. `exact` says that what can be cut are the float32 vectors as they were added.
+    `vectors` is the span of all vectors in order of position, `lists` the inverted lists that hold the rows; without lists
+    rows are in order of position. `exact` says that the float32 vectors lie in one or the other as they were added.
     """
 
     size: int
@@ -86,7 +86,9 @@ class Layout:
 
     @property
     def exact(self) -> bool:
-        return self.vectors is not None or (self.lists is not None and self.lists.kind == "float32")
+        if self.lists is None:
+            return self.vectors is not None
+        return self.lists.kind == "float32" and "transforms" not in self.index
 
     def regions(self) -> Iterator[Region]:
         """The whole file as typed regions of at most BLOCK_BYTES; what no span covers is 'bytes'."""
@@ -386,7 +388,7 @@ def _pre_transform(cursor: _Cursor, _code: str, depth: int) -> _Part:
     if part.factory and prefixes == [None] and part.index.get("m"):
         prefixes = [f"OPQ{part.index['m']}_{part.dimension}"]  # a general linear transform before a PQ is an OPQ
     factory = None if not part.factory or None in prefixes else ",".join([*map(str, prefixes), part.factory])
-    return replace(header, index=index, factory=factory)
+    return replace(header, index=index, factory=factory, lists=part.lists)
 
 
 def _transform(cursor: _Cursor) -> tuple[str, str | None]:

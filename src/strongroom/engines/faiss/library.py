@@ -41,7 +41,7 @@ class Found:
 
 def inspect(descriptor: int) -> Found:
     """What kind of index this is, and whether its vectors can be had. Raises Unreadable."""
-    index = _opened(descriptor)
+    index = _opened(descriptor, mapped=False)
     inner, ids = _without_id_map(index)
     try:
         parts = [labels for labels, _ in _decoded(inner, vectors=False)]
@@ -68,7 +68,8 @@ def inspect(descriptor: int) -> Found:
 
 def decode(descriptor: int, out: int) -> None:
     """Write all rows as an Arrow stream to the descriptor `out`: `label` int64, `vector` fixed-size list of float32."""
-    inner, _ = _without_id_map(_opened(descriptor))
+    index = _opened(descriptor)
+    inner, _ = _without_id_map(index)
     kind = pa.list_(pa.float32(), inner.d)
     schema = pa.schema([("label", pa.int64()), ("vector", kind)])
     with os.fdopen(os.dup(out), "wb") as pipe, pa.ipc.new_stream(pipe, schema) as writer:
@@ -164,15 +165,19 @@ def _part(index: Any, attribute: str) -> Any:
     return None
 
 
-def _opened(descriptor: int) -> Any:
-    """The index of an open file; memory-mapped where the library can, so that it takes next to no memory of its own."""
+def _opened(descriptor: int, *, mapped: bool = True) -> Any:
+    """The index of an open file; `mapped` into memory where the library can, so that it takes next to no memory of its own.
+
+    FAISS 1.15 doesn't notice that a mapped file lacks a part of its last element. Only a file whose lengths were checked may
+    be mapped: by our own parser, or by having been read whole once.
+    """
     import faiss
 
     path = f"/dev/fd/{descriptor}"
-    mapped = getattr(faiss, "IO_FLAG_MMAP_IFC", None)
-    if mapped is not None:
+    flag = getattr(faiss, "IO_FLAG_MMAP_IFC", None)
+    if mapped and flag is not None:
         try:
-            return faiss.read_index(path, mapped)
+            return faiss.read_index(path, flag)
         except RuntimeError:
             pass  # not every class can be mapped; what can't be read at all fails again below
     try:
@@ -187,6 +192,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _without_id_map(index: Any) -> tuple[Any, Ids | None]:
+    """What is under an id map, and the map. The caller keeps `index`: it owns what is under it."""
     import faiss
 
     if not isinstance(index, faiss.IndexIDMap):

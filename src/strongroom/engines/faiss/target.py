@@ -44,7 +44,7 @@ class FaissTarget:
         found += [
             f"{field.name} holds {field.dtype}, FAISS takes float32" for field in collection.fields if field.dtype != "float32"
         ]
-        if not any(role_of(column) is Role.ID for column in schema):
+        if not any(role_of(column) == Role.ID for column in schema):
             found.append(f"the rows of {collection.name} have no ids")
         return found
 
@@ -60,7 +60,7 @@ class FaissTarget:
             found.append("cosine becomes inner product over unchanged vectors: the same order only if they have unit length")
         elif field.metric not in METRIC_TYPES and "metric_type" not in field.index:
             found.append(f"FAISS has no metric {field.metric}: l2 is used")
-        if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) is Role.ID):
+        if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
             found.append(f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index")
         return found
 
