@@ -247,6 +247,26 @@ def test_arbitrary_payloads_never_raise_anything_else(codec: int, payload: bytes
     decode_or_refuse(codec, payload, length)
 
 
+@pytest.mark.parametrize("length", [1 << 20, 1 << 40, 1 << 62])
+def test_a_frame_that_promises_too_much_allocates_nothing(length: int) -> None:
+    sized = b"\x28\xb5\x2f\xfd\xe0" + length.to_bytes(8, "little") + b"\x01\x00\x00"
+    unsized = b"\x28\xb5\x2f\xfd\x00\x38\x01\x00\x00"
+    for frame in (sized, unsized):
+        with pytest.raises(CodecError):
+            codecs.decode(ZSTD, frame, length)
+
+
+def test_raw_planes_of_other_lengths_are_refused() -> None:
+    _, payload, length = samples()[0]
+    altered = bytearray(payload)
+    assert altered[3] == altered[12] == 0  # the two lowest planes are raw
+    for at, change in ((4, 1), (13, -1)):
+        stored = int.from_bytes(altered[at : at + 8], "little")
+        altered[at : at + 8] = (stored + change).to_bytes(8, "little")
+    with pytest.raises(CodecError, match="method 0"):
+        codecs.decode(PLANES, bytes(altered), length)
+
+
 def test_unknown_codecs_and_kinds_are_refused() -> None:
     with pytest.raises(CodecError, match="unknown codec 9"):
         codecs.decode(9, b"", 0)
