@@ -22,7 +22,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python bench/codecs.py
+	$(BIN)/python bench/codec_speed.py
 	$(BIN)/python bench/backup.py
 	$(BIN)/python bench/memory.py
 

@@ -1,0 +1,111 @@
+"""How much memory do a backup and a restore need, whatever the size of the source? Peak resident memory of the process and of its children.
+
+    python bench/memory.py [--size 3e9] [--engines faiss lancedb chroma] [--json FILE]
+
+The children are the engine's own (a search that opens the index, in a process apart): what they need is the engine's. `anonymous` leaves out pages
+of mapped files, which the system takes back when it wants them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from sources import chroma_database, flat_index, lance_table
+
+STRONGROOM = str(Path(sys.executable).parent / "strongroom")
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Peak resident bytes of one command: its own, its own without mapped files, and its children's."""
+
+    what: str
+    source_bytes: int
+    own: int
+    own_anonymous: int
+    children: int
+    seconds: float
+
+
+def watch(what: str, source_bytes: int, command: Sequence[str], environment: dict[str, str]) -> Peak:
+    """Run a command and look at its memory every 10 ms."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    seen = psutil.Process(process.pid)
+    own = anonymous = children = 0
+    while process.poll() is None:
+        try:
+            memory = seen.memory_info()
+            own, anonymous = max(own, memory.rss), max(anonymous, memory.rss - memory.shared)
+            children = max(children, sum(child.memory_info().rss for child in seen.children(recursive=True)))
+        except psutil.Error:
+            pass
+        time.sleep(0.01)
+    if process.returncode:
+        raise AssertionError(f"{' '.join(command)} ended with {process.returncode}")
+    return Peak(what, source_bytes, own, anonymous, children, time.perf_counter() - started)
+
+
+def _size(path: Path) -> int:
+    return sum(one.stat().st_size for one in (path.rglob("*") if path.is_dir() else [path]) if one.is_file())
+
+
+def measure(engine: str, size: int, place: Path) -> list[Peak]:
+    """Back up and restore one source of `size` bytes (Chroma, which writes slowly, of a twentieth of it)."""
+    source = place / {"faiss": "big.faiss", "lancedb": "big-lancedb", "chroma": "big-chroma"}[engine]
+    if not source.exists():
+        make = {"faiss": flat_index, "lancedb": lance_table, "chroma": lambda path, wanted: chroma_database(path, wanted // 60_000)}
+        make[engine](source, size)
+    repo, out = place / "memory-repo", place / f"memory-out{source.suffix}"
+    for path in (repo, out):
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+    environment = {**os.environ, "STRONGROOM_PASSWORD": "bench", "STRONGROOM_STATE_DIR": str(place / "state")}
+    environment["STRONGROOM_REPOSITORY"] = str(repo)
+    subprocess.run([STRONGROOM, "init"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    bytes_in = _size(source)
+    peaks = [
+        watch(f"{engine} backup", bytes_in, [STRONGROOM, "backup", "-q", f"{engine}://{source}"], environment),
+        watch(f"{engine} restore", bytes_in, [STRONGROOM, "restore", "-q", "latest", f"{engine}://{out}"], environment),
+    ]
+    for path in (repo, out):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return peaks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=float, default=3e9)
+    parser.add_argument("--engines", nargs="+", default=["faiss", "lancedb", "chroma"])
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / "strongroom-bench")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    asked.directory.mkdir(parents=True, exist_ok=True)
+    table = Table(title="peak resident memory, MB", title_justify="left")
+    for name in ("what", "source MB", "own", "own, anonymous", "engine's child", "seconds"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    peaks = [peak for engine in asked.engines for peak in measure(engine, int(asked.size), asked.directory)]
+    for peak in peaks:
+        megabytes = (peak.source_bytes, peak.own, peak.own_anonymous, peak.children)
+        table.add_row(peak.what, *(f"{value / 1e6:,.0f}" for value in megabytes), f"{peak.seconds:.1f}")
+    Console().print(table)
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(peak) for peak in peaks], indent=2))
+
+
+if __name__ == "__main__":
+    main()
