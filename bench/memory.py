@@ -1,9 +1,9 @@
-"""How much memory do a backup and a restore need, whatever the size of the source? Peak resident memory of the process and of its children.
+"""How much memory do a backup and a restore need, whatever the size of the source? Peak resident memory, own and children's.
 
     python bench/memory.py [--size 3e9] [--engines faiss lancedb chroma] [--json FILE]
 
-The children are the engine's own (a search that opens the index, in a process apart): what they need is the engine's. `anonymous` leaves out pages
-of mapped files, which the system takes back when it wants them.
+The children are the engine's own (a search that opens the index, in a process apart): what they need is the engine's. `anonymous`
+leaves out pages of mapped files, which the system takes back when it wants them.
 """
 
 from __future__ import annotations
@@ -64,12 +64,20 @@ def _size(path: Path) -> int:
     return sum(one.stat().st_size for one in (path.rglob("*") if path.is_dir() else [path]) if one.is_file())
 
 
+def _make(engine: str, source: Path, size: int) -> None:
+    if engine == "faiss":
+        flat_index(source, size)
+    elif engine == "lancedb":
+        lance_table(source, size)
+    else:
+        chroma_database(source, size // 60_000)
+
+
 def measure(engine: str, size: int, place: Path) -> list[Peak]:
     """Back up and restore one source of `size` bytes (Chroma, which writes slowly, of a twentieth of it)."""
     source = place / {"faiss": "big.faiss", "lancedb": "big-lancedb", "chroma": "big-chroma"}[engine]
     if not source.exists():
-        make = {"faiss": flat_index, "lancedb": lance_table, "chroma": lambda path, wanted: chroma_database(path, wanted // 60_000)}
-        make[engine](source, size)
+        _make(engine, source, size)
     repo, out = place / "memory-repo", place / f"memory-out{source.suffix}"
     for path in (repo, out):
         shutil.rmtree(path, ignore_errors=True)

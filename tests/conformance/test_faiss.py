@@ -722,6 +722,28 @@ def test_a_pair_replaced_by_rename_without_a_lock_is_one_generation_or_refused(t
     assert whole
 
 
+def test_a_file_just_written_must_first_come_to_rest(tmp_path) -> None:
+    path = tmp_path / "index.faiss"
+    path.write_bytes(flat(1))
+    with freeze(path):
+        assert time.time() - path.stat().st_mtime > 0.09
+
+
+def test_the_instant_between_two_renames_is_waited_out(tmp_path) -> None:
+    path = tmp_path / "index.faiss"
+    path.write_bytes(flat(2))
+    for number in (1, 2):
+        pq.write_table(pa.table({"generation": pa.array([number] * 3000)}), tmp_path / f"{number}.table")
+        os.utime(tmp_path / f"{number}.table", (1, 1))
+    (tmp_path / "1.table").rename(path.with_suffix(".parquet"))
+    os.utime(path, (1, 1))
+    later = threading.Timer(0.04, lambda: (tmp_path / "2.table").rename(path.with_suffix(".parquet")))
+    later.start()
+    _, table, _ = capture(path)
+    later.join()
+    assert set(table.column("generation").to_pylist()) == {2}
+
+
 @pytest.mark.parametrize("truncating", [True, False])
 def test_a_naive_writer_is_noticed_or_not_in_the_way(tmp_path, truncating) -> None:
     path = tmp_path / "index.faiss"

@@ -11,6 +11,8 @@ from strongroom.errors import StrongroomError, from_os_error
 
 def main() -> None:
     """Run a command; every failure is one line that says what to do, never a traceback (unless STRONGROOM_DEBUG is set)."""
+    # our products are small: a second BLAS thread would only spin beside the coding threads (engines get their own)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from strongroom.cli.app import app
 

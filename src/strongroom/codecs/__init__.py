@@ -30,8 +30,9 @@ _LAYOUTS = {
     "int64": Layout(8, rotated=False),
 }
 _OCTET_KINDS = ("int8", "uint8")
-KINDS = ("bytes", *_LAYOUTS, *_OCTET_KINDS)
-"""What bytes can be said to be: a vector dtype, 'int32' or 'int64' for links and ids, or 'bytes' for anything."""
+KINDS = ("bytes", "text", *_LAYOUTS, *_OCTET_KINDS)
+"""What bytes can be said to be: a vector dtype, 'int32' or 'int64' for links and ids, 'text' for what zstd does best, or 'bytes' for
+anything: then samples tell."""
 
 _GUESSES = (
     *(Layout(4, rotated=True, head=head) for head in range(4)),
@@ -76,7 +77,7 @@ def _squeeze(octets: Octets, kind: str) -> tuple[int, bytes | None]:
     """The codec for bytes of this kind, and their payload; None if a sample says that they don't shrink."""
     if kind in _OCTET_KINDS:
         return ZSTD, compress(octets, Setting.PLANE) if shrinks(sample(octets)) else None
-    layout = _LAYOUTS[kind] if kind in _LAYOUTS else _guess(octets)
+    layout = _LAYOUTS[kind] if kind in _LAYOUTS else _guess(octets) if kind == "bytes" else None
     return (PLANES, planes.encode(octets, layout)) if layout else (ZSTD, compress(octets, Setting.TEXT))
 
 

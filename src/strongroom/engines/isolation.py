@@ -6,6 +6,7 @@ Damaged links make hnswlib, Chroma and usearch fault; a fault must name the snap
 from __future__ import annotations
 
 import importlib
+import os
 import pickle
 import signal
 import subprocess
@@ -25,6 +26,7 @@ def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
         input=pickle.dumps(arguments, protocol=5),
         capture_output=True,
         pass_fds=pass_fds,
+        env={name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"},
     )
     if child.returncode < 0:
         raise EngineFailed(f"{function}: the engine crashed ({signal.Signals(-child.returncode).name})")

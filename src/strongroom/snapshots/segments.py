@@ -29,7 +29,7 @@ def store_block(block: RowBlock, fields: tuple[Field, ...], submit: Submit) -> C
     for field, column in zip(batch.schema, batch.columns, strict=True):
         if role_of(field) == Role.VECTOR and field.name in kinds and not column.null_count:
             vectors[field.name] = submit(_values(column), kinds[field.name])
-    rest = submit(_ipc(batch.drop_columns(list(vectors)) if vectors else batch), "bytes")
+    rest = submit(_ipc(batch.drop_columns(list(vectors)) if vectors else batch), "text")
 
     return functools.partial(_segment, batch.num_rows, vectors, rest, pack_dead(block.dead))
 
