@@ -1,0 +1,246 @@
+"""How is an embedded Chroma database read at one moment? From a private copy, taken in one go and read at leisure."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from strongroom.engines import isolation
+from strongroom.engines.chroma import catalog, rows
+from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
+from strongroom.engines.chroma.hnsw import Header
+from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
+from strongroom.errors import NotFound, SourceChanged, Unreadable
+from strongroom.model import Answers, Collection, Description, LedgerItem, Position, Region, RowBlock, Status
+from strongroom.progress import Progress
+
+_PREFIX = ".strongroom-moment-"
+_DATABASE_BLOCK = 1 << 20
+_ABANDONED_SECONDS = 3600.0
+
+
+class ChromaSource:
+    """A Chroma directory to back up. The private copy is made in `beside` (the directory's parent if not given)."""
+
+    def __init__(self, root: Path, beside: Path | None = None) -> None:
+        self._root = root
+        self._beside = beside or root.parent
+
+    @contextmanager
+    def freeze(self, progress: Progress) -> Iterator[ChromaFrozen]:
+        """A consistent view. The writer waits while what changed last is copied; readers don't. Takes the room of a copy where
+        the file system has no reflinks. Raises NotFound, Unreadable, Locked or SourceChanged."""
+        if not self._root.is_dir():
+            raise NotFound(f"there is no directory {self._root}", hint="check the path; it is the one given to PersistentClient")
+        with _private_directory(self._beside) as (stage, lock):
+            copy = stage / "copy"
+            copy.mkdir(mode=0o700)
+            progress.begin("copying the database", None, "bytes")
+            isolation.call("strongroom.engines.chroma.capture:capture", str(self._root), str(copy), pass_fds=(lock,))
+            progress.advance(sum(file.stat().st_size for file in copy.rglob("*") if file.is_file()))
+            frozen = ChromaFrozen(copy)
+            try:
+                yield frozen
+            finally:
+                frozen.close()
+
+
+@contextmanager
+def _private_directory(beside: Path) -> Iterator[tuple[Path, int]]:
+    """A new directory (0700) with a lock that says that its owner lives; those whose owner was killed are removed."""
+    places = [place for place in (beside, Path(tempfile.gettempdir())) if os.access(place, os.W_OK | os.X_OK)]
+    if not places:
+        raise Unreadable(f"no room for a private copy: {beside} can't be written", hint="set TMPDIR to a directory that can")
+    for place in places:
+        _remove_abandoned(place)
+    stage = places[0] / f"{_PREFIX}{uuid.uuid4().hex}"
+    stage.mkdir(mode=0o700)
+    lock = os.open(stage / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield stage, lock
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(place: Path) -> None:
+    for stage in place.glob(_PREFIX + "*"):
+        with suppress(OSError):
+            if time.time() - stage.stat().st_mtime < 1 and not (stage / "lock").exists():
+                continue  # just being made
+            lock = os.open(stage / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(stage)
+            finally:
+                os.close(lock)
+
+
+class ChromaFrozen:
+    """One moment of a Chroma database, in a private copy at `root`."""
+
+    rows_in_artifacts = False
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._artifacts: tuple[_File, ...] = ()
+        with catalog.reading(root / DATABASE) as connection:
+            migrations = catalog.check_schema(connection)
+            self._entries = {entry.address.public: entry for entry in catalog.entries(connection)}
+            places = {name: rows.locate(connection, entry, root) for name, entry in self._entries.items()}
+            self._position = catalog.last_position(connection)
+            self._catalog = catalog.source_catalog(connection, migrations)
+        self._counts = {name: place.count for name, place in places.items()}
+        self._headers = {self._entries[name].vector_segment: place.header for name, place in places.items()}
+        self._lost = {name: place.lost for name, place in places.items() if place.lost}
+        self._artifacts = tuple(self._files())
+
+    @property
+    def description(self) -> Description:
+        """Every tenant's and database's collections. `engine_version` is that of the installed library: files don't tell."""
+        try:
+            installed = version("chromadb")
+        except PackageNotFoundError:
+            installed = "unknown"
+        collections = tuple(
+            Collection(name, self._counts[name], (entry.field(),), entry.catalog(), entry.lineage())
+            for name, entry in self._entries.items()
+        )
+        cosine = any(entry.field().metric == "cosine" for entry in self._entries.values())
+        lost = (
+            LedgerItem(f"rows of collection {name}", Status.NOT_CAPTURED, f"{count} have metadata and no vector in the database")
+            for name, count in self._lost.items()
+        )
+        return Description("chroma", installed, collections, self._catalog, (*catalog.ledger(cosine), *lost))
+
+    @property
+    def position(self) -> Position:
+        """The highest sequence number of Chroma's log, which all collections share."""
+        return Position("sequence", str(self._position))
+
+    def rows(self, collection: str) -> Iterator[RowBlock]:
+        """Rows in the order of the index's slots, then those that only the log holds (with their vectors as they were given, also
+        for cosine, where the index holds unit vectors). Raises NotFound or Damaged."""
+        entry = self._entry(collection)
+        with catalog.reading(self._root / DATABASE) as connection:
+            yield from rows.read(connection, entry, self._root)
+
+    def _entry(self, collection: str) -> catalog.Entry:
+        try:
+            return self._entries[collection]
+        except KeyError:
+            raise NotFound(f"there is no collection {collection!r}", hint=f"there are: {', '.join(self._entries)}") from None
+
+    def artifacts(self) -> Sequence[_File]:
+        """The index folders of the known collections, then chroma.sqlite3, which makes them visible."""
+        return self._artifacts
+
+    def _files(self) -> Iterator[_File]:
+        for segment, header in sorted(self._headers.items()):
+            for name in INDEX_FILES:
+                if (self._root / segment / name).exists():
+                    yield _File(self._root, f"{segment}/{name}", _CUTS.get(name, _plain)(header))
+        yield _File(self._root, DATABASE, _pieces("bytes", _DATABASE_BLOCK))
+
+    def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
+        """What Chroma answers from the copy, opened in a child process: distances are its float32. Chroma may take the log's
+        tail into the copy's index on the way, which changes the copy's files."""
+        entry = self._entry(collection)
+        address = entry.address
+        ids, distances = isolation.call(
+            "strongroom.engines.chroma.client:search", str(self._root), address.tenant, address.database, address.name, queries, k
+        )
+        return Answers(tuple(map(tuple, ids)), tuple(distances))
+
+    def check(self) -> None:
+        """The copy can't change under us, unless someone removed it. Raises SourceChanged then."""
+        if not (self._root / DATABASE).exists():
+            raise SourceChanged(f"the private copy {self._root} was removed", hint="run the backup again")
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for artifact in self._artifacts:
+            artifact.close()
+
+
+Cut = Callable[[int], Iterable[Region]]
+"""From a file's size to its regions."""
+
+
+def _pieces(kind: str, length: int, start: int = 0) -> Cut:
+    return lambda size: (Region(at, min(length, size - at), kind) for at in range(start, size, length))
+
+
+def _plain(_: Header | None) -> Cut:
+    return _pieces("bytes", BLOCK_BYTES)
+
+
+def _links(_: Header | None) -> Cut:
+    return _pieces("int32", BLOCK_BYTES)
+
+
+def _elements(header: Header | None) -> Cut:
+    """Cut at the same slots as the row blocks; what lies beyond the last element (Chroma writes its whole capacity) as bytes."""
+    if header is None:
+        return _pieces("bytes", BLOCK_BYTES)
+    block = rows_per_block(4 * header.dimension)
+    vector = {"vector_offset": header.data_offset, "vector_length": 4 * header.dimension}
+
+    def cut(size: int) -> Iterator[Region]:
+        for slot in range(0, header.count, block):
+            length = min(block, header.count - slot) * header.stride
+            yield Region(slot * header.stride, length, "float32", header.stride, **vector)
+        yield from _pieces("bytes", BLOCK_BYTES, header.count * header.stride)(size)
+
+    return cut
+
+
+_CUTS = {"data_level0.bin": _elements, "link_lists.bin": _links}
+
+
+class _File:
+    """One file of the private copy as an artifact."""
+
+    immutable = False
+
+    def __init__(self, root: Path, path: str, cut: Cut) -> None:
+        self._place = root / path
+        self._cut = cut
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        self.path = path
+        self.size = self._place.stat().st_size
+
+    def regions(self) -> Iterable[Region]:
+        return self._cut(self.size)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly these bytes, from any thread. Raises SourceChanged if the copy was meddled with."""
+        with self._lock:
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._place, os.O_RDONLY | os.O_CLOEXEC)
+        content = os.pread(self._descriptor, length, offset)
+        while len(content) < length and (more := os.pread(self._descriptor, length - len(content), offset + len(content))):
+            content += more
+        if len(content) != length:
+            raise SourceChanged(f"{self.path} in the private copy ends early")
+        return content
+
+    def close(self) -> None:
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1

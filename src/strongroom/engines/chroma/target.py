@@ -1,0 +1,176 @@
+"""How does a Chroma directory come to be from a snapshot: by its own files, or by inserting rows?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from strongroom.engines import isolation
+from strongroom.engines.chroma import conversion, edit
+from strongroom.engines.chroma.capture import DATABASE
+from strongroom.engines.chroma.catalog import FIELD, Address
+from strongroom.engines.chroma.frozen import ChromaSource
+from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
+from strongroom.errors import Damaged, EngineFailed, Refused, WrongRequest
+from strongroom.model import Collection, Description, Json, Selection
+
+RECEIPT = "strongroom.json"
+_CLIENT = "strongroom.engines.chroma.client"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
+_PARAMETERS = {key: key for key in ("ef_construction", "ef_search", "max_neighbors")} | {"M": "max_neighbors"}
+"""Index parameters that other engines have too, and what Chroma calls them."""
+
+
+class ChromaTarget:
+    """The directory to restore to."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def occupied(self) -> Sequence[str]:
+        """The directory itself, if it has anything in it."""
+        if self._root.is_dir() and not any(self._root.iterdir()):
+            return ()
+        return (str(self._root),) if self._root.exists() or self._root.is_symlink() else ()
+
+    def receipt(self) -> bytes | None:
+        """What the last `publish` left inside of the directory."""
+        try:
+            return (self._root / RECEIPT).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """Why such rows can't be loaded: more than one vector, no id, a name that Chroma doesn't allow."""
+        found = list(conversion.objections(schema))
+        try:
+            address = Address.parse(collection.name)
+        except WrongRequest as error:
+            return [*found, str(error)]
+        if not _NAME.fullmatch(address.name):
+            allowed = "3 to 512 letters, digits, '.', '_' and '-'"
+            found.append(f"Chroma allows names of {allowed}, and not {address.name!r}; use --rename")
+        return found
+
+    def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """What loading changes. An index is built anew, so that answers may differ a little."""
+        found = list(conversion.losses(schema))
+        if any(field.metric == "cosine" for field in collection.fields):
+            found.append("with cosine, Chroma keeps unit vectors")
+        return [*found, "the index is built anew: answers may differ a little"]
+
+    def stage(self, token: str, selection: Selection) -> ChromaStage:
+        """Open or re-open the stage of `token` beside the directory. Raises Locked."""
+        return ChromaStage(self._root, token)
+
+
+class ChromaStage:
+    """A new Chroma directory under construction. Every step may be repeated after a crash."""
+
+    def __init__(self, target: Path, token: str) -> None:
+        self._target = target
+        self._staged = StagedEntries(target.parent, token, (target.name,))
+        self._root = self._staged.new / target.name
+
+    @property
+    def directory(self) -> Path:
+        return self._staged.directory
+
+    def artifact_path(self, path: str) -> Path:
+        """Where `path` goes, with its directory made. Raises Damaged if it points outside of the stage."""
+        if path.startswith("/"):
+            raise Damaged(f"artifact {path!r}", "its path points outside of the target")
+        place = self._staged.contained(f"{self._target.name}/{path}")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def adopt(self, description: Description, selection: Selection) -> None:
+        """Drop what isn't selected (without a trace in the files), rename what is. The rest stays bit for bit."""
+        if not selection.everything:
+            chosen = selection.chosen(description.collections)
+            edit.keep(self._root, {c.catalog["id"]: Address.parse(selection.target_name(c.name)) for c in chosen})
+
+    def load(self, collection: Collection, batches: Iterable[pa.RecordBatch]) -> None:
+        """Create the collection and add the rows, which are spooled to the stage first: Chroma's process takes them from there.
+        Raises EngineFailed if Chroma refuses, or ends up with another number of rows."""
+        address = Address.parse(collection.name)
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        if (self._root / DATABASE).exists():
+            edit.drop(self._root, address)
+        where = (str(self._root), address.tenant, address.database, address.name)
+        known = "schema_str" in collection.catalog
+        isolation.call(f"{_CLIENT}:create", *where, None, _hnsw(collection))
+        if known:
+            edit.give_configuration(self._root, address, collection.catalog)
+        spool = self.directory / "spool.arrow"
+        try:
+            rows = _spool(spool, batches)
+            loaded = isolation.call(f"{_CLIENT}:insert", *where, str(spool)) if rows else 0
+        finally:
+            remove(spool)
+        if loaded != rows:
+            raise EngineFailed(f"Chroma has {loaded} rows in {collection.name!r} after {rows} were added")
+
+    def seal(self) -> None:
+        """Make everything durable. A snapshot without collections becomes an empty database."""
+        if not (self._root / DATABASE).exists():
+            self._root.mkdir(mode=0o700, exist_ok=True)
+            isolation.call(f"{_CLIENT}:prepare", str(self._root))
+        sync_tree(self._root)
+
+    def source(self) -> ChromaSource:
+        """The staged directory, to be read back; its private copies are made in the stage."""
+        return ChromaSource(self._root, beside=self.directory)
+
+    def publish(self, receipt: bytes, *, overwrite: bool) -> None:
+        """Put the directory, with the receipt inside, in the target's place. Raises Refused if that is taken."""
+        if self._root.exists():
+            if not overwrite and ChromaTarget(self._target).occupied():
+                raise Refused(
+                    f"{self._target} is already there",
+                    hint="restore to another place, or give --overwrite to replace it once the new state is verified",
+                )
+            write_durably(self._root / RECEIPT, receipt)
+            if self._target.is_dir() and not self._target.is_symlink() and not any(self._target.iterdir()):
+                self._target.rmdir()
+        elif not (self.directory / "publishing").exists():
+            if ChromaTarget(self._target).receipt() != receipt:
+                raise Refused("nothing is staged, so nothing is published", hint="run the restore again from the start")
+            self._staged.discard()
+            return
+        self._staged.publish(overwrite=overwrite)
+
+    def discard(self) -> None:
+        """Remove the stage."""
+        self._staged.discard()
+
+    def close(self) -> None:
+        """Let go of the stage and keep it for a later run."""
+        self._staged.close()
+
+
+def _hnsw(collection: Collection) -> dict[str, Json]:
+    field = next((field for field in collection.fields if field.name == FIELD), collection.fields[0])
+    found: dict[str, Json] = {"space": field.metric}
+    for key, value in field.index.items():
+        if key in _PARAMETERS and isinstance(value, int) and value > 0:
+            found[_PARAMETERS[key]] = value
+    return found
+
+
+def _spool(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write the batches to an Arrow stream; returns the number of rows, 0 (and no file) if there are none."""
+    rows = 0
+    writer = None
+    try:
+        for batch in batches:
+            writer = writer or pa.ipc.new_stream(str(path), batch.schema)
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
