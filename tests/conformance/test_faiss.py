@@ -328,6 +328,10 @@ def test_other_vectors_in_the_sidecar_are_a_field_of_their_own(built, vectors, t
     with freeze(path) as frozen:
         table = table_of(frozen)
         fields = frozen.description.collections[0].fields
+        answers = frozen.search("index", "sidecar_vector", vectors[:4], 3)
+    assert [found[0] for found in answers.ids] == [0, 1, 2, 3]
+    products = np.sort(vectors[:4].astype("f8") @ vectors.astype("f8").T, axis=1)[:, :-4:-1]
+    assert np.allclose(np.array(answers.distances), products)
     assert [field.name for field in fields] == ["vector", "sidecar_vector"]
     assert matrix(table, "sidecar_vector").tobytes() == vectors[table.column("id").to_numpy()].tobytes()
     assert table.schema.field("sidecar_vector").metadata[ROLE] == b"vector"

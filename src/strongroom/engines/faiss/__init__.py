@@ -3,13 +3,14 @@
     layout      where vectors, codes, links and ids lie in an index file
     held        how files are held open as one moment
     sidecar     the file beside the index;  order, join: which of its records belongs to which vector
-    vectors     how vectors are had;  freeze, describe: rows, artifacts, answers, catalog
+    vectors     how vectors are had;  exact: search of those without an index;  freeze, describe: rows, artifacts, answers, catalog
     rebuild     rows to index;  target: how it is put in place
     library     what FAISS itself is asked, in a child process
 
-A writer that saves by rename never disturbs a backup. One that writes in place is noticed. One that changes index *and*
-sidecar should hold an exclusive flock on `<index file>.lock` while it saves both: a backup holds it shared as long as it
-reads, and then what it reads is always one generation of both.
+A writer that saves by rename never disturbs a backup. One that writes in place is noticed if it writes while the backup reads;
+one that pauses in the middle of a save for longer than the backup takes is not. One that changes index *and* sidecar should
+hold an exclusive flock on `<index file>.lock` while it saves both: a backup holds it shared as long as it reads, and then what
+it reads is always one generation of both.
 """
 
 from __future__ import annotations

@@ -85,6 +85,8 @@ def _sidecar_ledger(held: Held, plan: Join) -> tuple[LedgerItem, ...]:
     parts = [f"from {name}"]
     if plan.repeated:
         parts.append(f"{', '.join(plan.repeated)} repeats the index's vectors")
+    if plan.vectors:
+        parts.append(f"{', '.join(plan.vectors)} are other vectors than the index's, a field of their own without an index")
     others = [file.path.name for file in held.sidecars[1:]]
     if others:
         parts.append(f"{', '.join(others)} is kept as a file only")

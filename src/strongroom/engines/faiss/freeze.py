@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.faiss import describe, vectors
+from strongroom.engines.faiss import describe, exact, vectors
 from strongroom.engines.faiss.held import Held, OpenFile, hold
 from strongroom.engines.faiss.join import IdSource, Join, columns_in_order, join
 from strongroom.engines.faiss.layout import METRICS, Layout, Truncated, UnknownFormat, parse
@@ -110,12 +110,15 @@ class FaissFrozen:
         return (FileArtifact(self._held.index, known, name), *(FileArtifact(f, None, name) for f in self._held.sidecars))
 
     def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
-        """What the index answers, with the ids that the rows have."""
+        """What the index answers, with the ids that the rows have; exact search for vectors that lie in the sidecar."""
         self._known(collection)
+        known = [one.name for one in self.description.collections[0].fields]
+        if field not in known or queries.shape[1:] != (self._layout.dimension,):
+            hint = f"its fields are {', '.join(known)}, of dimension {self._layout.dimension}"
+            raise NotFound(f"{collection} has no field {field!r} for queries of shape {queries.shape}", hint=hint)
         if field != "vector":
-            raise NotFound(f"{collection} has no index of {field!r}", hint="the index's own field is called 'vector'")
-        if queries.shape[1:] != (self._layout.dimension,):
-            raise Unreadable(f"queries of shape {queries.shape} for vectors of dimension {self._layout.dimension}")
+            batches = (block.batch for block in self.rows(collection))
+            return exact.search(batches, field, self._layout.metric, queries, k)
         descriptor = self._held.index.descriptor
         labels, ids, distances = call(f"{_LIBRARY}:search", descriptor, queries, k, pass_fds=(descriptor,))
         found = [labels[i] >= 0 for i in range(len(labels))]
