@@ -134,6 +134,9 @@ class Region:
     `kind` is 'bytes' (anything), 'int32' or 'int64' (links, ids), or a vector dtype (float32, float16, bfloat16, int8, uint8).
     If `stride` is not 0 the region is `length / stride` records of `stride` bytes, each with a vector of dtype `kind` at
     `vector_offset`, `vector_length` bytes long; vectors and remainder are then stored apart.
+
+    If `column` is given, the region is that vector column of the collection's RowBlock number `block`, byte for byte: it was
+    read with the rows already and is not read again.
     """
 
     offset: int
@@ -142,6 +145,8 @@ class Region:
     stride: int = 0
     vector_offset: int = 0
     vector_length: int = 0
+    column: str = ""
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,9 +80,13 @@ class Frozen(Protocol):
     def artifacts(self) -> Sequence[Artifact]:
         """Every file that an exact restore needs, in the order in which they should be installed. Stable order."""
 
+    @property
+    def search_disturbs(self) -> bool:
+        """True if the engine may change the frozen files when it opens them: `search` then comes after everything else."""
+
     def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
         """What the engine's own index answers in this state to `queries` (q x dimension). Runs the engine in a child process:
-        raises EngineFailed if it crashes. May be called only after rows and artifacts were read."""
+        raises EngineFailed if it crashes."""
 
     def check(self) -> None:
         """Raises SourceChanged if what was read since `freeze` can't have been one moment. Called last, before anything is

@@ -15,16 +15,16 @@ from blake3 import blake3
 from strongroom import engines
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import EngineFailed
-from strongroom.model import Bytes, Collection, LedgerItem, Lineage, RowBlock, Status
+from strongroom.model import Answers, Bytes, Collection, Field, LedgerItem, Lineage, RowBlock, Status
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository
 from strongroom.snapshots import history, manifest, probes
 from strongroom.snapshots.artifacts import store_artifact
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.history import Snapshot
-from strongroom.snapshots.manifest import Manifest, ProbeSet, Segment, StoredArtifact, StoredCollection
+from strongroom.snapshots.manifest import Manifest, ProbeSet, StoredArtifact, StoredCollection
 from strongroom.snapshots.probes import ExactSearch, Probes
-from strongroom.snapshots.segments import store_block
+from strongroom.snapshots.segments import PendingSegment, store_block
 
 _WAITING_BLOCKS = 2
 
@@ -46,9 +46,7 @@ class BackupReport:
     not_captured: tuple[LedgerItem, ...]
 
 
-def backup(
-    repository: Repository, source: str, options: BackupOptions | None = None, progress: Progress = SILENT
-) -> BackupReport:
+def backup(repository: Repository, source: str, options: BackupOptions | None = None, progress: Progress = SILENT) -> BackupReport:
     """Make a snapshot of the source that a URL names. Nothing is recorded unless all of it was read at one moment.
 
     Raises what `Source.freeze` raises, SourceChanged, UnsafeStore, Unreachable, StoreFull. Safe to repeat after any failure:
@@ -70,11 +68,16 @@ class _Backup:
     def run(self) -> BackupReport:
         source = engines.source_of(self._url)
         known, _ = history.read_all(self._repository)
-        with self._timed("total"), self._repository.writer() as writer, source.freeze(self._progress) as frozen:
-            readings = [self._read_rows(frozen, collection, writer) for collection in frozen.description.collections]
-            artifacts = self._read_artifacts(frozen, writer, self._immutable_of(known, writer))
+        with (
+            self._timed("total"),
+            self._repository.writer() as writer,
+            source.freeze(self._progress) as frozen,
+            ThreadPoolExecutor(1, thread_name_prefix="strongroom-probes") as asking,
+        ):
+            readings = [self._read_rows(frozen, collection, writer, asking) for collection in frozen.description.collections]
+            artifacts = self._read_artifacts(frozen, writer, self._immutable_of(known, writer), readings)
             with self._timed("probes"):
-                asked = [reading.ask(frozen, self._partly) for reading in readings]
+                asked = [reading.probes(self._partly) for reading in readings]
             frozen.check()
             stored = [reading.finish(writer, answers) for reading, answers in zip(readings, asked, strict=True)]
             files = tuple(artifact() for artifact in artifacts)
@@ -106,8 +109,8 @@ class _Backup:
 
     # -- the rows plane ----------------------------------------------------------------------------------------------------
 
-    def _read_rows(self, frozen: Frozen, collection: Collection, writer: BlobWriter) -> _Reading:
-        reading = _Reading(collection, self._fingerprinter, self._options)
+    def _read_rows(self, frozen: Frozen, collection: Collection, writer: BlobWriter, asking: ThreadPoolExecutor) -> _Reading:
+        reading = _Reading(collection, self._fingerprinter, self._options, frozen, asking)
         self._progress.begin(f"rows of {collection.name}", collection.count, "rows")
         keep = not frozen.rows_in_artifacts
         with self._timed("rows"), ThreadPoolExecutor(1, thread_name_prefix="strongroom-rows") as analysis:
@@ -130,11 +133,16 @@ class _Backup:
     # -- the index plane ---------------------------------------------------------------------------------------------------
 
     def _read_artifacts(
-        self, frozen: Frozen, writer: BlobWriter, immutable: Mapping[tuple[str, int], StoredArtifact]
+        self,
+        frozen: Frozen,
+        writer: BlobWriter,
+        immutable: Mapping[tuple[str, int], StoredArtifact],
+        readings: Sequence[_Reading],
     ) -> list[Callable[[], StoredArtifact]]:
         artifacts = frozen.artifacts()
         self._progress.begin("index and engine files", sum(artifact.size for artifact in artifacts), "bytes")
         stored: list[Callable[[], StoredArtifact]] = []
+        blocks = {reading.collection.name: reading.segments for reading in readings}
         with self._timed("artifacts"):
             for artifact in artifacts:
                 known = immutable.get((artifact.path, artifact.size)) if artifact.immutable else None
@@ -142,7 +150,8 @@ class _Backup:
                     self._progress.advance(artifact.size)
                     stored.append(_constant(known))
                 else:
-                    stored.append(store_artifact(artifact, _submitting(writer), self._progress.advance))
+                    rows = blocks.get(artifact.collection or "", [])
+                    stored.append(store_artifact(artifact, rows, _submitting(writer), self._progress.advance))
         return stored
 
     def _immutable_of(self, known: Sequence[Snapshot], writer: BlobWriter) -> dict[tuple[str, int], StoredArtifact]:
@@ -160,16 +169,34 @@ class _Backup:
         return _Timed(self._seconds, name, self._repository.clock.timer)
 
 
+@dataclass
+class _Asked:
+    """The queries of a field, the exact search that goes on, and the live index's answers if they are on their way."""
+
+    queries: probes.Matrix
+    exact: ExactSearch
+    live: Future[Answers] | None = None
+
+
 class _Reading:
     """What is gathered about one collection while its rows stream by."""
 
-    def __init__(self, collection: Collection, fingerprinter: Fingerprinter, options: BackupOptions) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        fingerprinter: Fingerprinter,
+        options: BackupOptions,
+        frozen: Frozen,
+        asking: ThreadPoolExecutor,
+    ) -> None:
         self.collection = collection
         self.root = RowsRoot(fingerprinter)
         self.schema = ""
-        self.segments: list[Callable[[], Segment]] = []
+        self.segments: list[PendingSegment] = []
         self._options = options
-        self._searches: dict[str, tuple[probes.Matrix, ExactSearch]] = {}
+        self._frozen = frozen
+        self._asking = asking
+        self._searches: dict[str, _Asked] = {}
 
     def look_at(self, block: RowBlock) -> None:
         """Fingerprint the rows, and search them exactly for the queries, which the first rows give."""
@@ -177,23 +204,32 @@ class _Reading:
         self.root.add(live)
         for field in self.collection.fields:
             if field.name not in self._searches and live.num_rows:
-                queries = probes.choose_queries(live, field, self._options.probes)
-                self._searches[field.name] = (queries, ExactSearch(queries, field, probes.K))
+                self._searches[field.name] = self._ask(field, probes.choose_queries(live, field, self._options.probes))
             if field.name in self._searches:
-                self._searches[field.name][1].add(live)
+                self._searches[field.name].exact.add(live)
 
-    def ask(self, frozen: Frozen, partly: list[LedgerItem]) -> dict[str, Probes]:
+    def _ask(self, field: Field, queries: probes.Matrix) -> _Asked:
+        """Ask the live index at once if that leaves the frozen files alone, so that the engine starts while rows are read."""
+        asked = _Asked(queries, ExactSearch(queries, field, probes.K))
+        if not self._frozen.search_disturbs:
+            asked.live = self._asking.submit(self._frozen.search, self.collection.name, field.name, queries, probes.K)
+        return asked
+
+    def probes(self, partly: list[LedgerItem]) -> dict[str, Probes]:
         """The probes of every field, with what the engine's own index answers at the frozen moment."""
         answered: dict[str, Probes] = {}
-        for name, (queries, search) in self._searches.items():
-            if not len(queries):
+        for name, asked in self._searches.items():
+            if not len(asked.queries):
                 continue
+            live: Answers | None = None
             try:
-                live = frozen.search(self.collection.name, name, queries, probes.K)
+                if asked.live is None:
+                    live = self._frozen.search(self.collection.name, name, asked.queries, probes.K)
+                else:
+                    live = asked.live.result()
             except EngineFailed as error:
-                live = None
                 partly.append(LedgerItem(f"{self.collection.name}: live answers", Status.NOT_CAPTURED, str(error)))
-            answered[name] = Probes(probes.K, queries, search.answers(), live)
+            answered[name] = Probes(probes.K, asked.queries, asked.exact.answers(), live)
         return answered
 
     def finish(self, writer: BlobWriter, asked: Mapping[str, Probes]) -> StoredCollection:
@@ -207,7 +243,7 @@ class _Reading:
             catalog=dataclasses.replace(self.collection, count=self.root.count, lineage=lineage),
             schema=self.schema,
             rows_root=self.root.digest(),
-            segments=tuple(segment() for segment in self.segments),
+            segments=tuple(segment.result() for segment in self.segments),
             probes=tuple(sets),
         )
 

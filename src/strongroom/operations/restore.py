@@ -248,9 +248,7 @@ class _Restore:
         if self._snapshot.manifest.rows_plane == "segments":
             if collection.schema:
                 schema = collection.arrow_schema()
-                for block in _ahead(
-                    collection.segments, lambda segment: read_segment(segment, schema, self._repository.read_blob)
-                ):
+                for block in _ahead(collection.segments, lambda segment: read_segment(segment, schema, self._repository.read_blob)):
                     yield block.live()
             return
         with self._scratch(stage.directory, collection.name).freeze(SILENT) as frozen:

@@ -315,9 +315,7 @@ class _Verification:
         users = {snapshot.id: snapshot for blob in pack.blobs for snapshot in needs.get(blob.id, ())}
         return list(users.values())
 
-    def _find(
-        self, subject: str, problem: str, snapshots: Sequence[Snapshot] = (), *, ids: tuple[str, ...] | None = None
-    ) -> None:
+    def _find(self, subject: str, problem: str, snapshots: Sequence[Snapshot] = (), *, ids: tuple[str, ...] | None = None) -> None:
         finding = Finding(subject, problem, ids if ids is not None else tuple(snapshot.id for snapshot in snapshots))
         if not any(known.subject == subject and known.problem == problem for known in self.findings):
             self.findings.append(finding)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from strongroom.codecs import strided
@@ -10,12 +11,16 @@ from strongroom.engines.protocol import Artifact
 from strongroom.errors import SourceChanged
 from strongroom.model import Bytes, Region
 from strongroom.snapshots.manifest import Part, StoredArtifact
+from strongroom.snapshots.segments import PendingSegment
 
 Submit = Callable[[Bytes, str], "Future[bytes]"]
 
 
-def store_artifact(artifact: Artifact, submit: Submit, advance: Callable[[int], None]) -> Callable[[], StoredArtifact]:
-    """Hand a file's regions to `submit`; the result gives the stored artifact once the blobs' ids are known.
+def store_artifact(
+    artifact: Artifact, blocks: Sequence[PendingSegment], submit: Submit, advance: Callable[[int], None]
+) -> Callable[[], StoredArtifact]:
+    """Hand a file's regions to `submit`; the result gives the stored artifact once the blobs' ids are known. `blocks` are the
+    row blocks of the artifact's collection, which a region may be a column of.
 
     The vectors of a strided region become a blob of their own; that splitting and joining gives the same bytes is checked
     here, at backup time, and a region that doesn't rejoin is stored as it is.
@@ -26,13 +31,28 @@ def store_artifact(artifact: Artifact, submit: Submit, advance: Callable[[int], 
         if region.offset != end:
             raise AssertionError(f"{artifact.path}: the regions leave a gap at {end}")
         end = region.offset + region.length
-        if region.length:
+        known = _column_of(region, blocks)
+        if known is not None:
+            parts.append(functools.partial(_whole, region, known))
+        elif region.length:
             parts.append(_store_region(region, artifact.read(region.offset, region.length), submit))
-            advance(region.length)
+        advance(region.length)
     if end != artifact.size:
         raise SourceChanged(f"{artifact.path}: {end} of {artifact.size} bytes could be read")
     collection = artifact.collection
     return lambda: StoredArtifact(artifact.path, artifact.size, collection, artifact.immutable, tuple(part() for part in parts))
+
+
+def _column_of(region: Region, blocks: Sequence[PendingSegment]) -> Future[bytes] | None:
+    """The blob of the vector column that the region is, if it was stored with the rows."""
+    if not region.column or region.block >= len(blocks):
+        return None
+    length, blob = blocks[region.block].vectors.get(region.column, (-1, None))
+    return blob if length == region.length else None
+
+
+def _whole(region: Region, blob: Future[bytes]) -> Part:
+    return Part(region.length, region.kind, blob.result().hex())
 
 
 def _store_region(region: Region, content: bytes, submit: Submit) -> Callable[[], Part]:
@@ -49,8 +69,7 @@ def _store_region(region: Region, content: bytes, submit: Submit) -> Callable[[]
                 region.vector_length,
                 remainder.result().hex(),
             )
-    blob = submit(content, region.kind if not region.stride else "bytes")
-    return lambda: Part(region.length, region.kind, blob.result().hex())
+    return functools.partial(_whole, region, submit(content, region.kind if not region.stride else "bytes"))
 
 
 def read_part(part: Part, read_blob: Callable[[bytes], bytes]) -> bytes:

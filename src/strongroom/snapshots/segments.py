@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -17,26 +17,36 @@ from strongroom.snapshots.manifest import Segment, pack_dead
 Submit = Callable[[Bytes, str], "Future[bytes]"]
 
 
-def store_block(block: RowBlock, fields: tuple[Field, ...], submit: Submit) -> Callable[[], Segment]:
-    """Hand the columns of a block to `submit`; the result gives the segment once the blobs' ids are known.
+@dataclass(frozen=True, slots=True)
+class PendingSegment:
+    """A segment whose blobs are on their way: their ids to come, and not the rows. `vectors` has each column's bytes and blob."""
+
+    rows: int
+    vectors: Mapping[str, tuple[int, Future[bytes]]]
+    rest: Future[bytes]
+    dead: str
+
+    def result(self) -> Segment:
+        """The segment, once all of its blobs are known."""
+        ids = {name: blob.result().hex() for name, (_, blob) in self.vectors.items()}
+        return Segment(self.rows, ids, self.rest.result().hex(), self.dead)
+
+
+def store_block(block: RowBlock, fields: tuple[Field, ...], submit: Submit) -> PendingSegment:
+    """Hand the columns of a block to `submit`.
 
     A vector column without nulls is one blob of its bare values; so it is the same blob as a region of an index file that holds
     the same vectors, and as another engine's. All other columns are one blob together.
     """
     kinds = {field.name: field.dtype for field in fields}
     batch = block.batch
-    vectors: dict[str, Future[bytes]] = {}
+    vectors: dict[str, tuple[int, Future[bytes]]] = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         if role_of(field) == Role.VECTOR and field.name in kinds and not column.null_count:
-            vectors[field.name] = submit(_values(column), kinds[field.name])
+            values = _values(column)
+            vectors[field.name] = (values.nbytes, submit(values, kinds[field.name]))
     rest = submit(_ipc(batch.drop_columns(list(vectors)) if vectors else batch), "text")
-
-    return functools.partial(_segment, batch.num_rows, vectors, rest, pack_dead(block.dead))
-
-
-def _segment(rows: int, vectors: Mapping[str, Future[bytes]], rest: Future[bytes], dead: str) -> Segment:
-    """A function of its own, so that what waits for the ids doesn't hold on to the rows."""
-    return Segment(rows, {name: future.result().hex() for name, future in vectors.items()}, rest.result().hex(), dead)
+    return PendingSegment(batch.num_rows, vectors, rest, pack_dead(block.dead))
 
 
 def read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], bytes]) -> RowBlock:

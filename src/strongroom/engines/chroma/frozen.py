@@ -93,6 +93,7 @@ class ChromaFrozen:
     """One moment of a Chroma database, in a private copy at `root`."""
 
     rows_in_artifacts = False
+    search_disturbs = True
 
     def __init__(self, root: Path) -> None:
         self._root = root

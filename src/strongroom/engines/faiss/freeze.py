@@ -59,6 +59,7 @@ class FaissFrozen:
     """One moment of an index and its sidecar."""
 
     rows_in_artifacts = False
+    search_disturbs = False
 
     def __init__(self, held: Held, name: str, engine_version: str) -> None:
         """Reads headers, ids and the sidecar. Raises Unreadable, or SourceChanged if index and sidecar don't fit together."""

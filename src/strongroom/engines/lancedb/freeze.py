@@ -64,6 +64,7 @@ class FrozenLance:
     """The tables of a LanceDB directory, each at its pinned version. All that is read here is read from the pin."""
 
     rows_in_artifacts = True
+    search_disturbs = False
 
     def __init__(self, source: Path, pin: Pin, tables: Sequence[PinnedTable], empty: Sequence[str]) -> None:
         self._pin = pin
