@@ -86,19 +86,22 @@ class _Demo:
         self._console.print(f"[bold]Strongroom demo[/]  {self._count:,} rows: {self._origin}\n", highlight=False)
         started = time.perf_counter()
         with self._step("make a Chroma database"):
-            before: Seen = call(f"{_PROGRAM}:fill", str(self._database), self._data.part(0, self._count), self._queries)
+            call(f"{_PROGRAM}:fill", str(self._database), self._data.part(0, self._count))
         rebuild_seconds = time.perf_counter() - started
         room = self._init()
         first = self._back_up(room)
+        before = self._look(self._database)
         with self._step(f"change {self._count // 100} rows, add {self._count // 100}"):
-            after: Seen = call(f"{_PROGRAM}:change", str(self._database), self._changes(), self._queries)
+            call(f"{_PROGRAM}:change", str(self._database), self._changes())
         second = self._back_up(room)
         files = _files(self._database)
+        after = self._look(self._database)
         with self._step("destroy the database"):
             shutil.rmtree(self._database)
         proofs = (self._prove(room, first, before), self._prove(room, second, after))
         with self._step("rebuild from the rows instead, to compare"):
-            rebuilt: Seen = call(f"{_PROGRAM}:fill", str(self._directory / "rebuilt"), _rows_of(after), self._queries)
+            call(f"{_PROGRAM}:fill", str(self._directory / "rebuilt"), _rows_of(after))
+        rebuilt = self._look(self._directory / "rebuilt")
         identical = self._identical_files(room, second, files)
         report = DemoReport(self._origin, proofs, identical, rebuild_seconds, _equal_answers(after, rebuilt))
         self._tell(report)
@@ -133,8 +136,7 @@ class _Demo:
         target = self._directory / f"restored-{report.snapshot.id[:8]}"
         with self._step(f"restore snapshot {report.snapshot.id[:8]}"), Bars(self._console) as bars:
             restored = room.restore(report.snapshot.id, f"chroma://{target}", require_exact=True, progress=bars)
-        with self._step("open it and look"):
-            now: Seen = call(f"{_PROGRAM}:see", str(target), self._queries)
+        now = self._look(target)
         record = report.snapshot.manifest
         return Proof(
             snapshot=report.snapshot.id,
@@ -147,6 +149,12 @@ class _Demo:
             source_bytes=record.source_bytes,
             stored_bytes=record.stored_bytes,
         )
+
+    def _look(self, database: Path) -> Seen:
+        """Open a database in a fresh process, as a program does that starts after the loss, and ask it everything."""
+        with self._step(f"open {database.name}, ask {QUERIES} queries, read every row"):
+            seen: Seen = call(f"{_PROGRAM}:see", str(database), self._queries)
+        return seen
 
     def _identical_files(self, room: Strongroom, report: BackupReport, files: dict[str, bytes]) -> int:
         """Restore once more where the database was, and compare every file with what was destroyed."""

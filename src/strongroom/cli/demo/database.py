@@ -35,18 +35,15 @@ class Seen:
     distances: list[list[float]]
 
 
-def fill(path: str, rows: Rows, queries: npt.NDArray[np.float32]) -> Seen:
-    """Make the database, and look at it from the process that made it."""
+def fill(path: str, rows: Rows) -> None:
+    """Make the database."""
     collection = _client(path).create_collection(COLLECTION, metadata={"hnsw:space": "cosine"}, embedding_function=None)
     _upsert(collection, rows)
-    return _look(collection, queries)
 
 
-def change(path: str, rows: Rows, queries: npt.NDArray[np.float32]) -> Seen:
-    """Update the rows that are there, add those that aren't, and look again."""
-    collection = _client(path).get_collection(COLLECTION, embedding_function=None)
-    _upsert(collection, rows)
-    return _look(collection, queries)
+def change(path: str, rows: Rows) -> None:
+    """Update the rows that are there and add those that aren't."""
+    _upsert(_client(path).get_collection(COLLECTION, embedding_function=None), rows)
 
 
 def see(path: str, queries: npt.NDArray[np.float32]) -> Seen:

@@ -12,9 +12,10 @@ client.py     all that needs chromadb itself               (child process)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from strongroom.engines.chroma.frozen import ChromaSource
 from strongroom.engines.chroma.target import ChromaTarget
@@ -42,6 +43,10 @@ class Chroma:
     def source(self, url: str) -> ChromaSource:
         """Opens nothing. Raises WrongRequest."""
         return ChromaSource(_path(url))
+
+    def scratch(self, directory: Path, collections: Sequence[str]) -> str:
+        """The URL of a directory inside `directory`."""
+        return f"chroma://{quote(str(directory.absolute()))}/chroma"
 
     def target(self, url: str) -> ChromaTarget:
         """Touches nothing. Raises WrongRequest."""

@@ -198,12 +198,12 @@ def _elements(header: Header | None) -> Cut:
     if header is None:
         return _pieces("bytes", BLOCK_BYTES)
     block = rows_per_block(4 * header.dimension)
-    vector = {"vector_offset": header.data_offset, "vector_length": 4 * header.dimension}
+    stride, offset, length_of = header.stride, header.data_offset, 4 * header.dimension
 
     def cut(size: int) -> Iterator[Region]:
         for slot in range(0, header.count, block):
             length = min(block, header.count - slot) * header.stride
-            yield Region(slot * header.stride, length, "float32", header.stride, **vector)
+            yield Region(slot * stride, length, "float32", stride, offset, length_of)
         yield from _pieces("bytes", BLOCK_BYTES, header.count * header.stride)(size)
 
     return cut
@@ -213,9 +213,10 @@ _CUTS = {"data_level0.bin": _elements, "link_lists.bin": _links}
 
 
 class _File:
-    """One file of the private copy as an artifact."""
+    """One file of the private copy as an artifact. `collection` is None: all of them share the sqlite file."""
 
     immutable = False
+    collection: str | None = None
 
     def __init__(self, root: Path, path: str, cut: Cut) -> None:
         self._place = root / path

@@ -30,8 +30,8 @@ class ChromaTarget:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def occupied(self) -> Sequence[str]:
-        """The directory itself, if it has anything in it."""
+    def occupied(self, collections: Sequence[str] = ()) -> Sequence[str]:
+        """The directory itself, if it has anything in it: a Chroma directory is replaced as a whole."""
         if self._root.is_dir() and not any(self._root.iterdir()):
             return ()
         return (str(self._root),) if self._root.exists() or self._root.is_symlink() else ()
