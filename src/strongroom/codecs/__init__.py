@@ -31,8 +31,8 @@ _LAYOUTS = {
 }
 _OCTET_KINDS = ("int8", "uint8")
 KINDS = ("bytes", "text", *_LAYOUTS, *_OCTET_KINDS)
-"""What bytes can be said to be: a vector dtype, 'int32' or 'int64' for links and ids, 'text' for what zstd does best, or 'bytes' for
-anything: then samples tell."""
+"""What bytes can be said to be: a vector dtype, 'int32' or 'int64' for links and ids, 'text' for what zstd does best, or 'bytes'
+for anything: then samples tell."""
 
 _GUESSES = (
     *(Layout(4, rotated=True, head=head) for head in range(4)),

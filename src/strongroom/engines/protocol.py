@@ -88,6 +88,10 @@ class Frozen(Protocol):
         """What the engine's own index answers in this state to `queries` (q x dimension). Runs the engine in a child process:
         raises EngineFailed if it crashes."""
 
+    def repeatable(self, collection: str) -> bool:
+        """False if the engine itself doesn't answer the same each time that it opens these files; probes are then held to their
+        recall, not bit for bit."""
+
     def check(self) -> None:
         """Raises SourceChanged if what was read since `freeze` can't have been one moment. Called last, before anything is
         recorded."""

@@ -237,7 +237,8 @@ class _Reading:
         for name, one in asked.items():
             blob = writer.submit(probes.encode(one), "bytes").result().hex()
             recall = one.recall(one.live) if one.live else None
-            sets.append(ProbeSet(name, one.k, len(one.queries), blob, one.live is not None, recall))
+            repeatable = self._frozen.repeatable(self.collection.name)
+            sets.append(ProbeSet(name, one.k, len(one.queries), blob, one.live is not None, repeatable, recall))
         lineage = _lineage(self.collection.lineage, self._options.model)
         return StoredCollection(
             catalog=dataclasses.replace(self.collection, count=self.root.count, lineage=lineage),

@@ -276,7 +276,7 @@ class _Verification:
         elif root.digest() != collection.rows_root:
             self._find(subject, "the rows that came back are not the ones that were backed up", [snapshot])
 
-    def _check_answers(self, snapshot: Snapshot, collection: StoredCollection, search: Callable[..., object]) -> None:
+    def _check_answers(self, snapshot: Snapshot, collection: StoredCollection, search: Callable[..., Answers]) -> None:
         subject = f"{SNAPSHOTS}{snapshot.id}, collection {collection.name}"
         if collection.count and not collection.probes:
             self._find(subject, "it has no probes: its answers can't be checked", [snapshot])
@@ -286,21 +286,14 @@ class _Verification:
                 self._find(subject, f"{len(one.queries)} probes are there instead of {probe.count}", [snapshot])
                 continue
             given = search(collection.name, probe.field, one.queries, one.k)
-            self._judge(subject, snapshot, collection.name, one, given)
-
-    def _judge(self, subject: str, snapshot: Snapshot, name: str, one: probes.Probes, given: object) -> None:
-        answers = given if isinstance(given, Answers) else None
-        if answers is None or not any(answers.ids):
-            self._find(subject, "the index answered nothing", [snapshot])
-            return
-        self._count("probes", len(answers))
-        self.recall[f"{snapshot.id[:12]}/{name}"] = one.recall(answers)
-        if one.live is None:
-            self._find(subject, "the live answers were not sealed: only recall could be measured", [snapshot])
-            return
-        different = probes.differences(one.live, answers)
-        if different:
-            self._find(subject, f"{len(different)} of {len(one.live)} answers differ from the sealed ones", [snapshot])
+            if not any(given.ids):
+                self._find(subject, "the index answered nothing", [snapshot])
+                continue
+            self._count("probes", len(given))
+            self.recall[f"{snapshot.id[:12]}/{collection.name}"] = one.recall(given)
+            problem = probes.disagreement(one, given, repeatable=probe.repeatable)
+            if problem:
+                self._find(subject, problem, [snapshot])
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------------
 

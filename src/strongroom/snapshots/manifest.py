@@ -90,15 +90,16 @@ class StoredArtifact:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSet:
-    """Sealed queries of one vector field with their answers, in `blob`. `live` says whether the engine's own answers are in it."""
+    """Sealed queries of one vector field with their answers, in `blob`. `live` says whether the engine's own answers are in it,
+    `repeatable` whether the engine gives the same ones each time that it opens the same files."""
 
     field: str
     k: int
     count: int
     blob: str
     live: bool
+    repeatable: bool = True
     recall: float | None = None
-    seconds_per_query: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,24 @@ def _answers(batch: pa.RecordBatch, name: str, dtype: str, integers: bool) -> An
     )
 
 
+RECALL_TOLERANCE = 0.05
+"""How far the recall of an engine that doesn't repeat its own answers may fall below the sealed one: 16 of 320 neighbours."""
+
+
+def disagreement(probes: Probes, given: Answers, *, repeatable: bool) -> str | None:
+    """What is wrong with the answers, None if nothing is: they must be the sealed ones bit for bit or, where the engine doesn't
+    repeat itself, of the same recall."""
+    if probes.live is None:
+        return "the live answers were not sealed: only recall could be measured"
+    different = differences(probes.live, given)
+    if repeatable:
+        return f"{len(different)} of {len(probes.live)} answers differ from the sealed ones" if different else None
+    if len(given) != len(probes.live):
+        return f"{len(given)} answers to {len(probes.live)} queries"
+    was, now = probes.recall(probes.live), probes.recall(given)
+    return f"recall fell from {was:.3f} to {now:.3f}" if now < was - RECALL_TOLERANCE else None
+
+
 def differences(expected: Answers, given: Answers) -> list[int]:
     """The queries whose answers are not the same: ids in order, and distances bit for bit."""
     if len(expected) != len(given):

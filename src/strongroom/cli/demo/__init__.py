@@ -54,6 +54,7 @@ class DemoReport:
 
     data: str
     states: tuple[Proof, ...]
+    files: int
     files_identical: int
     rebuild_seconds: float
     rebuilt_answers: int
@@ -83,7 +84,7 @@ class _Demo:
         self._queries = queries_of(self._data.vectors, QUERIES)
 
     def run(self) -> DemoReport:
-        self._console.print(f"[bold]Strongroom demo[/]  {self._count:,} rows: {self._origin}\n", highlight=False)
+        self._console.print(f"[bold]Strongroom demo[/]  {self._count:,} rows: {self._origin}\n", highlight=False, soft_wrap=True)
         started = time.perf_counter()
         with self._step("make a Chroma database"):
             call(f"{_PROGRAM}:fill", str(self._database), self._data.part(0, self._count))
@@ -103,7 +104,7 @@ class _Demo:
             call(f"{_PROGRAM}:fill", str(self._directory / "rebuilt"), _rows_of(after))
         rebuilt = self._look(self._directory / "rebuilt")
         identical = self._identical_files(room, second, files)
-        report = DemoReport(self._origin, proofs, identical, rebuild_seconds, _equal_answers(after, rebuilt))
+        report = DemoReport(self._origin, proofs, len(files), identical, rebuild_seconds, _equal_answers(after, rebuilt))
         self._tell(report)
         if not all(proof.whole for proof in proofs) or identical != len(files):
             raise VerificationFailed("what came back is not what was backed up")
@@ -188,7 +189,7 @@ class _Demo:
             table.add_row(title, *cells)
         self._console.print(table)
         self._console.print(
-            f"\nfiles identical to the destroyed ones: {report.files_identical}"
+            f"\nfiles identical to the destroyed ones: {report.files_identical} of {report.files}"
             f"\na rebuild took {report.rebuild_seconds:.1f} s, even with the embeddings at hand, "
             f"and answers {report.rebuilt_answers} of {QUERIES} queries as before",
             highlight=False,

@@ -36,14 +36,18 @@ class Seen:
 
 
 def fill(path: str, rows: Rows) -> None:
-    """Make the database."""
-    collection = _client(path).create_collection(COLLECTION, metadata={"hnsw:space": "cosine"}, embedding_function=None)
+    """Make the database. Chroma writes its index every 100 changes (1,000 by default): it takes what is only in its log into the
+    index anew at every opening, in an order that isn't always the same, and would not answer as itself then."""
+    metadata = {"hnsw:space": "cosine", "hnsw:sync_threshold": 100, "hnsw:batch_size": 100}
+    collection = _client(path).create_collection(COLLECTION, metadata=metadata, embedding_function=None)
     _upsert(collection, rows)
 
 
 def change(path: str, rows: Rows) -> None:
     """Update the rows that are there and add those that aren't."""
-    _upsert(_client(path).get_collection(COLLECTION, embedding_function=None), rows)
+    collection = _client(path).get_collection(COLLECTION, embedding_function=None)
+    _upsert(collection, rows)
+    collection.query(query_embeddings=rows.vectors[:1], n_results=1)  # a read makes Chroma take in its log
 
 
 def see(path: str, queries: npt.NDArray[np.float32]) -> Seen:

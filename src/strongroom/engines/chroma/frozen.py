@@ -28,7 +28,7 @@ from strongroom.progress import Progress
 
 _PREFIX = ".strongroom-moment-"
 _DATABASE_BLOCK = 1 << 20
-_ABANDONED_SECONDS = 3600.0
+_RANDOM = "each time that it is opened, Chroma takes them into the index in random order, and its answers may differ a little"
 
 
 class ChromaSource:
@@ -107,6 +107,7 @@ class ChromaFrozen:
         self._counts = {name: place.count for name, place in places.items()}
         self._headers = {self._entries[name].vector_segment: place.header for name, place in places.items()}
         self._lost = {name: place.lost for name, place in places.items() if place.lost}
+        self._unsettled = {name: place.pending for name, place in places.items() if place.pending}
         self._artifacts = tuple(self._files())
 
     @property
@@ -125,7 +126,11 @@ class ChromaFrozen:
             LedgerItem(f"rows of collection {name}", Status.NOT_CAPTURED, f"{count} have metadata and no vector in the database")
             for name, count in self._lost.items()
         )
-        return Description("chroma", installed, collections, self._catalog, (*catalog.ledger(cosine), *lost))
+        unsettled = (
+            LedgerItem(f"identical answers of collection {name}", Status.NOT_OFFERED, f"{count} ids are only in the log; {_RANDOM}")
+            for name, count in self._unsettled.items()
+        )
+        return Description("chroma", installed, collections, self._catalog, (*catalog.ledger(cosine), *lost, *unsettled))
 
     @property
     def position(self) -> Position:
@@ -165,6 +170,10 @@ class ChromaFrozen:
             "strongroom.engines.chroma.client:search", str(self._root), address.tenant, address.database, address.name, queries, k
         )
         return Answers(tuple(map(tuple, ids)), tuple(distances))
+
+    def repeatable(self, collection: str) -> bool:
+        """False while some of the collection's vectors are only in the log."""
+        return collection not in self._unsettled
 
     def check(self) -> None:
         """The copy can't change under us, unless someone removed it. Raises SourceChanged then."""

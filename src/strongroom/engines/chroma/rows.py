@@ -43,7 +43,8 @@ def schema_of(dimension: int) -> pa.Schema:
 @dataclass(frozen=True)
 class Places:
     """Where each row of a collection is. `ids` and `rowids` (int64, `embeddings.id`) by label; `tail` the rows that only the
-    log holds: sequence number, id and row number. `lost`: ids that have metadata and no vector anywhere."""
+    log holds: sequence number, id and row number. `lost`: ids that have metadata and no vector anywhere. `pending`: ids whose
+    vectors the log changes."""
 
     header: Header | None
     elements: int
@@ -52,6 +53,7 @@ class Places:
     tail: Sequence[tuple[int, str, int]]
     documents: dict[str, Document | None]
     lost: int
+    pending: int
 
     @property
     def count(self) -> int:
@@ -79,7 +81,7 @@ def locate(connection: sqlite3.Connection, entry: Entry, root: Path) -> Places:
         ids[label] = identity
     live = sorted((sequence, identity) for identity, sequence in tail.vectors.items() if sequence is not None)
     rows = [(sequence, identity, tail_rowids[identity]) for sequence, identity in live if identity in tail_rowids]
-    return Places(header, len(labels), ids, rowids, rows, tail.documents, lost)
+    return Places(header, len(labels), ids, rowids, rows, tail.documents, lost, len(tail.vectors))
 
 
 def _number(

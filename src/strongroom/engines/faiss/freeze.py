@@ -143,6 +143,10 @@ class FaissFrozen:
             done += batch.num_rows
         return [[names[label] for label in row] for row in labels.tolist()]
 
+    def repeatable(self, collection: str) -> bool:
+        """An index file always answers the same."""
+        return True
+
     def check(self) -> None:
         self._held.check()
 
