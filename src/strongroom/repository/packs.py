@@ -64,12 +64,13 @@ def pack_name(pack_id: str) -> str:
 class OpenPack:
     """A pack being filled by several threads: places are reserved in order, then encrypted side by side."""
 
-    def __init__(self, keys: Keys, capacity: int = PACK_BYTES) -> None:
+    def __init__(self, keys: Keys, buffer: bytearray | None = None) -> None:
+        """`buffer` is one that an earlier pack gave back: new pages cost as much as the encryption."""
         salt = random_bytes(SALT_BYTES)
         self._salt = salt
         self._keys = keys
         self._box = keys.box(Kind.PACK.purpose, salt)
-        self._buffer = bytearray(capacity)
+        self._buffer = bytearray(PACK_BYTES) if buffer is None else buffer
         self._buffer[:_START] = header(Kind.PACK) + salt
         self._end = _START
         self._blobs: list[Blob] = []
@@ -101,6 +102,11 @@ class OpenPack:
             with self._idle:
                 self._unfinished -= 1
                 self._idle.notify_all()
+
+    @property
+    def buffer(self) -> bytearray:
+        """The buffer, for another pack, once this one's bytes are stored."""
+        return self._buffer
 
     def finish(self) -> tuple[Pack, memoryview]:
         """Wait for every reserved blob, add the directory, and give the pack and its bytes."""

@@ -48,6 +48,7 @@ class BlobWriter:
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
         self._open: OpenPack | None = None
+        self._buffers: list[bytearray] = []
         self._packs: list[Pack] = []
         self._failure: BaseException | None = None
         self.stored_bytes = 0
@@ -108,10 +109,10 @@ class BlobWriter:
         codec, payload = codecs.encode(data, kind)
         full: OpenPack | None = None
         with self._lock:
-            pack = self._open or OpenPack(self._keys)
+            pack = self._open or self._new_pack()
             blob = pack.reserve(blob_id, codec, size, len(payload))
             if blob is None:
-                full, pack = pack, OpenPack(self._keys)
+                full, pack = pack, self._new_pack()
                 blob = pack.reserve(blob_id, codec, size, len(payload))
             self._open = pack
         if blob is None:  # an empty pack takes a blob of any size
@@ -120,10 +121,15 @@ class BlobWriter:
         if full is not None:
             self._upload(full)
 
+    def _new_pack(self) -> OpenPack:
+        return OpenPack(self._keys, self._buffers.pop() if self._buffers else None)
+
     def _upload(self, full: OpenPack) -> None:
         pack, content = full.finish()
         create_once(self._store, pack.name, content)
+        content.release()
         with self._lock:
+            self._buffers.append(full.buffer)
             self._packs.append(pack)
             self.stored_bytes += pack.size
 

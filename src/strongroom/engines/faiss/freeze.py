@@ -58,7 +58,6 @@ class FileArtifact:
 class FaissFrozen:
     """One moment of an index and its sidecar."""
 
-    rows_in_artifacts = False
     search_disturbs = False
 
     def __init__(self, held: Held, name: str, engine_version: str) -> None:
@@ -77,6 +76,11 @@ class FaissFrozen:
         self.description: Description = describe.description(
             name, held, self._layout, self._order, self._join, self._sidecars, self.schema, engine_version
         )
+
+    @property
+    def rows_in_artifacts(self) -> bool:
+        """Lossy codes are the rows: what they decode to is many times their size, and can be had from them at any time."""
+        return not self._layout.exact
 
     @property
     def position(self) -> Position:

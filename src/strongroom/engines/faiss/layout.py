@@ -95,7 +95,10 @@ class Layout:
         position = 0
         for span in self._in_order():
             yield from _pieces(Span(position, span.offset - position, "bytes"))
-            yield from _pieces(span)
+            if span is self.vectors and self.exact:  # cut as the rows are: a piece is a block's column
+                yield from (replace(piece, column="vector", block=block) for block, piece in enumerate(_pieces(span)))
+            else:
+                yield from _pieces(span)
             position = span.offset + span.length
         yield from _pieces(Span(position, self.size - position, "bytes"))
 
