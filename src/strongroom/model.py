@@ -163,6 +163,14 @@ class Answers:
         return len(self.ids)
 
 
+class Fidelity(StrEnum):
+    """How an engine gives back the vectors that it is loaded with."""
+
+    KEPT = "kept"  # bit for bit
+    NORMALIZED = "normalized"  # the same direction, at unit length
+    CODED = "coded"  # only as lossy codes
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which collections to restore and under which names. An empty `collections` means all of them."""

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.model import Answers, Collection, Description, Position, Region, RowBlock, Selection
+from strongroom.model import Answers, Collection, Description, Fidelity, Position, Region, RowBlock, Selection
 from strongroom.progress import Progress
 
 BLOCK_BYTES = 8 << 20
@@ -151,6 +151,9 @@ class Target(Protocol):
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What loading such rows changes: ids turned to text, metric replaced ... Shown in the plan."""
+
+    def fidelity(self, collection: Collection) -> Fidelity:
+        """How the vectors of such a collection come back after `Stage.load`."""
 
     def stage(self, token: str, selection: Selection) -> Stage:
         """Open or re-open the stage of `token`, a name unique to one restore. Raises Locked if another process has it."""

@@ -15,7 +15,7 @@ from strongroom.engines.chroma.catalog import FIELD, Address
 from strongroom.engines.chroma.frozen import ChromaSource
 from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
 from strongroom.errors import Damaged, EngineFailed, Refused, WrongRequest
-from strongroom.model import Collection, Description, Json, Selection
+from strongroom.model import Collection, Description, Fidelity, Json, Selection
 
 RECEIPT = "strongroom.json"
 _CLIENT = "strongroom.engines.chroma.client"
@@ -61,6 +61,11 @@ class ChromaTarget:
         if any(field.metric == "cosine" for field in collection.fields):
             found.append("with cosine, Chroma keeps unit vectors")
         return [*found, "the index is built anew: answers may differ a little"]
+
+    def fidelity(self, collection: Collection) -> Fidelity:
+        """Cosine collections hold unit vectors."""
+        cosine = any(field.metric == "cosine" for field in collection.fields)
+        return Fidelity.NORMALIZED if cosine else Fidelity.KEPT
 
     def stage(self, token: str, selection: Selection) -> ChromaStage:
         """Open or re-open the stage of `token` beside the directory. Raises Locked."""

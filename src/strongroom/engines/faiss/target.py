@@ -12,7 +12,7 @@ from strongroom.engines.faiss.rebuild import DEFAULT_INDEX, METRIC_TYPES, factor
 from strongroom.engines.faiss.sidecar import SUFFIXES
 from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
 from strongroom.errors import Damaged
-from strongroom.model import Collection, Description, Role, Selection
+from strongroom.model import Collection, Description, Fidelity, Role, Selection
 
 
 class FaissTarget:
@@ -63,6 +63,10 @@ class FaissTarget:
         if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
             found.append(f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index")
         return found
+
+    def fidelity(self, collection: Collection) -> Fidelity:
+        """A lossy kind of index is built as that kind again, and codes the vectors."""
+        return Fidelity.CODED if collection.fields and collection.fields[0].decoded else Fidelity.KEPT
 
     def stage(self, token: str, selection: Selection) -> FaissStage:
         return FaissStage(self._path, token, selection, self._version)

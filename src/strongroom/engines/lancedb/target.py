@@ -23,7 +23,7 @@ from strongroom.engines.lancedb.library import failing_as, lance
 from strongroom.engines.lancedb.versions import SUFFIX
 from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
 from strongroom.errors import Damaged, EngineFailed, WrongRequest
-from strongroom.model import Collection, Description, Role, Selection
+from strongroom.model import Collection, Description, Fidelity, Role, Selection
 
 RECEIPT = "strongroom.json"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -55,6 +55,10 @@ class LanceTarget:
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What differs in a table that is loaded from rows instead of from Lance's own files."""
         return list(_losses(collection, schema))
+
+    def fidelity(self, collection: Collection) -> Fidelity:
+        """The table holds the vectors beside any codes of its index."""
+        return Fidelity.KEPT
 
     def stage(self, token: str, selection: Selection) -> LanceStage:
         """Open or re-open the stage of `token`. Raises Locked; WrongRequest if a new name is none for a table."""

@@ -1,0 +1,31 @@
+"""How work of many items is done a few items ahead of its use, in other threads and in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+THREADS = 3
+_AHEAD = 6
+"""Results that may wait for their use; with blobs of 8 MiB at most, 48 MiB."""
+
+
+def ahead(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
+    """`work` of each item, in order. The first failure is raised where its result would have been."""
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="strongroom-reader") as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) >= _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,46 @@
+"""What does a restored index answer to the sealed queries?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from strongroom.engines.protocol import Frozen
+from strongroom.errors import EngineFailed
+from strongroom.model import Answers, Selection
+from strongroom.repository import Repository
+from strongroom.snapshots import probes
+from strongroom.snapshots.manifest import ProbeSet, StoredCollection
+from strongroom.snapshots.probes import Probes
+
+
+def names_of(frozen: Frozen) -> list[str]:
+    """The collections of a frozen state."""
+    return [collection.name for collection in frozen.description.collections]
+
+
+def actual_name(frozen: Frozen, wanted: str) -> str:
+    """The collection of that name, or the only one: an index file's collection is called as the file is."""
+    names = names_of(frozen)
+    return names[0] if len(names) == 1 else wanted
+
+
+def replay(
+    repository: Repository, frozen: Frozen, chosen: Sequence[StoredCollection], selection: Selection
+) -> Iterator[tuple[str, ProbeSet, Probes, Answers]]:
+    """Every set of probes with what the restored index answers to it: collection, set, sealed probes, given answers."""
+    for collection in chosen:
+        name = actual_name(frozen, selection.target_name(collection.name))
+        for probe in collection.probes:
+            sealed = probes.decode(repository.read_blob(bytes.fromhex(probe.blob)))
+            given = frozen.search(name, _field_name(frozen, name, probe.field), sealed.queries, sealed.k)
+            yield name, probe, sealed, given
+
+
+def _field_name(frozen: Frozen, collection: str, wanted: str) -> str:
+    """The field to ask: the one of that name, or the only one, whatever the engine calls it."""
+    names = [one.name for one in frozen.description.collection(collection).fields]
+    if wanted in names:
+        return wanted
+    if len(names) == 1:
+        return names[0]
+    raise EngineFailed(f"{collection} has no vector field {wanted!r} any more")

@@ -1,0 +1,77 @@
+"""How the files of an exact restore are written, and read back before anything opens them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from strongroom.engines.protocol import Stage
+from strongroom.errors import Damaged, VerificationFailed
+from strongroom.operations.prefetch import ahead
+from strongroom.operations.restore_state import RestoreState
+from strongroom.progress import Progress
+from strongroom.repository import Repository
+from strongroom.snapshots.artifacts import holds, offsets, read_part
+from strongroom.snapshots.manifest import Part, StoredArtifact
+
+
+class Installation:
+    """Writes a snapshot's artifacts into a stage."""
+
+    def __init__(self, repository: Repository, stage: Stage, state: RestoreState, progress: Progress) -> None:
+        self._repository = repository
+        self._stage = stage
+        self._state = state
+        self._progress = progress
+
+    def install(self, artifacts: Sequence[StoredArtifact]) -> None:
+        """Write every file that isn't there yet. Raises Damaged, naming the object that is."""
+        self._progress.begin("files", sum(artifact.size for artifact in artifacts), "bytes")
+        for artifact in artifacts:
+            path = self._stage.artifact_path(artifact.path)
+            there = path.exists() and path.stat().st_size == artifact.size
+            if artifact.path in self._state.installed and (self._state.adopted or there):
+                self._progress.advance(artifact.size)
+            else:
+                self._write(artifact, path)
+
+    def read_back(self, artifacts: Sequence[StoredArtifact]) -> int:
+        """Read every written file and compare it with the ids of its blobs; what a crash left torn is written once more. Gives the
+        number of bytes. Raises VerificationFailed."""
+        self._progress.begin("reading back", sum(artifact.size for artifact in artifacts), "bytes")
+        for artifact in artifacts:
+            path = self._stage.artifact_path(artifact.path)
+            if not self._is_whole(artifact, path):
+                self._write(artifact, path)
+                if not self._is_whole(artifact, path):
+                    raise VerificationFailed(f"{artifact.path}: the disk gives back other bytes than were written")
+            self._progress.advance(artifact.size)
+        return sum(artifact.size for artifact in artifacts)
+
+    def _write(self, artifact: StoredArtifact, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for part, content in zip(artifact.parts, self._contents(artifact), strict=True):
+                if len(content) != part.length:
+                    raise Damaged(f"artifact {artifact.path}", "a part of it is not as long as the manifest says")
+                file.write(content)
+                self._progress.advance(part.length)
+        if path.stat().st_size != artifact.size:
+            raise Damaged(f"artifact {artifact.path}", "its parts are not as long as the manifest says")
+        self._state.add_installed(artifact.path)
+
+    def _contents(self, artifact: StoredArtifact) -> Iterator[bytes]:
+        return ahead(artifact.parts, lambda part: read_part(part, self._repository.read_blob))
+
+    def _is_whole(self, artifact: StoredArtifact, path: Path) -> bool:
+        def same(place: tuple[int, Part]) -> bool:
+            return holds(place[1], _pread(file, *place), self._repository.keys.identify)
+
+        with path.open("rb", buffering=0) as file:
+            return os.fstat(file.fileno()).st_size == artifact.size and all(list(ahead(offsets(artifact), same)))
+
+
+def _pread(file: BinaryIO, offset: int, part: Part) -> bytes:
+    return os.pread(file.fileno(), part.length, offset)

@@ -1,0 +1,135 @@
+"""How rows are loaded into an engine that builds its own index, and what of them must come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from strongroom.engines.protocol import Frozen, Source, Stage
+from strongroom.errors import Damaged, VerificationFailed
+from strongroom.model import Collection, Fidelity, Role
+from strongroom.operations.prefetch import ahead
+from strongroom.operations.replay import actual_name
+from strongroom.progress import SILENT, Progress
+from strongroom.repository import Repository
+from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot, role_of, row_key
+from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.manifest import StoredCollection
+from strongroom.snapshots.segments import read_segment
+
+_SAMPLE = 1000
+_SAME_DIRECTION = 0.9999
+
+OpenScratch = Callable[[Path, str], Source]
+"""Restores one collection of a snapshot exactly into a directory, and gives it as a source."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsLoading:
+    """Loads a snapshot's rows into a stage and compares what the engine then gives back."""
+
+    repository: Repository
+    snapshot: Snapshot
+    fingerprinter: Fingerprinter
+    open_scratch: OpenScratch
+    progress: Progress
+
+    def load(self, stage: Stage, collection: StoredCollection, named: Collection, fidelity: Fidelity) -> dict[str, Any]:
+        """Load one collection as `named`. Gives the roots of what was sent. Raises Damaged if that isn't what was signed for."""
+        sent, core = RowsRoot(self.fingerprinter), RowsRoot(self.fingerprinter)
+        self.progress.begin(f"rows of {named.name}", collection.count, "rows")
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in self._rows(stage, collection):
+                sent.add(batch)
+                core.add(core_rows(batch, fidelity))
+                self.progress.advance(batch.num_rows)
+                yield batch
+
+        stage.load(named, batches())
+        if sent.digest() != collection.rows_root:
+            raise Damaged(f"rows of {collection.name}", "they are not the rows that the manifest was signed for")
+        return {"sent": sent.digest(), "core": core.digest(), "rows": sent.count}
+
+    def compare(
+        self, stage: Stage, frozen: Frozen, collection: StoredCollection, wanted: str, sent: Mapping[str, Any], fidelity: Fidelity
+    ) -> tuple[str, str]:
+        """Read the loaded rows back: their root, and a line that says what is equal. Raises VerificationFailed."""
+        name = actual_name(frozen, wanted)
+        whole, core = RowsRoot(self.fingerprinter), RowsRoot(self.fingerprinter)
+        sample = self._sample(stage, collection) if fidelity is Fidelity.NORMALIZED else {}
+        looked_at = 0
+        for block in frozen.rows(name):
+            batch = block.live()
+            whole.add(batch)
+            core.add(core_rows(batch, fidelity))
+            looked_at += _same_directions(name, batch, sample)
+        if core.digest() != sent["core"] or looked_at != len(sample):
+            raise VerificationFailed(f"{name}: the rows that the engine gives back are not the ones that it was given")
+        if whole.digest() == sent["sent"]:
+            return whole.digest(), f"{name}: {core.count:,} rows read back, all columns equal"
+        kept = {
+            Fidelity.KEPT: "ids and vectors equal",
+            Fidelity.NORMALIZED: f"ids equal, vectors of the same direction ({looked_at:,} compared)",
+            Fidelity.CODED: "ids equal, vectors coded anew",
+        }[fidelity]
+        return whole.digest(), f"{name}: {core.count:,} rows read back, {kept}, other columns as the plan says"
+
+    def _rows(self, stage: Stage, collection: StoredCollection) -> Iterator[pa.RecordBatch]:
+        if self.snapshot.manifest.rows_plane == "segments":
+            if collection.schema:
+                schema = collection.arrow_schema()
+                for block in ahead(collection.segments, lambda one: read_segment(one, schema, self.repository.read_blob)):
+                    yield block.live()
+            return
+        with self.open_scratch(stage.directory / "scratch", collection.name).freeze(SILENT) as frozen:
+            for block in frozen.rows(actual_name(frozen, collection.name)):
+                yield block.live()
+
+    def _sample(self, stage: Stage, collection: StoredCollection) -> dict[str, npt.NDArray[np.float64]]:
+        """The vectors of the first rows by id, as text."""
+        sample: dict[str, npt.NDArray[np.float64]] = {}
+        for batch in self._rows(stage, collection):
+            for name, vector in _vectors(batch.slice(0, _SAMPLE - len(sample))):
+                sample[name] = vector
+            if len(sample) >= _SAMPLE:
+                break
+        return sample
+
+
+def core_rows(batch: pa.RecordBatch, fidelity: Fidelity) -> pa.RecordBatch:
+    """What must come back of a row: its id, as text, and its vectors if the engine keeps them bit for bit."""
+    roles = (Role.ID, Role.VECTOR) if fidelity is Fidelity.KEPT else (Role.ID,)
+    kept = [(f, c) for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) in roles]
+    columns = [row_key(column) if role_of(f) == Role.ID else column for f, column in kept]
+    fields = [f.with_type(column.type) for (f, _), column in zip(kept, columns, strict=True)]
+    return pa.record_batch(columns, schema=pa.schema(fields))
+
+
+def _vectors(batch: pa.RecordBatch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+    """Id and vector of each row, for the only vector column."""
+    ids = next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.ID)
+    column = next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.VECTOR)
+    yield from zip(row_key(ids).to_pylist(), (np.asarray(one, np.float64) for one in column.to_pylist()), strict=True)
+
+
+def _same_directions(name: str, batch: pa.RecordBatch, sample: Mapping[str, npt.NDArray[np.float64]]) -> int:
+    """How many rows of the batch are in the sample. Raises VerificationFailed if the vector of one points elsewhere."""
+    if not sample:
+        return 0
+    ids = row_key(next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.ID))
+    wanted = pa.array([one in sample for one in ids.to_pylist()])
+    found = 0
+    for key, vector in _vectors(batch.filter(wanted)):
+        right = sample[key]
+        lengths = float(np.linalg.norm(vector) * np.linalg.norm(right))
+        if lengths and float(vector @ right) / lengths < _SAME_DIRECTION:
+            raise VerificationFailed(f"{name}: the vector of {key!r} came back as another one")
+        found += 1
+    return found

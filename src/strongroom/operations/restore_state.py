@@ -1,0 +1,47 @@
+"""What of a restore is done already, so that a killed one goes on instead of starting again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from strongroom.engines.staging import write_durably
+
+
+class RestoreState:
+    """state.json and receipt.json in the stage's directory. Each is written after the work that it names, so that it never says
+    too much; what a crash tore all the same is found when the files are read back."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "state.json"
+        self._receipt = directory / "receipt.json"
+        known = json.loads(self._path.read_bytes()) if self._path.exists() else {}
+        self.installed: set[str] = set(known.get("installed", ()))
+        self.loaded: dict[str, dict[str, Any]] = known.get("loaded", {})
+        self.adopted: bool = known.get("adopted", False)
+
+    def add_installed(self, path: str) -> None:
+        """The artifact is written."""
+        self.installed.add(path)
+        self._write()
+
+    def add_loaded(self, name: str, roots: dict[str, Any]) -> None:
+        """The collection is loaded; `roots` are those of the rows that were sent."""
+        self.loaded[name] = roots
+        self._write()
+
+    def set_adopted(self) -> None:
+        """All artifacts were read back and found whole; from here on the engine may change them."""
+        self.adopted = True
+        self._write()
+
+    def set_receipt(self, content: bytes) -> None:
+        write_durably(self._receipt, content)
+
+    def receipt(self) -> bytes:
+        return self._receipt.read_bytes()
+
+    def _write(self) -> None:
+        content = {"installed": sorted(self.installed), "loaded": self.loaded, "adopted": self.adopted}
+        write_durably(self._path, json.dumps(content).encode())
