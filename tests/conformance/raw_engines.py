@@ -1,0 +1,168 @@
+"""How does each engine's own client fill, read and search a database? No adapter is used, so that none can vouch for itself.
+
+Each function runs in a process of its own (`apart`), so that a reopened database is really reopened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS, DIMENSION = 600, 24
+
+
+def vectors_of(start, count):
+    draw = np.random.default_rng(start)
+    return (
+        draw.standard_normal((8, DIMENSION))[draw.integers(0, 8, count)] + 0.5 * draw.standard_normal((count, DIMENSION))
+    ).astype(np.float32)
+
+
+def queries(count=25):
+    return vectors_of(987_654, count)
+
+
+def _texts(start, count):
+    return [f"document {number} – ünïcode" for number in range(start, start + count)]
+
+
+# -- Chroma ----------------------------------------------------------------------------------------------------------------
+
+
+def chroma_make(path, start, count):
+    import chromadb
+
+    metadata = {"hnsw:space": "l2", "hnsw:sync_threshold": 50, "hnsw:batch_size": 50, "model": "test-encoder"}
+    collection = chromadb.PersistentClient(path).get_or_create_collection("things", metadata=metadata, embedding_function=None)
+    collection.upsert(
+        ids=[f"thing-{number}" for number in range(start, start + count)],
+        embeddings=vectors_of(start, count),
+        documents=_texts(start, count),
+        metadatas=[{"number": number, "even": number % 2 == 0} for number in range(start, start + count)],
+    )
+    collection.query(query_embeddings=queries(1), n_results=1)
+
+
+def chroma_read(path, name="things"):
+    import chromadb
+
+    got = (
+        chromadb.PersistentClient(path)
+        .get_collection(name, embedding_function=None)
+        .get(include=["embeddings", "documents", "metadatas"])
+    )
+    rows = zip(got["ids"], got["embeddings"], got["documents"], strict=True)
+    return {str(key): (np.asarray(vector, np.float32).tobytes(), document) for key, vector, document in rows}
+
+
+def chroma_ask(path, name="things"):
+    import chromadb
+
+    collection = chromadb.PersistentClient(path).get_collection(name, embedding_function=None)
+    got = collection.query(query_embeddings=queries(), n_results=10, include=["distances"])
+    return got["ids"], got["distances"]
+
+
+# -- FAISS -----------------------------------------------------------------------------------------------------------------
+
+
+def faiss_make(path, start, count):
+    import faiss
+
+    place, sidecar = Path(path), Path(path).with_suffix(".parquet")
+    if place.exists():
+        index, table = faiss.read_index(path), pq.read_table(sidecar)
+    else:
+        index, table = faiss.IndexHNSWFlat(DIMENSION, 16), None
+    index.add(vectors_of(start, count))
+    names = [f"thing-{number}" for number in range(start, start + count)]
+    more = pa.table({"id": names, "document": _texts(start, count), "number": list(range(start, start + count))})
+    faiss.write_index(index, path)
+    pq.write_table(more if table is None else pa.concat_tables([table, more]), sidecar)
+
+
+def faiss_read(path, name="things"):
+    import faiss
+
+    index, table = faiss.read_index(path), pq.read_table(Path(path).with_suffix(".parquet"))
+    vectors = index.reconstruct_n(0, index.ntotal)
+    rows = zip(table["id"].to_pylist(), vectors, table["document"].to_pylist(), strict=True)
+    return {str(key): (vector.tobytes(), document) for key, vector, document in rows}
+
+
+def faiss_ask(path, name="things"):
+    import faiss
+
+    distances, ids = faiss.read_index(path).search(queries(), 10)
+    return ids.tolist(), distances.tolist()
+
+
+# -- LanceDB ---------------------------------------------------------------------------------------------------------------
+
+
+def lancedb_make(path, start, count):
+    import lancedb
+
+    rows = pa.table(
+        {
+            "id": [f"thing-{number}" for number in range(start, start + count)],
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors_of(start, count).ravel()), DIMENSION),
+            "document": _texts(start, count),
+            "number": list(range(start, start + count)),
+        }
+    )
+    database = lancedb.connect(path)
+    if "things" in database.table_names():
+        database.open_table("things").add(rows)
+    else:
+        table = database.create_table("things", rows)
+        table.create_index("l2", vector_column_name="vector", index_type="IVF_HNSW_SQ", num_partitions=2)
+
+
+def lancedb_read(path, name="things"):
+    import lancedb
+
+    table = lancedb.connect(path).open_table(name).to_arrow()
+    vector = next(field.name for field in table.schema if pa.types.is_fixed_size_list(field.type))
+    return {str(row["id"]): (np.asarray(row[vector], np.float32).tobytes(), row["document"]) for row in table.to_pylist()}
+
+
+def lancedb_ask(path, name="things"):
+    import lancedb
+
+    table = lancedb.connect(path).open_table(name)
+    found = [table.search(query).limit(10).to_list() for query in queries()]
+    return [[row["id"] for row in rows] for rows in found], [[row["_distance"] for row in rows] for rows in found]
+
+
+@dataclass(frozen=True)
+class Raw:
+    """An engine as its own users know it. `leaf` is the name of its file or directory."""
+
+    name: str
+    leaf: str
+    make: Callable[..., Any]
+    read: Callable[..., Any]
+    ask: Callable[..., Any]
+
+    def url(self, directory):
+        return f"{self.name}://{directory / self.leaf}"
+
+    def path(self, directory):
+        return str(directory / self.leaf)
+
+
+RAW = {
+    raw.name: raw
+    for raw in (
+        Raw("chroma", "db", chroma_make, chroma_read, chroma_ask),
+        Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask),
+        Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
+    )
+}

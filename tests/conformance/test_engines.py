@@ -1,0 +1,196 @@
+"""Does every engine keep the same promises? One suite, run unchanged over each of them, judged by the engine's own client."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+from chroma_fixture import apart
+from raw_engines import RAW, ROWS
+
+import strongroom
+from strongroom import engines
+from strongroom.errors import NotFound, Refused, StrongroomError, WrongRequest
+from strongroom.model import Status
+from strongroom.progress import SILENT
+from strongroom.repository import Argon2Cost
+
+CHEAP = Argon2Cost(1, 1, 64)
+NAMES = tuple(RAW)
+OTHERS = [(one, other) for one in NAMES for other in NAMES if one != other]
+
+
+@dataclasses.dataclass(frozen=True)
+class Backed:
+    """A repository with two snapshots of one source, and what the engine's client saw at each."""
+
+    room: strongroom.Strongroom
+    raw: object
+    url: str
+    first: str
+    second: str
+    rows: tuple
+    answers: tuple
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def backed(request, tmp_path_factory):
+    return _backed(request.param, tmp_path_factory)
+
+
+_MADE = {}
+
+
+def _backed(name, tmp_path_factory):
+    if name in _MADE:
+        return _MADE[name]
+    raw, place = RAW[name], tmp_path_factory.mktemp(name)
+    source = place / "source"
+    source.mkdir()
+    room = strongroom.init(str(place / "repository"), password="x", cost=CHEAP)
+    snapshots, rows, answers = [], [], []
+    for start, count in ((0, ROWS), (ROWS, 100)):
+        apart(raw.make, raw.path(source), start, count)
+        snapshots.append(room.backup(raw.url(source), model="encoder@2", tags={"turn": str(start)}).snapshot)
+        rows.append(apart(raw.read, raw.path(source)))
+        answers.append(apart(raw.ask, raw.path(source)))
+    shutil.rmtree(source)
+    made = Backed(room, raw, raw.url(source), snapshots[0].id, snapshots[1].id, tuple(rows), tuple(answers))
+    _MADE[name] = made
+    return made
+
+
+def test_both_moments_come_back_exactly(backed, tmp_path):
+    for place, snapshot, rows, answers in (
+        (tmp_path / "one", backed.first, backed.rows[0], backed.answers[0]),
+        (tmp_path / "two", backed.second, backed.rows[1], backed.answers[1]),
+    ):
+        place.mkdir()
+        report = backed.room.restore(snapshot, backed.raw.url(place), require_exact=True)
+        assert report.plan.rung is strongroom.Rung.EXACT
+        assert any("bit for bit" in check for check in report.checks)
+        assert apart(backed.raw.read, backed.raw.path(place)) == rows
+        assert len(rows) in (ROWS, ROWS + 100)
+        assert apart(backed.raw.ask, backed.raw.path(place)) == answers
+        assert not list(place.glob(".strongroom*")), "the stage is gone"
+
+
+def test_the_manifest_says_what_there_is(backed):
+    for name, count in ((backed.first, ROWS), (backed.second, ROWS + 100)):
+        record = backed.room.snapshot(name).manifest
+        assert record.engine == backed.raw.name
+        assert [(one.name, one.count) for one in record.collections] == [("things", count)]
+        field = record.collections[0].catalog.fields[0]
+        assert (field.dimension, field.dtype, field.metric, field.index["kind"] != "") == (24, "float32", "l2", True)
+        assert record.collections[0].catalog.lineage.model == "encoder"
+        assert record.collections[0].catalog.lineage.version == "2"
+        assert {item.status for item in record.ledger} >= {Status.CAPTURED, Status.NOT_OFFERED} or record.ledger
+        probe = record.collections[0].probes[0]
+        assert probe.count == 32
+        assert probe.live
+        assert probe.recall > 0.5
+        assert record.artifacts
+        assert record.position.value
+    assert backed.room.snapshot(backed.second).manifest.parents == (backed.first,)
+    roots = {backed.room.snapshot(name).manifest.root for name in (backed.first, backed.second)}
+    assert len(roots) == 2
+
+
+def test_all_levels_pass(backed, tmp_path):
+    report = backed.room.verify(level=strongroom.Level.ANSWERS, scratch=tmp_path)
+    assert report.findings == ()
+    assert report.looked_at["rows"] == 2 * ROWS + 100
+    assert report.looked_at["probes"] == 64
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rebuild_has_the_same_rows(backed, tmp_path):
+    report = backed.room.restore(backed.second, backed.raw.url(tmp_path), rung=strongroom.Rung.REBUILD)
+    assert apart(backed.raw.read, backed.raw.path(tmp_path)) == backed.rows[1]
+    assert min(report.recall.values()) > 0.5
+    assert report.plan.losses or report.plan.rung is strongroom.Rung.REBUILD
+
+
+@pytest.mark.parametrize(("origin", "target"), OTHERS)
+def test_rows_go_into_another_engine(origin, target, tmp_path, tmp_path_factory):
+    made = _backed(origin, tmp_path_factory)
+    raw = RAW[target]
+    plan = made.room.plan_restore(made.second, raw.url(tmp_path))
+    assert plan.rung is strongroom.Rung.CONVERT
+    assert plan.reasons
+    with pytest.raises(Refused):
+        made.room.restore(made.second, raw.url(tmp_path), require_exact=True)
+    assert not list(tmp_path.iterdir()), "a refused restore leaves nothing"
+    report = made.room.restore(made.second, raw.url(tmp_path))
+    assert apart(raw.read, raw.path(tmp_path)) == made.rows[1]
+    assert min(report.recall.values()) > 0.5
+
+
+def test_a_plan_touches_nothing(backed, tmp_path):
+    plan = backed.room.plan_restore(backed.first, backed.raw.url(tmp_path / "new"))
+    assert (plan.rows, plan.rung, plan.occupied) == (ROWS, strongroom.Rung.EXACT, ())
+    assert plan.bytes > 0
+    assert plan.cost
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_unless_asked(backed, tmp_path):
+    url, path = backed.raw.url(tmp_path), backed.raw.path(tmp_path)
+    backed.room.restore(backed.first, url)
+    with pytest.raises(Refused):
+        backed.room.restore(backed.second, url)
+    assert apart(backed.raw.read, path) == backed.rows[0]
+    backed.room.restore(backed.second, url, overwrite=True)
+    assert apart(backed.raw.read, path) == backed.rows[1]
+    assert apart(backed.raw.ask, path) == backed.answers[1]
+    assert not list(tmp_path.glob(".strongroom*"))
+
+
+def test_doing_it_twice_is_doing_it_once(backed, tmp_path):
+    url = backed.raw.url(tmp_path)
+    assert not backed.room.restore(backed.first, url).already_there
+    assert backed.room.restore(backed.first, url).already_there
+    assert apart(backed.raw.read, backed.raw.path(tmp_path)) == backed.rows[0]
+
+
+def test_a_changed_target_is_not_taken_for_the_restored_one(backed, tmp_path):
+    backed.room.restore(backed.first, backed.raw.url(tmp_path))
+    apart(backed.raw.make, backed.raw.path(tmp_path), 5000, 7)
+    with pytest.raises(Refused):
+        backed.room.restore(backed.first, backed.raw.url(tmp_path))
+    assert len(apart(backed.raw.read, backed.raw.path(tmp_path))) == ROWS + 7
+
+
+def test_a_collection_may_be_chosen_and_renamed(backed, tmp_path):
+    if backed.raw.name == "faiss":  # an index file holds one collection, which is called as the file is
+        url = f"faiss://{tmp_path / 'other.faiss'}"
+        backed.room.restore(backed.first, url, collections=["things"])
+        assert apart(backed.raw.read, str(tmp_path / "other.faiss")) == backed.rows[0]
+        return
+    backed.room.restore(backed.first, backed.raw.url(tmp_path), collections=["things"], renames={"things": "copies"})
+    path = backed.raw.path(tmp_path)
+    assert apart(backed.raw.read, path, "copies") == backed.rows[0]
+    assert apart(backed.raw.ask, path, "copies") == backed.answers[0]
+
+
+def test_what_isnt_there_is_said(backed, tmp_path):
+    engine = engines.find(backed.raw.name)
+    with pytest.raises(NotFound), engine.source(backed.url).freeze(SILENT):
+        pass
+    with pytest.raises(NotFound, match="nothing-of-that-name"):
+        backed.room.restore(backed.first, backed.raw.url(tmp_path), collections=["nothing-of-that-name"])
+    with pytest.raises(WrongRequest):
+        engines.source_of(f"{backed.raw.name}:")
+    with pytest.raises(StrongroomError):
+        backed.room.backup(f"{backed.raw.name}://{tmp_path / 'nowhere' / backed.raw.leaf}")
+    assert len(backed.room.snapshots()) == 2
+
+
+def test_a_second_backup_of_the_same_state_stores_next_to_nothing(backed, tmp_path):
+    backed.room.restore(backed.second, backed.raw.url(tmp_path))
+    again = strongroom.init(str(tmp_path / "repository"), password="x", cost=CHEAP)
+    first = again.backup(backed.raw.url(tmp_path)).snapshot.manifest
+    second = again.backup(backed.raw.url(tmp_path)).snapshot.manifest
+    assert second.root == first.root
+    assert second.stored_bytes < first.stored_bytes / 4
