@@ -1,4 +1,4 @@
-"""How does the raw chromadb client fill, read and search a database? The adapter is not used here, so that it can't vouch for itself.
+"""How does the raw chromadb client fill, read and search a database? The adapter isn't used: it can't vouch for itself.
 
 Functions that open a database run in a fresh process each (`apart`): a reopened database is then really reopened.
 """
@@ -43,7 +43,7 @@ def summaries(count):
 
 def _metadata(n):
     kinds = [
-        {"text": "ä€😀\"\\\n\t", "count": n, "ratio": n / 3, "yes": n % 2 == 0},
+        {"text": 'ä€😀"\\\n\t', "count": n, "ratio": n / 3, "yes": n % 2 == 0},
         {"one": 1.0, "big": 2**62, "negative": -n, "empty": ""},
         None,
         {"tags": ["a", "é"], "numbers": [1, 2, 3], "ratios": [0.5, 1.0], "flags": [True, False], "a!": 1, "a": 2, "Z": 0},
@@ -115,7 +115,9 @@ def seed(path):
     only_log = plain.create_collection("only-log", embedding_function=None)
     _fill(only_log, 30, 8, 9)
     names, texts, vectors = summaries(700)
-    real = client(path, "acme", "prod").create_collection("by-l2", configuration={"hnsw": {"space": "cosine", "sync_threshold": 300}})
+    real = client(path, "acme", "prod").create_collection(
+        "by-l2", configuration={"hnsw": {"space": "cosine", "sync_threshold": 300}}
+    )
     real.add(ids=names, embeddings=vectors, documents=texts)
 
 
@@ -132,7 +134,8 @@ def contents(path):
             rows = zip(got["embeddings"], got["documents"], got["uris"], got["metadatas"], strict=True)
             prefix = "" if database == "default_database" else f"{tenant}/{database}/"
             found[prefix + collection.name] = {
-                identity: (np.asarray(vector, np.float32), *rest) for identity, (vector, *rest) in zip(got["ids"], rows, strict=True)
+                identity: (np.asarray(vector, np.float32), *rest)
+                for identity, (vector, *rest) in zip(got["ids"], rows, strict=True)
             }
     return found
 

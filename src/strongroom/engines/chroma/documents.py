@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from json.encoder import encode_basestring
@@ -23,6 +24,11 @@ Columns = tuple[list[str | None], list[str | None], list[str | None]]
 def canonical(value: object) -> str:
     """The one way to write a JSON value: sorted keys, no spaces, no escapes but those that JSON demands."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _real(value: float) -> str:
+    """As `canonical` writes it; that costs four times as much."""
+    return float.__repr__(value) if math.isfinite(value) else canonical(value)
 
 
 def split(document: Document) -> tuple[str | None, str | None, str | None]:
@@ -74,8 +80,12 @@ class Documents:
                 continue
             if text is not None:
                 value = encode_basestring(text)
-            elif (written := scalar(text, integer, real, truth)) is not None:
-                value = canonical(written)
+            elif integer is not None:
+                value = int.__repr__(integer)
+            elif real is not None:
+                value = _real(real)
+            elif truth is not None:
+                value = "true" if truth else "false"
             else:
                 continue
             name = names.get(key) or names.setdefault(key, encode_basestring(key) + ":")
@@ -108,13 +118,10 @@ class Documents:
     def _rows(self, table: str, order: str, rowids: npt.NDArray[np.int64]) -> Iterator[tuple[Any, ...]]:
         """A range where the rows lie close together (one walk along the index), else row by row inside of one query."""
         if not len(rowids):
-            return
+            return iter(())
         low, high = int(rowids[0]), int(rowids[-1])
-        where, values = "id BETWEEN ? AND ?", (low, high)
-        query = f"SELECT id, key, string_value, int_value, float_value, bool_value FROM {table} WHERE {where} ORDER BY {order}"  # noqa: S608
-        if high - low >= 2 * len(rowids):
-            where, some = "id IN (SELECT value FROM json_each(?))", (json.dumps(rowids.tolist()),)
-            query = query.replace("id BETWEEN ? AND ?", where)
-            yield from self._connection.execute(query, some)
-            return
-        yield from self._connection.execute(query, values)
+        close = high - low < 2 * len(rowids)
+        where = "id BETWEEN ? AND ?" if close else "id IN (SELECT value FROM json_each(?))"
+        columns = "id, key, string_value, int_value, float_value, bool_value"
+        query = f"SELECT {columns} FROM {table} WHERE {where} ORDER BY {order}"  # noqa: S608 - constants
+        return self._connection.execute(query, (low, high) if close else (json.dumps(rowids.tolist()),))
