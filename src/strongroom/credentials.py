@@ -33,6 +33,15 @@ def secret_from(
     return None
 
 
+def is_named(
+    environment: Mapping[str, str] | None = None, *, prefix: str = "STRONGROOM_", key_file: str | Path | None = None
+) -> bool:
+    """Would `secret_from` have a secret to read? Reads nothing and runs no command."""
+    variables = os.environ if environment is None else environment
+    others = (variables.get(f"{prefix}{name}") for name in ("KEY_FILE", "PASSWORD_FILE", "PASSWORD_COMMAND"))
+    return bool(key_file) or f"{prefix}PASSWORD" in variables or any(others)
+
+
 def require_secret(secret: Secret | None) -> Secret:
     """Raises WrongKey if there is none."""
     if secret is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import signal
 import sys
 
-from strongroom.errors import StrongroomError, from_os_error
+from strongroom.errors import StrongroomError, WrongRequest, from_os_error
+
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -14,26 +18,54 @@ def main() -> None:
     # our products are small: a second BLAS thread would only spin beside the coding threads (engines get their own)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
+        _check_text()
         from strongroom.cli.app import app
 
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except KeyboardInterrupt:
-        print("strongroom: interrupted; run the same command again, finished work is not repeated", file=sys.stderr)
-        sys.exit(130)
-    except StrongroomError as error:
-        _fail(error)
-    except OSError as error:
-        _fail(from_os_error(error, str(error.filename or "strongroom")))
+        code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for people
-        _fail(StrongroomError(f"unexpected {type(error).__name__}: {error}", hint="set STRONGROOM_DEBUG=1 to see where"))
+        code = _fail(error)
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not tear up the way out
+        _complain(StrongroomError("interrupted", hint="run the same command again: finished work is not repeated"), code)
+    sys.exit(code)
 
 
-def _fail(error: StrongroomError) -> None:
+def _check_text() -> None:
+    """Names that aren't UTF-8 couldn't be written into a manifest; a terminal that can't show a sign gets another one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    for argument in sys.argv[1:]:
+        if not argument.isascii() and argument != argument.encode(errors="replace").decode():
+            raise WrongRequest(f"{argument!a} is not UTF-8 text", hint="rename the file or directory, or set LC_ALL=C.UTF-8")
+
+
+def _fail(error: Exception) -> int:
     if os.environ.get("STRONGROOM_DEBUG"):
         raise error
-    message = " ".join(str(error).split())
+    if type(error).__name__ == "Abort":  # Ctrl-C or the end of the input at a question
+        return INTERRUPTED
+    explained = _explained(error)
+    _complain(explained, explained.exit_code)
+    return explained.exit_code
+
+
+def _explained(error: Exception) -> StrongroomError:
+    if isinstance(error, StrongroomError):
+        return error
+    if isinstance(error, OSError):
+        return from_os_error(error, str(error.filename or "strongroom"))
+    if hasattr(error, "format_message"):  # what typer says of a wrong command line; its class isn't public
+        command = getattr(getattr(error, "ctx", None), "command_path", "strongroom")
+        return WrongRequest(error.format_message().rstrip("."), hint=f"see '{command} --help'")
+    return StrongroomError(f"unexpected {type(error).__name__}: {error}", hint="set STRONGROOM_DEBUG=1 to see where")
+
+
+def _complain(error: StrongroomError, code: int) -> None:
+    message, hint = (" ".join(text.split()) for text in (str(error), error.hint))
     if "--json" in sys.argv:
-        print(json.dumps({"error": message, "hint": error.hint, "exit_code": error.exit_code}), file=sys.stderr)
+        print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
     else:
-        print(f"strongroom: {message}" + (f" — {error.hint}" if error.hint else ""), file=sys.stderr)
-    sys.exit(error.exit_code)
+        print(f"strongroom: {message}" + (f" — {hint}" if hint else ""), file=sys.stderr)

@@ -1,38 +1,30 @@
-"""The commands. Each one parses, calls the library and prints."""
+"""The commands. Each one parses, calls the library and prints.
+
+What a command works with is imported when it runs, so that `--help` and a wrong command line are answered at once.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from strongroom.cli import render
-from strongroom.cli.bars import Bars
-from strongroom.credentials import require_secret, secret_from
-from strongroom.errors import WrongRequest
-from strongroom.library import init_repository, open_repository
-from strongroom.operations.restore_plan import Rung
-from strongroom.operations.verify import Level
-from strongroom.progress import SILENT, Progress
-from strongroom.repository import KeySlot, Secret, new_key_file
+from strongroom.errors import StrongroomError, WrongRequest, from_os_error
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    add_completion=False,
-    help="Backup and restore for vector databases: rows, index, catalog and lineage as one versioned artifact.",
-)
-keys = typer.Typer(no_args_is_help=True, help="Who can open the repository.")
+if TYPE_CHECKING:
+    from strongroom.library import Strongroom
+    from strongroom.progress import Progress
+    from strongroom.repository import KeySlot, Secret
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+keys = typer.Typer(rich_markup_mode=None)
 app.add_typer(keys, name="key")
-
-out = Console(soft_wrap=False)
-err = Console(stderr=True)
 
 Repo = Annotated[str, typer.Option("--repo", "-r", envvar="STRONGROOM_REPOSITORY", help="Path or URL of the repository.")]
 KeyFile = Annotated[Path | None, typer.Option("--key-file", envvar="STRONGROOM_KEY_FILE", help="Open with this key file.")]
@@ -52,15 +44,27 @@ class RungName(StrEnum):
     REBUILD = "rebuild"
 
 
+@app.callback(invoke_without_command=True)
+def strongroom(context: typer.Context) -> None:
+    """Backup and restore for vector databases: rows, index, catalog and lineage as one versioned artifact."""
+    _require_command(context)
+
+
+@keys.callback(invoke_without_command=True)
+def key(context: typer.Context) -> None:
+    """List, add and remove what opens the repository."""
+    _require_command(context)
+
+
 @app.command()
 def init(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
     """Make a new, encrypted repository."""
-    room = init_repository(repo, key_file=key_file)
-    _say(
-        json,
-        {"repository": room.repository.config.repository_id.hex(), "url": room.repository.store.url},
-        lambda: out.print(f"[green]✓[/] repository {room.repository.config.repository_id.hex()[:12]} at {repo}", highlight=False),
-    )
+    from strongroom.cli import render
+    from strongroom.library import init_repository
+
+    room = init_repository(repo, password=_asked_password(key_file, confirm=True), key_file=key_file)
+    name, url = room.repository.config.repository_id.hex(), room.repository.store.url
+    _say(json, {"repository": name, "url": url}, lambda: render.show_done(f"repository {name[:12]} at {url}"))
 
 
 @app.command()
@@ -69,31 +73,34 @@ def backup(
     repo: Repo,
     model: Annotated[str | None, typer.Option(help="The encoder of the vectors: NAME@VERSION.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any number of times.")] = None,
-    probes: Annotated[int, typer.Option(help="Queries to seal in, for each vector field.")] = 32,
+    probes: Annotated[int, typer.Option(min=0, help="Queries to seal in, for each vector field.")] = 32,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a snapshot of a source. Exit code 3 if something in it could not be read."""
+    from strongroom.cli import render
+
     tags = _pairs(tag or [], "--tag")
-    room = open_repository(repo, key_file=key_file)
+    room = _open(repo, key_file)
     with _progress(quiet) as progress:
         report = room.backup(source, model=model, tags=tags, probes=probes, progress=progress)
     summary = {**render.snapshot_summary(report.snapshot), "not_captured": render.plain(report.not_captured)}
-    _say(json, summary, lambda: render.show_backup(out, report))
+    _say(json, summary, lambda: render.show_backup(report))
     if report.not_captured:
         raise typer.Exit(3)
 
 
 @app.command()
 def snapshots(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
-    """List the snapshots, oldest first."""
-    room = open_repository(repo, key_file=key_file)
-    found = room.snapshots()
-    _say(json, [render.snapshot_summary(one) for one in found], lambda: render.show_snapshots(out, found))
-    damaged = room.damaged_snapshots()
+    """List the snapshots, oldest first. Exit code 4 if one can't be read."""
+    from strongroom.cli import render
+
+    room = _open(repo, key_file)
+    found, damaged = room.snapshots(), room.damaged_snapshots()
+    _say(json, [render.snapshot_summary(one) for one in found], lambda: render.show_snapshots(found))
     for problem in damaged:
-        err.print(f"[red]✗[/] {problem}", highlight=False, soft_wrap=True)
+        render.show_problem(str(problem))
     if damaged:
         raise typer.Exit(4)
 
@@ -106,8 +113,10 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Show what a snapshot holds and what it doesn't."""
-    found = open_repository(repo, key_file=key_file).snapshot(snapshot)
-    _say(json, render.snapshot_detail(found), lambda: render.show_snapshot(out, found))
+    from strongroom.cli import render
+
+    found = _open(repo, key_file).snapshot(snapshot)
+    _say(json, render.snapshot_detail(found), lambda: render.show_snapshot(found))
 
 
 @app.command()
@@ -125,21 +134,24 @@ def restore(
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Restore a snapshot: verified beside the target first, then put in its place. May be run again after any failure."""
-    room = open_repository(repo, key_file=key_file)
+    """Restore a snapshot, verified before it is put in place. Repeatable after any failure."""
+    from strongroom.cli import render
+    from strongroom.operations.restore_plan import Rung
+
     wish: dict[str, Any] = {
         "collections": collection or [],
         "renames": _pairs(rename or [], "--rename"),
         "require_exact": require == RungName.EXACT,
         "rung": {RungName.EXACT: Rung.EXACT, RungName.REBUILD: Rung.REBUILD, None: None}[rung],
     }
+    room = _open(repo, key_file)
     if dry_run:
         plan = room.plan_restore(snapshot, target, **wish)
-        _say(json, plan, lambda: render.show_plan(out, plan))
+        _say(json, plan, lambda: render.show_plan(plan))
         return
     with _progress(quiet) as progress:
         report = room.restore(snapshot, target, overwrite=overwrite, progress=progress, **wish)
-    _say(json, report, lambda: render.show_restore(out, report))
+    _say(json, report, lambda: render.show_restore(report))
 
 
 @app.command()
@@ -147,17 +159,22 @@ def verify(
     repo: Repo,
     snapshot: Annotated[str | None, typer.Argument(help="'latest', the beginning of an id, or nothing for all.")] = None,
     level: Annotated[LevelName, typer.Option(help="How deep to look.")] = LevelName.DATA,
-    budget: Annotated[int | None, typer.Option(help="Read at most this many bytes of packs, least recently proven first.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Read at most this many bytes of packs, least recently proven first.")
+    ] = None,
     scratch: Annotated[Path | None, typer.Option(help="Where levels restore and answers may restore to.")] = None,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove that snapshots are there, readable, restorable and answer as they did. Exit code 4 if not."""
-    room = open_repository(repo, key_file=key_file)
+    """Prove that snapshots are whole, restore and answer as they did. Exit code 4 if not."""
+    from strongroom.cli import render
+    from strongroom.operations.verify import Level
+
+    room = _open(repo, key_file)
     with _progress(quiet) as progress:
         report = room.verify(snapshot, level=Level[level.name], budget=budget, scratch=scratch, progress=progress)
-    _say(json, {**render.plain(report), "passed": report.passed}, lambda: render.show_verify(out, report))
+    _say(json, {**render.plain(report), "passed": report.passed}, lambda: render.show_verify(report))
     if not report.passed:
         raise typer.Exit(4)
 
@@ -165,21 +182,24 @@ def verify(
 @app.command()
 def demo(
     directory: Annotated[Path | None, typer.Option(help="Where to work; a temporary directory unless given.")] = None,
-    rows: Annotated[int, typer.Option(help="Rows of the database.")] = 12_000,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the database.")] = 12_000,
     json: AsJson = False,
 ) -> None:
-    """Make a Chroma database, back it up twice, destroy it, restore both states and prove them."""
+    """Back up, destroy, restore and prove a Chroma database that is made for it."""
+    from strongroom.cli import render
     from strongroom.cli.demo import run
 
-    report = run(directory, rows, err if json else out)
+    report = run(directory, rows, render.err if json else render.out)
     _say(json, report, lambda: None)
 
 
 @keys.command("list")
 def key_list(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
     """List the key slots."""
-    slots = open_repository(repo, key_file=key_file).key_slots()
-    _say(json, [_slot(slot) for slot in slots], lambda: render.show_keys(out, slots))
+    from strongroom.cli import render
+
+    slots = _open(repo, key_file).key_slots()
+    _say(json, [_slot(slot) for slot in slots], lambda: render.show_keys(slots))
 
 
 @keys.command("add")
@@ -192,11 +212,12 @@ def key_add(
     key_file: KeyFile = None,
     json: AsJson = False,
 ) -> None:
-    """Add a key: a password from STRONGROOM_NEW_PASSWORD (or _FILE, _COMMAND, or asked for), or a new key file."""
-    room = open_repository(repo, key_file=key_file)
-    secret = _make_key_file(new_key_file_path) if new_key_file_path else _new_secret()
-    slot = room.add_key(secret, label)
-    _say(json, _slot(slot), lambda: out.print(f"[green]✓[/] key slot {slot.id[:12]} added", highlight=False))
+    """Add a password, from STRONGROOM_NEW_PASSWORD (or _FILE, _COMMAND, or asked for), or a new key file."""
+    from strongroom.cli import render
+
+    room = _open(repo, key_file)
+    slot = room.add_key(_make_key_file(new_key_file_path) if new_key_file_path else _new_secret(), label)
+    _say(json, _slot(slot), lambda: render.show_done(f"key slot {slot.id[:12]} added"))
 
 
 @keys.command("remove")
@@ -207,41 +228,83 @@ def key_remove(
     json: AsJson = False,
 ) -> None:
     """Remove a key slot; never the last one."""
-    removed = open_repository(repo, key_file=key_file).remove_key(slot)
-    _say(json, _slot(removed), lambda: out.print(f"[green]✓[/] key slot {removed.id[:12]} removed", highlight=False))
+    from strongroom.cli import render
+
+    removed = _open(repo, key_file).remove_key(slot)
+    _say(json, _slot(removed), lambda: render.show_done(f"key slot {removed.id[:12]} removed"))
 
 
 @keys.command("passwd")
 def key_passwd(repo: Repo, json: AsJson = False) -> None:
-    """Change the password: from the present one to STRONGROOM_NEW_PASSWORD (or _FILE, _COMMAND, or asked for)."""
-    room = open_repository(repo)
-    fresh = room.change_passphrase(require_secret(secret_from()), _new_secret())
-    _say(json, _slot(fresh), lambda: out.print(f"[green]✓[/] password changed: key slot {fresh.id[:12]}", highlight=False))
+    """Change the password to STRONGROOM_NEW_PASSWORD (or _FILE, _COMMAND, or asked for)."""
+    from strongroom.cli import render
+    from strongroom.credentials import require_secret, secret_from
+    from strongroom.library import open_repository
+    from strongroom.repository import Secret
+
+    passwords = {name: value for name, value in os.environ.items() if name != "STRONGROOM_KEY_FILE"}
+    secret = secret_from(passwords)
+    if secret is None and _may_ask():
+        secret = Secret.passphrase(_ask("Present password"))
+    present = require_secret(secret)
+    room = open_repository(repo, password=present.value.decode())
+    fresh = room.change_passphrase(present, _new_secret())
+    _say(json, _slot(fresh), lambda: render.show_done(f"password changed: key slot {fresh.id[:12]}"))
+
+
+def _require_command(context: typer.Context) -> None:
+    """The help, and exit code 2, if no command was given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
+
+
+def _open(repo: str, key_file: Path | None) -> Strongroom:
+    from strongroom.library import open_repository
+
+    return open_repository(repo, password=_asked_password(key_file), key_file=key_file)
+
+
+def _asked_password(key_file: Path | None, *, confirm: bool = False) -> str | None:
+    """What the person at the terminal types; None if a key file or the environment gives the secret, or nobody is there."""
+    from strongroom.credentials import is_named
+
+    if is_named(key_file=key_file) or not _may_ask():
+        return None
+    return _ask("Password of the new repository" if confirm else "Password of the repository", confirm=confirm)
+
+
+def _may_ask() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _ask(question: str, *, confirm: bool = False) -> str:
+    return str(typer.prompt(question, hide_input=True, confirmation_prompt="The same again" if confirm else False, err=True))
 
 
 def _say(json: bool, value: Any, show: Callable[[], None]) -> None:
+    from strongroom.cli import render
+
     if json:
         typer.echo(render.as_json(value))
     else:
         show()
 
 
-def _progress(quiet: bool) -> Any:
-    return _Nothing() if quiet else Bars(err)
+def _progress(quiet: bool) -> AbstractContextManager[Progress]:
+    from strongroom.cli import render
+    from strongroom.cli.bars import Bars
+    from strongroom.progress import SILENT
 
-
-class _Nothing:
-    def __enter__(self) -> Progress:
-        return SILENT
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    return nullcontext(SILENT) if quiet else Bars(render.err)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:
     pairs = dict(text.partition("=")[::2] for text in texts)
     if any("=" not in text for text in texts) or not all(pairs):
-        raise WrongRequest(f"{option} takes KEY=VALUE")
+        wrong = next(text for text in texts if not text.partition("=")[0] or "=" not in text)
+        form = "OLD=NEW" if option == "--rename" else "KEY=VALUE"
+        raise WrongRequest(f"{option} {wrong!r} is not of the form {form}", hint=f"write it as {option} {form}")
     return pairs
 
 
@@ -250,9 +313,12 @@ def _slot(slot: KeySlot) -> dict[str, str]:
 
 
 def _new_secret() -> Secret:
+    from strongroom.credentials import secret_from
+    from strongroom.repository import Secret
+
     secret = secret_from(prefix="STRONGROOM_NEW_")
-    if secret is None and os.isatty(0):
-        secret = Secret.passphrase(typer.prompt("New password", hide_input=True, confirmation_prompt=True))
+    if secret is None and _may_ask():
+        secret = Secret.passphrase(_ask("New password", confirm=True))
     if secret is None:
         raise WrongRequest("no new password was given", hint="set STRONGROOM_NEW_PASSWORD or STRONGROOM_NEW_PASSWORD_FILE")
     return secret
@@ -260,10 +326,17 @@ def _new_secret() -> Secret:
 
 def _make_key_file(path: Path) -> Secret:
     """Made readable by its owner alone, durable before it is relied on, never over an existing file."""
+    from strongroom.repository import Secret, new_key_file
+
     content = new_key_file()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise StrongroomError(f"{path} is already there", hint="give the path of a new file, or move the old one away") from error
+    except OSError as error:
+        raise from_os_error(error, str(path)) from error
     return Secret.key_file(content)

@@ -1,4 +1,4 @@
-"""How progress looks: bars with rate and time left on a terminal, one line a stage elsewhere, nothing if asked for quiet."""
+"""How progress looks: bars with rate and time left on a terminal, nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Bars:
     def _complete(self) -> None:
         if self._task is not None:
             task = next(task for task in self._shown.tasks if task.id == self._task)
-            self._shown.update(self._task, total=task.completed or 1, completed=task.completed or 1)
+            unit = task.fields["unit"] if task.completed else ""
+            self._shown.update(self._task, total=task.completed or 1, completed=task.completed or 1, unit=unit)
             self._task = None
 
 
@@ -48,7 +49,9 @@ class _Amount(ProgressColumn):
     """What is done of what there is, and how fast, in the stage's unit."""
 
     def render(self, task: Task) -> Text:
-        unit = task.fields.get("unit", "")
+        unit = task.fields["unit"]
+        if not unit:
+            return Text()  # a stage that had nothing to count
         done = amount(task.completed, unit)
         total = f"/{amount(task.total, unit)}" if task.total is not None and not task.finished else ""
         speed = task.finished_speed or task.speed

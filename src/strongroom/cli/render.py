@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from strongroom.cli.bars import amount
 from strongroom.model import LedgerItem, Status
@@ -19,6 +20,16 @@ from strongroom.operations.restore_plan import RestorePlan
 from strongroom.operations.verify import VerifyReport
 from strongroom.repository import KeySlot
 from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.manifest import ProbeSet, StoredCollection
+
+out = Console()
+err = Console(stderr=True)
+
+Part = str | tuple[str, str]
+"""A piece of a line: a text as it is, or a text and its style."""
+
+_OK, _BAD = ("✓", "green"), ("✗", "red")
+_MARKS = {Status.CAPTURED: _OK, Status.NOT_OFFERED: ("–", "dim"), Status.NOT_CAPTURED: ("!", "yellow")}
 
 
 def as_json(value: Any) -> str:
@@ -84,136 +95,178 @@ def snapshot_detail(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def show_backup(console: Console, report: BackupReport) -> None:
+def line(*parts: Part, to: Console | None = None) -> None:
+    """Print one line, left whole whatever the width of the terminal is. Names are shown as they are, never taken for markup."""
+    (to or out).print(_text(*parts), soft_wrap=True)
+
+
+def show_done(what: str) -> None:
+    line(_OK, f" {what}")
+
+
+def show_problem(problem: str) -> None:
+    """On standard error."""
+    line(_BAD, f" {problem}", to=err)
+
+
+def show_backup(report: BackupReport) -> None:
     record = report.snapshot.manifest
-    size = f"{amount(record.source_bytes, 'bytes')} read, {amount(record.stored_bytes, 'bytes')} stored"
-    console.print(
-        f"[green]✓[/] snapshot [bold]{report.snapshot.id[:12]}[/]  {record.rows:,} rows in "
-        f"{len(record.collections)} collections  {size}  {record.seconds.get('total', 0):.2f} s",
-        highlight=False,
-    )
+    line(_OK, " snapshot ", (report.snapshot.id[:12], "bold"), f"  {_rows(record.rows)} in {_collections(len(record.collections))}")
+    line(f"  {_size(report.snapshot)} in {record.seconds.get('total', 0):.2f} s")
     for item in report.not_captured:
-        console.print(f"[yellow]![/] {item.item}: {item.status.value} ({item.note})", highlight=False)
-    offered = sum(item.status == Status.CAPTURED for item in record.ledger)
+        line("  ", _MARKS[item.status], f" {item.item}: {item.status.value} ({item.note})")
+    captured = sum(item.status == Status.CAPTURED for item in record.ledger)
     rest = [item.item for item in record.ledger if item.status != Status.CAPTURED]
-    left = f"; not in it: {', '.join(rest)} (see 'show')" if rest else ""
-    console.print(f"  completeness: {offered} captured{left}", highlight=False, soft_wrap=True)
+    left = f"; not in it: {', '.join(rest)} (see 'strongroom show')" if rest else ""
+    _paragraph("  ", f"completeness: {captured} captured{left}")
 
 
-def show_snapshots(console: Console, snapshots: Sequence[Snapshot]) -> None:
-    table = Table(box=None, header_style="bold")
-    for name in ("snapshot", "created (UTC)", "source", "rows", "size", "stored", "model", "tags"):
-        table.add_column(name, justify="right" if name in ("rows", "size", "stored") else "left", overflow="fold")
-    for snapshot in snapshots:
-        record = snapshot.manifest
-        models = {one.catalog.lineage.model for one in record.collections if one.catalog.lineage.model}
-        table.add_row(
-            snapshot.id[:12],
-            record.created[:19].replace("T", " "),
-            record.source,
-            f"{record.rows:,}",
-            amount(record.source_bytes, "bytes"),
-            amount(record.stored_bytes, "bytes"),
-            ", ".join(sorted(models)),
-            " ".join(f"{key}={value}" for key, value in record.tags.items()),
-        )
-    console.print(table)
+def show_snapshots(snapshots: Sequence[Snapshot]) -> None:
+    """One line a snapshot where the terminal is wide enough for all of them, else two."""
+    lines = [(_numbers(one), _details(one)) for one in snapshots]
+    head = f"{'snapshot':<12}  {'created (UTC)':<19}  {'rows':>11}  {'size':>9}  {'stored':>9}"
+    wide = all(len(numbers) + 2 + len(details) <= out.width for numbers, details in lines)
+    line((head + ("  source, model, tags" if wide else ""), "bold"))
+    for numbers, details in lines:
+        shown: tuple[Part, ...] = ((numbers[:12], "bold"), numbers[12:])
+        if wide:
+            line(*shown, f"  {details}")
+        else:
+            line(*shown)
+            line(f"  {details}")
 
 
-def show_snapshot(console: Console, snapshot: Snapshot) -> None:
+def _numbers(snapshot: Snapshot) -> str:
     record = snapshot.manifest
-    console.print(f"[bold]snapshot {snapshot.id}[/]", highlight=False)
+    created = record.created[:19].replace("T", " ")
+    sizes = f"{amount(record.source_bytes, 'bytes'):>9}  {amount(record.stored_bytes, 'bytes'):>9}"
+    return f"{snapshot.id[:12]}  {created:<19}  {record.rows:>11,}  {sizes}"
+
+
+def _details(snapshot: Snapshot) -> str:
+    record = snapshot.manifest
+    models = {_model(one) for one in record.collections if one.catalog.lineage.model}
+    tags = " ".join(f"{key}={value}" for key, value in record.tags.items())
+    return "  ".join(filter(None, (record.source, ", ".join(sorted(models)), tags)))
+
+
+def show_snapshot(snapshot: Snapshot) -> None:
+    record = snapshot.manifest
+    line((f"snapshot {snapshot.id}", "bold"))
     for name, value in (
-        ("created", record.created),
-        ("source", f"{record.source} on {record.host}"),
+        ("created", f"{record.created[:19].replace('T', ' ')} UTC on {record.host}"),
+        ("source", record.source),
         ("engine", f"{record.engine} {record.engine_version}, captured by Strongroom {record.strongroom_version}"),
         ("position", f"{record.position.kind} {record.position.value}"),
         ("rows plane", record.rows_plane),
         ("root", record.root),
-        ("size", f"{amount(record.source_bytes, 'bytes')} read, {amount(record.stored_bytes, 'bytes')} stored"),
+        ("size", _size(snapshot)),
         ("seconds", "  ".join(f"{key} {value:.2f}" for key, value in record.seconds.items())),
         ("tags", " ".join(f"{key}={value}" for key, value in record.tags.items()) or "none"),
     ):
-        console.print(f"  {name:<11}{value}", highlight=False, soft_wrap=True)
-    _show_collections(console, snapshot)
-    show_ledger(console, record.ledger)
-
-
-def _show_collections(console: Console, snapshot: Snapshot) -> None:
-    table = Table(box=None, header_style="bold")
-    for name in ("collection", "rows", "field", "type", "metric", "index", "model", "probes", "recall"):
-        table.add_column(name)
-    for one in snapshot.manifest.collections:
+        line(f"  {name:<11}{value}")
+    line(("collections", "bold"))
+    for one in record.collections:
+        line("  ", (one.name, "bold"), f"  {_rows(one.count)}  model {_model(one)}")
         for field in one.catalog.fields:
-            probe = next((probe for probe in one.probes if probe.field == field.name), None)
-            lineage = one.catalog.lineage
-            table.add_row(
-                one.name,
-                f"{one.count:,}",
-                field.name,
-                f"{field.dimension} x {field.dtype}" + (" (decoded)" if field.decoded else ""),
-                field.metric,
-                str(field.index.get("kind", "")),
-                f"{lineage.model}@{lineage.version}" if lineage.version else (lineage.model or "not given"),
-                str(probe.count) if probe else "0",
-                f"{probe.recall:.4f}" if probe and probe.recall is not None else "",
-            )
-    console.print(table)
+            decoded = " (decoded)" if field.decoded else ""
+            index = str(field.index.get("kind", "no index"))
+            probes = _probes(next((probe for probe in one.probes if probe.field == field.name), None))
+            line(f"    {field.name}  {field.dimension} x {field.dtype}{decoded}  {field.metric}  {index}  {probes}")
+    show_ledger(record.ledger)
 
 
-_MARKS = {Status.CAPTURED: "[green]✓[/]", Status.NOT_OFFERED: "[dim]–[/]", Status.NOT_CAPTURED: "[yellow]![/]"}
+def _model(collection: StoredCollection) -> str:
+    lineage = collection.catalog.lineage
+    return f"{lineage.model}@{lineage.version}" if lineage.version else (lineage.model or "not given")
 
 
-def show_ledger(console: Console, ledger: Sequence[LedgerItem]) -> None:
-    console.print("[bold]completeness[/]")
+def _probes(probe: ProbeSet | None) -> str:
+    if probe is None:
+        return "no probes"
+    recall = f", recall@{probe.k} {probe.recall:.3f}" if probe.recall is not None else ""
+    return f"{probe.count} probes{recall}"
+
+
+def show_ledger(ledger: Sequence[LedgerItem]) -> None:
+    line(("completeness", "bold"))
     for item in ledger:
-        note = f"  {item.note}" if item.note else ""
-        console.print(f"  {_MARKS[item.status]} {item.item}: {item.status.value}{note}", highlight=False, soft_wrap=True)
+        note = f": {item.note}" if item.note else ""
+        _paragraph("  ", _MARKS[item.status], " ", f"{item.item}, {item.status.value}{note}")
 
 
-def show_plan(console: Console, plan: RestorePlan) -> None:
-    console.print(f"[bold]plan[/]  snapshot {plan.snapshot[:12]} → {plan.target}", highlight=False, soft_wrap=True)
-    console.print(f"  rung      [bold]{plan.rung.value}[/]: {'; '.join(plan.reasons)}", highlight=False, soft_wrap=True)
-    console.print(f"  cost      {amount(plan.bytes, 'bytes')}, {plan.rows:,} rows; {plan.cost}", highlight=False, soft_wrap=True)
+def show_plan(plan: RestorePlan) -> None:
+    line(("plan", "bold"), f"  snapshot {plan.snapshot[:12]} → {plan.target}")
+    _paragraph("  rung      ", (plan.rung.value, "bold"), f": {'; '.join(plan.reasons)}", indent=12)
+    _paragraph("  cost      ", f"{amount(plan.bytes, 'bytes')}, {_rows(plan.rows)}; {plan.cost}", indent=12)
     for one in plan.collections:
         renamed = f" as {one.target_name}" if one.target_name != one.name else ""
-        console.print(f"  restores  {one.name}{renamed}, {one.rows:,} rows", highlight=False)
+        line(f"  restores  {one.name}{renamed}, {_rows(one.rows)}")
     for loss in plan.losses:
-        console.print(f"  [yellow]changes[/]   {loss}", highlight=False, soft_wrap=True)
+        _paragraph(("  changes   ", "yellow"), loss, indent=12)
     for taken in plan.occupied:
-        console.print(f"  [yellow]occupied[/]  {taken}: needs --overwrite", highlight=False, soft_wrap=True)
+        line(("  occupied  ", "yellow"), f"{taken}: needs --overwrite")
 
 
-def show_restore(console: Console, report: RestoreReport) -> None:
+def show_restore(report: RestoreReport) -> None:
     plan = report.plan
     did = "is there already" if report.already_there else "restored"
-    console.print(
-        f"[green]✓[/] snapshot [bold]{plan.snapshot[:12]}[/] {did}: {plan.target}  ({plan.rung.value}, "
-        f"{plan.rows:,} rows, {report.seconds:.2f} s)",
-        highlight=False,
-        soft_wrap=True,
-    )
+    line(_OK, " snapshot ", (plan.snapshot[:12], "bold"), f" {did}: {plan.target}")
+    line(f"  {plan.rung.value}, {_rows(plan.rows)} in {report.seconds:.2f} s")
     for check in report.checks:
-        console.print(f"  [green]✓[/] {check}", highlight=False, soft_wrap=True)
+        _paragraph("  ", _OK, " ", check)
     for loss in plan.losses:
-        console.print(f"  [yellow]![/] {loss}", highlight=False, soft_wrap=True)
+        _paragraph("  ", _MARKS[Status.NOT_CAPTURED], " ", loss)
 
 
-def show_verify(console: Console, report: VerifyReport) -> None:
-    looked = ", ".join(f"{value:,} {name}" for name, value in report.looked_at.items())
+def show_verify(report: VerifyReport) -> None:
     for finding in report.findings:
         broken = f"  breaks {', '.join(name[:12] for name in finding.snapshots)}" if finding.snapshots else ""
-        console.print(f"[red]✗[/] {finding.subject}: {finding.problem}{broken}", highlight=False, soft_wrap=True)
+        line(_BAD, f" {finding.subject}: {finding.problem}{broken}")
     for name, recall in report.recall.items():
-        console.print(f"  recall {recall:.4f}  {name}", highlight=False)
-    verdict = "[green]✓ passed[/]" if report.passed else f"[red]✗ {len(report.findings)} findings[/]"
-    console.print(f"{verdict}  level {report.level.name.lower()}: looked at {looked}", highlight=False, soft_wrap=True)
+        line(f"  recall {recall:.4f}  {name}")
+    verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {len(report.findings)} findings", "red")
+    looked = ", ".join(f"{value:,} {name}" for name, value in report.looked_at.items())
+    _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
 
 
-def show_keys(console: Console, slots: Sequence[KeySlot]) -> None:
-    table = Table(box=None, header_style="bold")
-    for name in ("key slot", "kind", "label", "created (UTC)"):
-        table.add_column(name)
+def show_keys(slots: Sequence[KeySlot]) -> None:
+    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<10}  label", "bold"))
     for slot in slots:
-        table.add_row(slot.id[:12], slot.kind, slot.label, slot.created[:19].replace("T", " "))
-    console.print(table)
+        created = slot.created[:19].replace("T", " ")
+        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<10}  {slot.label}")
+
+
+def _text(*parts: Part) -> Text:
+    """Control characters in names must not reach the terminal."""
+    shown = [(part, "") if isinstance(part, str) else part for part in parts]
+    return Text.assemble(*(("".join(c if c.isprintable() else "�" for c in text), style) for text, style in shown))
+
+
+def _paragraph(*parts: Part, indent: int = 4) -> None:
+    """Prose, wrapped at the width of the terminal with a hanging indent; one line where nobody looks."""
+    text = _text(*parts)
+    if not out.is_terminal:
+        out.print(text, soft_wrap=True)
+        return
+    first, *rest = text.wrap(out, out.width)
+    out.print(first)
+    if rest:
+        folded = text[len(first) :]
+        folded = folded[len(folded) - len(folded.plain.lstrip()) :]
+        table = Table.grid(padding=0)
+        table.add_row(" " * indent, folded)
+        out.print(table)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" + ("s" if count != 1 else "")
+
+
+def _collections(count: int) -> str:
+    return f"{count} collection" + ("s" if count != 1 else "")
+
+
+def _size(snapshot: Snapshot) -> str:
+    record = snapshot.manifest
+    return f"{amount(record.source_bytes, 'bytes')} read, {amount(record.stored_bytes, 'bytes')} stored"
