@@ -22,7 +22,7 @@ def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
     Raises whatever StrongroomError the function raised, and EngineFailed for any other exception or a crash.
     """
     child = subprocess.run(
-        [sys.executable, "-m", "strongroom.engines.isolation", function],
+        [sys.executable, "-P", "-m", "strongroom.engines.isolation", function],  # -P: nothing is imported from where we stand
         input=pickle.dumps(arguments, protocol=5),
         capture_output=True,
         pass_fds=pass_fds,
@@ -40,8 +40,8 @@ def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
 
 
 def _serve(function: str) -> None:
-    answer = sys.stdout.buffer
-    sys.stdout = sys.stderr  # whatever the engine prints must not mix with the answer
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever the engine prints, from Python or below, must not mix with the answer
     module, _, name = function.partition(":")
     arguments = pickle.load(sys.stdin.buffer)
     outcome: tuple[bool, Any]
@@ -52,6 +52,7 @@ def _serve(function: str) -> None:
     except Exception as error:  # noqa: BLE001 - the process boundary: every failure is reported to the parent
         outcome = (False, EngineFailed(f"{type(error).__name__}: {error}".splitlines()[0]))
     answer.write(pickle.dumps(outcome, protocol=5))
+    answer.close()
 
 
 if __name__ == "__main__":
