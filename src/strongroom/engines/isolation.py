@@ -5,15 +5,20 @@ Damaged links make hnswlib, Chroma and usearch fault; a fault must name the snap
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 from strongroom.errors import EngineFailed, StrongroomError
+
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 
 
 def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
@@ -22,7 +27,14 @@ def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
     Raises whatever StrongroomError the function raised, and EngineFailed for any other exception or a crash.
     """
     child = subprocess.run(
-        [sys.executable, "-P", "-m", "strongroom.engines.isolation", function],  # -P: nothing is imported from where we stand
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "strongroom.engines.isolation",
+            function,
+            str(os.getpid()),
+        ],  # -P: nothing is imported from where we stand
         input=pickle.dumps(arguments, protocol=5),
         capture_output=True,
         pass_fds=pass_fds,
@@ -37,6 +49,19 @@ def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
     if not done:
         raise result
     return result
+
+
+def _die_with(parent: int) -> None:
+    """A child that outlived its killed parent would go on writing into a stage that the next restore has taken over."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _serve(function: str) -> None:
@@ -56,4 +81,5 @@ def _serve(function: str) -> None:
 
 
 if __name__ == "__main__":
+    _die_with(int(sys.argv[2]))
     _serve(sys.argv[1])
