@@ -1,0 +1,317 @@
+"""Can a repository be read from docs/FORMAT.md alone? This is a reader written from that page; it does not import Strongroom."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+from blake3 import blake3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+PACK, INDEX, SNAPSHOT = 1, 2, 3
+PURPOSES = {PACK: "pack", INDEX: "index", SNAPSHOT: "snapshot"}
+ENTRY = struct.Struct("<32sBII")
+
+
+def derive(ikm, salt, purpose):
+    return HKDF(SHA256(), 32, salt or None, f"strongroom/1/{purpose}".encode()).derive(ikm)
+
+
+def json_without(members, *names):
+    return json.dumps({name: value for name, value in members.items() if name not in names}, sort_keys=True).encode()
+
+
+def nonce(number):
+    return number.to_bytes(12, "big")
+
+
+class Reader:
+    """An opened repository in a local directory. Every hash, tag and signature is checked on the way."""
+
+    def __init__(self, folder, *, passphrase=None, key_file=None):
+        self.folder = Path(folder)
+        config = json.loads((self.folder / "config").read_bytes())
+        assert config["strongroom"] == 1
+        assert config["check"] == blake3(json_without(config, "check")).hexdigest()
+        self.id = bytes.fromhex(config["repository"])
+        self.master = self._master(passphrase, key_file)
+        self.blob_ids = derive(self.master, self.id, "blob id")
+        self.fingerprints = Fingerprints(derive(self.master, self.id, "row fingerprint"))
+        seed = derive(self.master, self.id, "manifest signature")
+        self.signatures = Ed25519PrivateKey.from_private_bytes(seed).public_key()
+        self.places = dict(self._blob_index())
+
+    # -- keys --------------------------------------------------------------------------------------------------------------
+
+    def _master(self, passphrase, key_file):
+        for name in self.names("keys"):
+            slot = json.loads(self.object(f"keys/{name}", name))
+            assert slot["repository"] == self.id.hex()
+            salt = base64.b64decode(slot["salt"])
+            if slot["kind"] == "passphrase" and passphrase is not None:
+                cost = slot["argon2id"]
+                stretch = Argon2id(
+                    salt=salt, length=32, iterations=cost["passes"], lanes=cost["lanes"], memory_cost=cost["memory_kib"]
+                )
+                wrapping = derive(stretch.derive(passphrase.encode()), b"", "passphrase slot")
+            elif slot["kind"] == "key file" and key_file is not None:
+                prefix, _, secret = Path(key_file).read_text().strip().partition(":")
+                assert prefix == "strongroom-key-1"
+                wrapping = derive(base64.b64decode(secret), salt, "key file slot")
+            else:
+                continue
+            return AESGCM(wrapping).decrypt(bytes(12), base64.b64decode(slot["wrapped"]), json_without(slot, "wrapped"))
+        raise LookupError("no slot for this secret")
+
+    # -- objects -----------------------------------------------------------------------------------------------------------
+
+    def names(self, folder):
+        return sorted(path.name for path in (self.folder / folder).rglob("*") if path.is_file() and len(path.name) == 64)
+
+    def object(self, path, name):
+        content = (self.folder / path).read_bytes()
+        assert blake3(content).hexdigest() == name
+        return content
+
+    def _key(self, content, kind):
+        assert content[:6] == b"SRRM" + bytes([1, kind])
+        return AESGCM(derive(self.master, content[6:38] + self.id, PURPOSES[kind]))
+
+    def _opened(self, content, kind):
+        return self._key(content, kind).decrypt(nonce(0), content[38:], content[:6] + self.id)
+
+    # -- packs and blobs ---------------------------------------------------------------------------------------------------
+
+    def _blob_index(self):
+        """(blob id, (pack, pack key, number, codec, plain length, offset, stored length))"""
+        for name in self.names("index"):
+            plain, at = self._opened(self.object(f"index/{name}", name), INDEX), 0
+            while at < len(plain):
+                pack, salt, length, entries = struct.unpack_from("<32s32sQI", plain, at)
+                directory = plain[at + 76 : at + 76 + entries * ENTRY.size]
+                at += 76 + len(directory)
+                content = self.object(f"packs/{pack.hex()[:2]}/{pack.hex()}", pack.hex())
+                assert (len(content), content[6:38]) == (length, salt)
+                assert directory == self._directory(content)
+                offset = 38
+                for number, (blob, codec, size, stored) in enumerate(ENTRY.iter_unpack(directory)):
+                    yield blob.hex(), (pack.hex(), number, codec, size, offset, stored)
+                    offset += stored
+
+    def _directory(self, content):
+        (length,) = struct.unpack("<I", content[-4:])
+        return self._key(content, PACK).decrypt(nonce(0), content[-4 - length : -4], content[:6] + self.id)
+
+    def blob(self, name):
+        pack, number, codec, size, offset, stored = self.places[name]
+        content = (self.folder / "packs" / pack[:2] / pack).read_bytes()
+        bound = self.id + bytes.fromhex(name) + struct.pack("<BI", codec, size)
+        coded = self._key(content, PACK).decrypt(nonce(number + 1), content[offset : offset + stored], bound)
+        plain = {0: bytes, 1: unzstd, 2: lambda payload: join_planes(payload, size)}[codec](coded)
+        assert len(plain) == size
+        assert blake3(plain, key=self.blob_ids).hexdigest() == name
+        return plain
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------------
+
+    def snapshots(self):
+        """{id: manifest}, oldest first."""
+        found = {name: self._manifest(name) for name in self.names("snapshots")}
+        return dict(sorted(found.items(), key=lambda pair: pair[1]["created"]))
+
+    def _manifest(self, name):
+        plain = self._opened(self.object(f"snapshots/{name}", name), SNAPSHOT)
+        self.signatures.verify(plain[:64], plain[64:])
+        manifest = json.loads(unzstd(plain[64:]))
+        assert manifest["strongroom_manifest"] == 1
+        return manifest
+
+    def artifact(self, artifact):
+        content = b"".join(self._part(part) for part in artifact["parts"])
+        assert len(content) == artifact["size"]
+        return content
+
+    def _part(self, part):
+        content = self.blob(part["blob"])
+        if part["stride"]:
+            content = interleave(part, content, self.blob(part["rest"]))
+        assert len(content) == part["length"]
+        return content
+
+    def schema(self, collection):
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(collection["schema"])))
+
+    def rows(self, collection):
+        """An Arrow table of the live slots of all segments, in order, with the columns of the schema."""
+        schema = self.schema(collection)
+        tables = [self._segment(segment, schema) for segment in collection["segments"]]
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def _segment(self, segment, schema):
+        rest = pa.ipc.open_stream(self.blob(segment["rest"])).read_all().combine_chunks()
+        columns = []
+        for field in schema:
+            if field.name in segment["vectors"]:
+                columns.append(bare_vectors(field.type, segment["rows"], self.blob(segment["vectors"][field.name])))
+            else:
+                columns.append(rest[field.name])
+        table = pa.table(columns, schema=schema)
+        assert table.num_rows == segment["rows"]
+        if not segment["dead"]:
+            return table
+        bits = np.frombuffer(base64.b64decode(segment["dead"]), np.uint8)
+        dead = np.unpackbits(bits, bitorder="little")[: segment["rows"]].astype(bool)
+        return table.filter(pa.array(~dead))
+
+    def probes(self, probe_set):
+        """The batch and its settings."""
+        table = pa.ipc.open_stream(self.blob(probe_set["blob"])).read_all()
+        assert table.num_rows == probe_set["count"]
+        return table, {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+
+    def root(self, manifest):
+        lines = [f"{one['catalog']['name']}\0{one['rows_root']}\0{one['catalog']['count']}" for one in manifest["collections"]]
+        return blake3("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+# -- codecs ----------------------------------------------------------------------------------------------------------------
+
+
+def unzstd(frame):
+    return zstandard.ZstdDecompressor().decompress(frame)
+
+
+def join_planes(payload, size):
+    width, rotated, head = payload[:3]
+    heads = [struct.unpack_from("<BQ", payload, 3 + 9 * plane) for plane in range(width)]
+    words, tail = divmod(size - head, width)
+    at = 3 + 9 * width
+    first, last = payload[at : at + head], payload[at + head : at + head + tail]
+    at += head + tail
+    joined = np.empty((words, width), np.uint8)
+    for plane, (method, stored) in enumerate(heads):
+        coded = payload[at : at + stored]
+        joined[:, plane] = np.frombuffer(coded if method == 0 else unzstd(coded), np.uint8)
+        at += stored
+    assert at == len(payload)
+    if rotated:
+        top = joined[:, -2].astype(np.uint16) | joined[:, -1].astype(np.uint16) << 8
+        top = top >> 1 | top << 15
+        joined[:, -2], joined[:, -1] = top & 0xFF, top >> 8
+    return first + joined.tobytes() + last
+
+
+def bare_vectors(type_, rows, content):
+    if pa.types.is_fixed_size_binary(type_):
+        return pa.Array.from_buffers(type_, rows, [None, pa.py_buffer(content)])
+    values = pa.Array.from_buffers(type_.value_type, rows * type_.list_size, [None, pa.py_buffer(content)])
+    return pa.FixedSizeListArray.from_arrays(values, type=type_)
+
+
+def interleave(part, inserted, rest):
+    """Records of `stride` bytes: each one's own bytes with a vector put in at `vector_offset`."""
+    stride, length, offset = part["stride"], part["vector_length"], part["vector_offset"]
+    own, records = stride - length, []
+    for record in range(part["length"] // stride):
+        mine = rest[record * own : (record + 1) * own]
+        records.append(mine[:offset] + inserted[record * length : (record + 1) * length] + mine[offset:])
+    return b"".join(records)
+
+
+# -- fingerprints ----------------------------------------------------------------------------------------------------------
+
+
+class Fingerprints:
+    """Keyed hashes of rows; 16-byte blocks are integers here, so that XOR is one operator."""
+
+    def __init__(self, key):
+        self.root_key = derive(key, b"", "root")
+        block_cipher = modes.ECB()  # noqa: S305 (PMAC is made of single blocks)
+        self._cipher = Cipher(algorithms.AES256(derive(key, b"", "pmac")), block_cipher).encryptor()
+
+    def rows_root(self, table):
+        sums, counts = [[0, 0] for _ in range(1024)], [0] * 1024
+        for a, b in (struct.unpack("<QQ", one) for one in self.of(table)):
+            bucket = sums[a % 1024]
+            bucket[0], bucket[1] = (bucket[0] + a) % 2**64, (bucket[1] + b) % 2**64
+            counts[a % 1024] += 1
+        content = b"".join(struct.pack("<QQ", *pair) for pair in sums) + struct.pack("<1024q", *counts)
+        return blake3(content, key=self.root_key).hexdigest()
+
+    def of(self, table):
+        """16 bytes a row."""
+        totals = [0] * table.num_rows
+        vectors = [field.name for field in table.schema if role(field) == "vector"]
+        for field, column in zip(table.schema, table.columns, strict=True):
+            kind, whole, values = values_of(column)
+            name = self._name(f"{kind}:{column_name(field, vectors)}")
+            for row, value in enumerate(values):
+                totals[row] ^= 0 if value is None else self._term(value, whole, name)
+        return [self._encrypt(total ^ words(1, 0)).to_bytes(16, "little") for total in totals]
+
+    def _term(self, value, whole, name):
+        padded = value if whole else value + b"\x80" + bytes(-(len(value) + 1) % 16)
+        total = 0
+        for place in range(len(padded) // 16):
+            block = int.from_bytes(padded[16 * place : 16 * place + 16], "little")
+            total ^= self._encrypt(block ^ self._encrypt(words(place, 0x6D61736B)))
+        return self._encrypt(self._encrypt(total ^ name ^ words(len(value), 0)))
+
+    def _name(self, text):
+        return int.from_bytes(blake3(text.encode(), key=self.root_key).digest()[:16], "little")
+
+    def _encrypt(self, block):
+        return int.from_bytes(self._cipher.update(block.to_bytes(16, "little")), "little")
+
+
+def words(a, b):
+    return a | b << 64
+
+
+def role(field):
+    return (field.metadata or {}).get(b"strongroom.role", b"").decode()
+
+
+def column_name(field, vectors):
+    if role(field) == "vector":
+        return "@vector" if len(vectors) == 1 else f"@vector {field.name}"
+    return f"@{role(field)}" if role(field) in ("id", "document", "uri", "payload") else field.name
+
+
+def values_of(column):
+    """(kind, are values cut into blocks without padding, the bytes of each value or None)"""
+    array, type_ = column.combine_chunks(), column.type
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return "text", False, [None if one is None else one.encode() for one in array.to_pylist()]
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+        return "bytes", False, array.to_pylist()
+    if pa.types.is_boolean(type_) or (pa.types.is_integer(type_) and type_ != pa.uint64()):
+        return "int", False, [None if one is None else struct.pack("<q", one) for one in array.to_pylist()]
+    if pa.types.is_fixed_size_list(type_) and pa.types.is_primitive(type_.value_type):
+        dtype = type_.value_type.to_pandas_dtype()
+        bare = [None if one is None else np.array(one, dtype).tobytes() for one in array.to_pylist()]
+        return f"list {type_.value_type}", type_.list_size * np.dtype(dtype).itemsize % 16 == 0, bare
+    if pa.types.is_primitive(type_) or pa.types.is_fixed_size_binary(type_):
+        return str(type_), type_.byte_width % 16 == 0, _fixed(array, type_.byte_width)
+    return (
+        "nested",
+        False,
+        [None if one is None else json.dumps(one, sort_keys=True, default=repr).encode() for one in array.to_pylist()],
+    )
+
+
+def _fixed(array, width):
+    content = array.buffers()[1].to_pybytes()
+    start = array.offset
+    values = [content[(start + row) * width : (start + row + 1) * width] for row in range(len(array))]
+    return [value if valid.as_py() else None for value, valid in zip(values, array.is_valid(), strict=True)]
