@@ -113,7 +113,8 @@ def seed(path):
         _change(collection, ids, 24, rng, 200)
     plain.create_collection("empty", embedding_function=None)
     only_log = plain.create_collection("only-log", embedding_function=None)
-    _fill(only_log, 30, 8, 9)
+    ids, rng = _fill(only_log, 40, 8, 9)
+    _change(only_log, ids, 8, rng, 5)
     names, texts, vectors = summaries(700)
     real = client(path, "acme", "prod").create_collection(
         "by-l2", configuration={"hnsw": {"space": "cosine", "sync_threshold": 300}}

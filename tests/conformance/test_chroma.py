@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -22,9 +23,9 @@ import pyarrow as pa
 import pytest
 
 from strongroom.engines.chroma import Chroma
-from strongroom.engines.chroma.capture import _try_lock, capture
+from strongroom.engines.chroma.capture import _Copy, _try_lock, capture
 from strongroom.engines.protocol import Engine
-from strongroom.errors import Damaged, Locked, NotFound, Refused, StrongroomError, Unreadable, WrongRequest
+from strongroom.errors import Damaged, Locked, NotFound, Refused, SourceChanged, StrongroomError, Unreadable, WrongRequest
 from strongroom.model import ROLE, Collection, Field, Role, Selection, Status
 from strongroom.progress import SILENT
 
@@ -380,6 +381,71 @@ def test_unsettled_index_is_waited_for(db, tmp_path):
     assert time.monotonic() - started > 1
 
 
+def test_metadata_segment_that_lags_is_made_up_from_the_log(db, truth):
+    """As after a crash between the log and the segment: the segment has nothing yet, or more than its position says."""
+    collection = "(SELECT id FROM collections WHERE name = 'only-log')"
+    segment = f"(SELECT id FROM segments WHERE scope = 'METADATA' AND collection = {collection})"
+    for tables in ((), ("embedding_metadata", "embedding_metadata_array", "embeddings")):
+        with sqlite3.connect(db / "chroma.sqlite3") as connection:
+            for table in tables:
+                rows = f"(SELECT id FROM embeddings WHERE segment_id = {segment})"
+                connection.execute(f"DELETE FROM {table} WHERE id IN {rows}")
+            connection.execute(f"UPDATE max_seq_id SET seq_id = 0 WHERE segment_id = {segment}")
+        with freeze(db) as frozen:
+            assert frozen.description.collection("only-log").count == len(truth["only-log"])
+            for row in rows_of(frozen, "only-log"):
+                _, document, uri, metadata = truth["only-log"][row["id"]]
+                assert (row["document"], row["uri"]) == (document, uri)
+                assert (json.loads(row["payload"]) if row["payload"] else None) == (metadata or None)
+
+
+def test_waits_for_a_writers_transaction(db, tmp_path):
+    script = (
+        "import sqlite3, sys, time\n"
+        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('BEGIN IMMEDIATE'); c.execute(\"INSERT INTO tenants VALUES ('late')\"); print(flush=True)\n"
+        "time.sleep(1); c.execute('COMMIT')"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(db / "chroma.sqlite3")], stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        with freeze(db) as frozen:
+            assert "late" in frozen.description.catalog["tenants"]
+        assert writer.wait() == 0
+
+
+def test_index_written_while_it_is_copied_is_copied_again(db, tmp_path, monkeypatch):
+    (changing, *_) = sorted(db.glob("*/length.bin"))
+    take, times = _Copy._take, []
+
+    def meddling(copy, name, deadline=math.inf):
+        take(copy, name, deadline)
+        if deadline < math.inf and name.endswith("link_lists.bin") and len(times) < 3:  # under the lock, behind the copy's back
+            times.append(name)
+            time.sleep(0.03)
+            changing.write_bytes(bytes([len(times)]) * changing.stat().st_size)
+            changing.with_name("index_metadata.pickle").touch()
+
+    monkeypatch.setattr(_Copy, "_take", meddling)
+    (tmp_path / "copy").mkdir()
+    capture(str(db), str(tmp_path / "copy"))
+    assert len(times) == 3
+    assert (tmp_path / "copy" / changing.relative_to(db)).read_bytes() == changing.read_bytes()
+
+
+def test_source_deleted_while_it_is_copied(db, tmp_path, monkeypatch):
+    take = _Copy._take
+
+    def deleting(copy, name, deadline=math.inf):
+        take(copy, name, deadline)
+        if deadline < math.inf:
+            shutil.rmtree(db, ignore_errors=True)
+
+    monkeypatch.setattr(_Copy, "_take", deleting)
+    (tmp_path / "copy").mkdir()
+    with pytest.raises(SourceChanged, match="vanished"):
+        capture(str(db), str(tmp_path / "copy"))
+
+
 @contextlib.contextmanager
 def stage_of(path, selection=Selection()):  # noqa: B008 - frozen
     stage = Chroma().target(f"chroma://{path}").stage("t", selection)
@@ -407,8 +473,11 @@ def test_adopt_drops_and_renames_and_keeps_answers(seeded, tmp_path):
         stage.publish(b"receipt", overwrite=False)
         old = frozen.search(REAL, "embedding", queries(384), 10)
     assert sum(entry.is_dir() for entry in target.iterdir()) == 2
+    assert frozen_id(frozen, "by-ip") not in (target / "chroma.sqlite3").read_bytes()
+    assert frozen_id(frozen, "by-cosine") in (target / "chroma.sqlite3").read_bytes()
     assert b"Dokument 30" in (target / "chroma.sqlite3").read_bytes()
     with sqlite3.connect(target / "chroma.sqlite3") as connection:
+        assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("SELECT count(DISTINCT segment_id) FROM embeddings").fetchone() == (2,)
         assert connection.execute("SELECT count(*) FROM databases").fetchone() == (2,)
@@ -418,12 +487,16 @@ def test_adopt_drops_and_renames_and_keeps_answers(seeded, tmp_path):
     assert Chroma().target(f"chroma://{target}").receipt() == b"receipt"
 
 
+def frozen_id(frozen, name):
+    return frozen.description.collection(name).catalog["id"].encode()
+
+
 def test_load_from_own_rows(seeded, truth, tmp_path):
     target = tmp_path / "rebuilt"
     names = ["by-l2", "empty", REAL]
     with freeze(seeded) as frozen, stage_of(target) as stage:
         description = frozen.description
-        for name in [*names, "by-l2"]:  # once more: a leftover is replaced
+        for name in ["empty", *names]:  # one twice: a leftover is replaced
             stage.load(description.collection(name), (block.live() for block in frozen.rows(name)))
         stage.seal()
         stage.publish(b"r", overwrite=False)
