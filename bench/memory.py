@@ -31,13 +31,14 @@ STRONGROOM = str(Path(sys.executable).parent / "strongroom")
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Peak resident bytes of one command: its own, its own without mapped files, and its children's."""
+    """Peak resident bytes of one command: its own, its own without mapped files, and the same of its children."""
 
     what: str
     source_bytes: int
     own: int
     own_anonymous: int
     children: int
+    children_anonymous: int
     seconds: float
 
 
@@ -46,18 +47,20 @@ def watch(what: str, source_bytes: int, command: Sequence[str], environment: dic
     started = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     seen = psutil.Process(process.pid)
-    own = anonymous = children = 0
+    own = anonymous = children = children_anonymous = 0
     while process.poll() is None:
         try:
             memory = seen.memory_info()
             own, anonymous = max(own, memory.rss), max(anonymous, memory.rss - memory.shared)
-            children = max(children, sum(child.memory_info().rss for child in seen.children(recursive=True)))
+            below = [child.memory_info() for child in seen.children(recursive=True)]
+            children = max(children, sum(one.rss for one in below))
+            children_anonymous = max(children_anonymous, sum(one.rss - one.shared for one in below))
         except psutil.Error:
             pass
         time.sleep(0.01)
     if process.returncode:
         raise AssertionError(f"{' '.join(command)} ended with {process.returncode}")
-    return Peak(what, source_bytes, own, anonymous, children, time.perf_counter() - started)
+    return Peak(what, source_bytes, own, anonymous, children, children_anonymous, time.perf_counter() - started)
 
 
 def _size(path: Path) -> int:
@@ -104,11 +107,11 @@ def main() -> None:
     asked = parser.parse_args()
     asked.directory.mkdir(parents=True, exist_ok=True)
     table = Table(title="peak resident memory, MB", title_justify="left")
-    for name in ("what", "source MB", "own", "own, anonymous", "engine's child", "seconds"):
+    for name in ("what", "source MB", "own", "own, anonymous", "engine's child", "child, anonymous", "seconds"):
         table.add_column(name, justify="left" if name == "what" else "right")
     peaks = [peak for engine in asked.engines for peak in measure(engine, int(asked.size), asked.directory)]
     for peak in peaks:
-        megabytes = (peak.source_bytes, peak.own, peak.own_anonymous, peak.children)
+        megabytes = (peak.source_bytes, peak.own, peak.own_anonymous, peak.children, peak.children_anonymous)
         table.add_row(peak.what, *(f"{value / 1e6:,.0f}" for value in megabytes), f"{peak.seconds:.1f}")
     Console().print(table)
     if asked.json:

@@ -38,7 +38,7 @@ def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
         input=pickle.dumps(arguments, protocol=5),
         capture_output=True,
         pass_fds=pass_fds,
-        env={name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"},
+        env=_environment(),
     )
     if child.returncode < 0:
         raise EngineFailed(f"{function}: the engine crashed ({signal.Signals(-child.returncode).name})")
@@ -49,6 +49,12 @@ def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
     if not done:
         raise result
     return result
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but engines get all cores for BLAS, and glibc keeps less of what they free."""
+    kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    return {"MALLOC_ARENA_MAX": "2", **kept}
 
 
 def _die_with(parent: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from strongroom.snapshots.probes import ExactSearch, Probes
 from strongroom.snapshots.segments import PendingSegment, store_block
 
 _WAITING_BLOCKS = 2
+_FEWEST_PROBES = 4
+_SCANNED_BYTES = 4 << 30
+"""How much an engine without an index may be made to read for the probes of one field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,7 @@ class _Reading:
 
     def _ask(self, field: Field, queries: probes.Matrix) -> _Asked:
         """Ask the live index at once if that leaves the frozen files alone, so that the engine starts while rows are read."""
+        queries = queries[: _affordable(field, self.collection.count)]
         asked = _Asked(queries, ExactSearch(queries, field, probes.K))
         if not self._frozen.search_disturbs:
             asked.live = self._asking.submit(self._frozen.search, self.collection.name, field.name, queries, probes.K)
@@ -260,6 +265,13 @@ class _Timed:
 
     def __exit__(self, *_: object) -> None:
         self._table[self._name] = self._table.get(self._name, 0.0) + self._timer() - self._start
+
+
+def _affordable(field: Field, rows: int) -> int:
+    """How many queries to ask: all, unless there is no index and the engine would read every vector for each of them."""
+    if field.index:
+        return sys.maxsize
+    return max(_FEWEST_PROBES, _SCANNED_BYTES // max(1, rows * field.dimension * 4))
 
 
 def root_of(collections: Sequence[StoredCollection]) -> str:

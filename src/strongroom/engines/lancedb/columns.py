@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from strongroom.engines.lancedb.library import Dataset
+from strongroom.engines import isolation
+from strongroom.engines.lancedb.library import Dataset, open_table
 from strongroom.model import ROLE, Role
 
 POSITION = "strongroom_row"
 """The id column of a table that has none of its own: Lance's row id (int64), which a row keeps until it is compacted."""
 
 ID_NAMES = ("id", "_id", "key", "pk", POSITION)
+_MANY_ROWS = 200_000
 DOCUMENT_NAMES = ("document", "text", "content")
 _ELEMENTS = {pa.float32(): "float32", pa.float16(): "float16", pa.int8(): "int8", pa.uint8(): "uint8"}
 
@@ -35,7 +38,7 @@ def is_text(kind: pa.DataType) -> bool:
 def id_column(table: Dataset) -> str | None:
     """The column that names the rows: the first of ID_NAMES that is text or int64, never null and unique. None if there is none.
 
-    Reads the candidate column, and holds it in memory: Lance knows no unique columns, so nothing else can tell.
+    Reads the candidate column: Lance knows no unique columns, so nothing else can tell.
     """
     schema = table.schema
     stated = [field.name for field in schema if (field.metadata or {}).get(ROLE) == Role.ID.encode()]
@@ -43,10 +46,28 @@ def id_column(table: Dataset) -> str | None:
         position = schema.get_field_index(name)
         if position < 0 or not (is_text(schema.field(position).type) or schema.field(position).type == pa.int64()):
             continue
-        values = table.to_table(columns=[name]).column(name)
-        if values.null_count == 0 and pc.count_distinct(values).as_py() == len(values):
+        if _identifies(table, name):
             return str(name)
     return None
+
+
+def _identifies(table: Dataset, name: str) -> bool:
+    """In a child process where the column is long, since the column and a hash table of it are held in memory."""
+    if table.count_rows() < _MANY_ROWS:
+        return identifies(table, name)
+    answer: bool = isolation.call("strongroom.engines.lancedb.columns:identifies_at", str(table.uri), table.version, name)
+    return answer
+
+
+def identifies_at(directory: str, version: int, name: str) -> bool:
+    """`identifies` for the table in a directory."""
+    return identifies(open_table(Path(directory), version), name)
+
+
+def identifies(table: Dataset, name: str) -> bool:
+    """Is every value of the column there, and there once?"""
+    values = table.to_table(columns=[name]).column(name)
+    return bool(values.null_count == 0 and pc.count_distinct(values).as_py() == len(values))
 
 
 def row_schema(schema: pa.Schema, identifier: str | None) -> pa.Schema:

@@ -27,8 +27,9 @@ from strongroom.progress import Progress
 _IMMUTABLE = ("data", "_deletions", "_indices", "_transactions")
 """What Lance names by a uuid or a random number, and so never writes twice under one name."""
 
-_READ_AHEAD_BYTES = 16 * BLOCK_BYTES
-"""How much Lance may read ahead of who consumes the rows; its own 2 GiB would be memory that nobody asked for."""
+_READ_AHEAD_BYTES = 4 * BLOCK_BYTES
+"""How much Lance may read ahead of who consumes the rows, one batch at a time; its own 2 GiB would be memory that nobody asked for
+(3 GB of rows: 689 MB resident by Lance's defaults, 421 MB so, in the same time)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class FrozenLance:
                 batch_size=rows_per_block(_row_bytes(data)),
                 scan_in_order=True,
                 io_buffer_size=_READ_AHEAD_BYTES,
+                batch_readahead=1,
+                fragment_readahead=1,
                 strict_batch_size=True,
                 with_row_id=identifier is None,
                 blob_handling="all_binary" if has_blobs(data.schema) else None,

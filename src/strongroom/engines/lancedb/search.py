@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,15 @@ from strongroom.errors import EngineFailed
 from strongroom.model import Answers
 
 
+_READ_AHEAD_BYTES = 64 << 20
+
+
 def nearest(table: str, version: int, field: str, queries: npt.NDArray[np.float32], k: int, identifier: str | None) -> Answers:
     """The k nearest rows to each of `queries` (q x dimension) as `field`'s index finds them with Lance's own defaults.
 
     Distances are Lance's `_distance` (float32). Rows of equal distance are put in the order of their ids. Raises EngineFailed.
     """
+    os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))  # read when Lance is loaded, in this process
     with failing_as(EngineFailed, f"search in {Path(table).name}"):
         data = open_table(Path(table), version)
         # Lance wants queries of the column's own integer type, and takes float32 for both float types.
