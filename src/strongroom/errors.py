@@ -125,6 +125,10 @@ def from_os_error(error: OSError, subject: str) -> StrongroomError:
     """What an operating system error on a local file means to the caller."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"{subject}: no space left on the device")
+    if error.errno == errno.EFBIG:
+        return StoreFull(
+            f"{subject}: a file may not become so large here", hint="raise the limit (ulimit -f), or use another place"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreDenied(f"{subject}: permission denied", hint="check the owner and mode of the file or directory")
     if error.errno == errno.ENOENT:

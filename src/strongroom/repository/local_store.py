@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from strongroom.errors import AlreadyExists, StrongroomError, from_os_error
+from strongroom.errors import AlreadyExists, NotFound, StrongroomError, from_os_error
 from strongroom.repository.store import Listed
 
 _UNFINISHED = ".unfinished-"
@@ -85,7 +85,11 @@ class LocalStore:
         """With all that are missing above it, each made durable in its parent."""
         if not directory.is_dir():
             self._make_directory(directory.parent)
-            directory.mkdir(mode=0o700, exist_ok=True)
+            try:
+                directory.mkdir(mode=0o700, exist_ok=True)
+            except FileExistsError as error:
+                hint = "give the path of a directory, or of one that is to be made"
+                raise StrongroomError(f"{directory} is not a directory", hint=hint) from error
             _sync(directory.parent)
 
 
@@ -108,8 +112,13 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
+def _is_missing(error: OSError) -> bool:
+    """Also where a file stands in the place of a directory above it."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
 def _raise_unless_missing(error: OSError) -> None:
-    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+    if not _is_missing(error):
         raise error
 
 
@@ -122,4 +131,6 @@ def _translated(path: Path) -> Iterator[None]:
     except FileExistsError as error:
         raise AlreadyExists(f"{path} is already there") from error
     except OSError as error:
+        if _is_missing(error):
+            raise NotFound(f"{path} is not there") from error
         raise from_os_error(error, str(path)) from error

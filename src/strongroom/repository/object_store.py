@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +14,7 @@ import obstore
 from obstore import exceptions as foreign
 from obstore.store import MemoryStore, S3Store, from_url
 
-from strongroom.errors import AlreadyExists, NotFound, StoreDenied, StrongroomError, Unreachable
+from strongroom.errors import AlreadyExists, NotFound, StoreDenied, StoreFull, StrongroomError, Unreachable, WrongRequest
 from strongroom.repository.store import Listed
 
 SCHEMES = ("memory", "s3", "s3a", "gs", "az", "azure")
@@ -30,7 +31,7 @@ def open_objects(location: str) -> Objects:
 
 
 def _cloud(location: str, scheme: str, bucket: str, prefix: str) -> Any:
-    seconds = float(os.environ.get("STRONGROOM_RETRY_SECONDS", "60"))
+    seconds = _retry_seconds()
     retries: Any = {"max_retries": 8, "retry_timeout": timedelta(seconds=seconds)}
     endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
     options: Any = {"timeout": timedelta(seconds=max(30.0, seconds)), "connect_timeout": timedelta(seconds=5)}
@@ -39,6 +40,17 @@ def _cloud(location: str, scheme: str, bucket: str, prefix: str) -> Any:
     if scheme in ("s3", "s3a"):
         return S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=retries)
     return from_url(location, client_options=options, retry_config=retries)
+
+
+def _retry_seconds() -> float:
+    text = os.environ.get("STRONGROOM_RETRY_SECONDS", "60")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise WrongRequest(f"STRONGROOM_RETRY_SECONDS is {text!r}", hint="set it to a number of seconds from 0 to 86400")
+    return seconds
 
 
 @contextmanager
@@ -59,14 +71,28 @@ def translated(subject: str) -> Iterator[None]:
 
 
 def _by_message(subject: str, error: Exception) -> StrongroomError:
-    """obstore reports some of what a server said only as text."""
+    """obstore reports some of what a server said only as text, in which the object's own name may hold any digits."""
     text = str(error)
-    if "403" in text:
+    status = _status(text)
+    if status in ("401", "403"):
         return StoreDenied(f"{subject}: the store refused access")
-    if isinstance(error, foreign.PreconditionError) or "412" in text:
+    if status == "404":
+        return NotFound(f"{subject} is not there")
+    if status == "507":
+        return StoreFull(f"{subject}: the store has no room left")
+    if isinstance(error, foreign.PreconditionError) or status == "412":
         return AlreadyExists(f"{subject} is already there")
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return Unreachable(f"{subject}: the store did not answer as it should ({first[:160]})")
+    return Unreachable(f"{subject}: the store did not answer as it should ({first[:200]})")
+
+
+def _status(text: str) -> str:
+    found = re.search(r"status code: (\d{3})\b", text)
+    return found[1] if found else ""
+
+
+def _starts_past_the_end(error: foreign.BaseError) -> bool:
+    return _status(str(error)) == "416" or "Wanted range starting at" in str(error)
 
 
 class Objects:
@@ -88,7 +114,17 @@ class Objects:
         with translated(self._named(name)):
             if length is None and offset == 0:
                 return bytes(obstore.get(self._backend, name).bytes())
-            return bytes(obstore.get_range(self._backend, name, start=offset, length=length or 0))
+            if length == 0:
+                obstore.head(self._backend, name)
+                return b""
+            try:
+                if length is None:
+                    return bytes(obstore.get(self._backend, name, options={"range": {"offset": offset}}).bytes())
+                return bytes(obstore.get_range(self._backend, name, start=offset, length=length))
+            except foreign.BaseError as error:
+                if _starts_past_the_end(error):
+                    return b""
+                raise
 
     def size(self, name: str) -> int:
         with translated(self._named(name)):

@@ -1,6 +1,6 @@
 """Where objects are kept: a small promise over a directory or, through obstore, over any object store.
 
-    create   durable, all or nothing, never overwrites          read   exactly these bytes
+create   durable, all or nothing, never overwrites          read   exactly these bytes
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from strongroom.errors import AlreadyExists, UnsafeStore, WrongRequest
 
@@ -45,10 +45,18 @@ class Store(Protocol):
         """Remove an object; it is no error if it is gone already."""
 
 
+_FORMS = "give a directory, or a URL of file, memory, s3, gs or az"
+
+
 def open_store(location: str) -> Store:
     """The store at a path or URL: a directory, file://, memory://NAME (lives as long as the process), s3://BUCKET/PREFIX, gs://,
     az://. Cloud credentials come from their standard environment variables. Raises WrongRequest."""
-    parts = urlsplit(location)
+    try:
+        parts = urlsplit(location)
+    except ValueError as error:
+        raise WrongRequest(f"{location!r} is not a URL ({error})", hint=_FORMS) from error
+    if not location.strip() or "\0" in location:
+        raise WrongRequest(f"{location!r} names no store", hint=_FORMS)
     if parts.username or parts.password:
         raise WrongRequest(
             "a repository URL must not hold credentials", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
@@ -56,11 +64,15 @@ def open_store(location: str) -> Store:
     if parts.scheme in ("", "file"):
         from strongroom.repository.local_store import LocalStore
 
-        return LocalStore(Path(parts.path if parts.scheme else location).expanduser().absolute())
+        if parts.netloc not in ("", "localhost"):
+            raise WrongRequest(f"{location!r} names a host", hint="write a file URL as file:///absolute/path")
+        return LocalStore(Path(unquote(parts.path) if parts.scheme else location).expanduser().absolute())
     from strongroom.repository.object_store import SCHEMES, open_objects
 
     if parts.scheme not in SCHEMES:
-        raise WrongRequest(f"no store is called {parts.scheme!r}", hint="give a directory, or a URL of file, memory, s3, gs or az")
+        raise WrongRequest(f"no store is called {parts.scheme!r}", hint=_FORMS)
+    if not parts.netloc:
+        raise WrongRequest(f"{location!r} names no bucket", hint=f"write it as {parts.scheme}://BUCKET/PREFIX")
     return open_objects(location)
 
 

@@ -1,0 +1,139 @@
+"""How is a real S3 server had for a test? SeaweedFS from its package, on free ports of 127.0.0.1, always killed at the end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from obstore.store import S3Store
+
+ACCESS, SECRET = "test-access", "test-secret"
+PATIENCE_SECONDS = 90
+
+
+class SeaweedFS:
+    """One server with one identity."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (folder / "data").mkdir(parents=True)
+        identity = {
+            "name": "test",
+            "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}],
+            "actions": ["Admin", "Read", "Write", "List"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        names = ("master", "volume", "filer", "s3")
+        ports = free_ports(2 * len(names))
+        self._ports = {
+            option: port
+            for name, pair in zip(names, zip(ports[::2], ports[1::2], strict=True), strict=True)
+            for option, port in zip((f"{name}.port", f"{name}.port.grpc"), pair, strict=True)
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        return self._ports["s3.port"]
+
+    def environment(self, port: int | None = None) -> dict[str, str]:
+        """The standard variables with which any S3 client reaches the server, or a proxy before it."""
+        return {
+            "AWS_ACCESS_KEY_ID": ACCESS,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
+        }
+
+    def start(self) -> None:
+        program = Path(sys.executable).with_name("weed")
+        options = [f"-{name}={port}" for name, port in self._ports.items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(program),
+                    "server",
+                    f"-dir={self._folder / 'data'}",
+                    "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1",
+                    "-master.volumeSizeLimitMB=64",
+                    "-master.telemetry=false",
+                    "-volume.max=20",
+                    "-filer",
+                    "-s3",
+                    f"-s3.config={self._folder / 's3.json'}",
+                    "-s3.iam=false",
+                    *options,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                start_new_session=True,
+            )
+        self._wait()
+
+    def _wait(self) -> None:
+        """Until an object can be written and read."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self.make_bucket("ready")
+                raw = self.raw("ready")
+                raw.put("probe", b"x")
+                if bytes(raw.get("probe").bytes()) == b"x":
+                    return
+            except Exception as error:  # noqa: BLE001 - whatever a server that is starting says
+                if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                    tail = (self._folder / "log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"SeaweedFS did not start: {error}\n{tail}") from error
+            time.sleep(0.2)
+
+    def make_bucket(self, name: str) -> None:
+        """A bucket is a folder of the filer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._ports["filer.port"], timeout=5)
+        try:
+            connection.request("POST", f"/buckets/{name}/")
+            answer = connection.getresponse()
+            if answer.status >= 300 and answer.status != 409:  # it is there already
+                raise RuntimeError(f"the filer made no bucket: {answer.status} {answer.read(200)!r}")
+        finally:
+            connection.close()
+
+    def raw(self, bucket: str) -> S3Store:
+        """The raw client, to seed and inspect around Strongroom's own store."""
+        return S3Store(
+            bucket,
+            endpoint=f"http://127.0.0.1:{self.port}",
+            access_key_id=ACCESS,
+            secret_access_key=SECRET,
+            region="us-east-1",
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0},
+        )
+
+    def stop(self) -> None:
+        """Kill it with all that it started."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listened on a moment ago."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
