@@ -1,0 +1,16 @@
+"""What does every test need? Notes of its own about repositories, and engines that don't wait for each other's threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes what this machine remembers of real repositories."""
+    place = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("STRONGROOM_STATE_DIR", str(place))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return place
