@@ -38,7 +38,7 @@ class Strongroom:
         """Make a snapshot of the source that a URL names, such as 'chroma:///srv/chroma'."""
         options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes)
         report = backup(self.repository, source, options, progress)
-        Witness(self.repository).saw(history.heads(history.read_all(self.repository)[0]))
+        Witness(self.repository).saw(history.heads(self.snapshots()), self.repository.manifest_ids())
         return report
 
     def snapshots(self) -> list[Snapshot]:

@@ -123,8 +123,7 @@ class _Verification:
             if remembered not in present:
                 rolled_back = "missing: this machine saw it as the newest one (rolled back?)"
                 self._find(SNAPSHOTS + remembered, rolled_back, ids=(remembered,))
-        if set(witness.newest) <= present:
-            witness.saw(history.heads(snapshots))
+        witness.saw(history.heads(snapshots), present)
         if not snapshots:
             self._find("snapshots/", "there is no readable snapshot: nothing could be checked")
 
@@ -146,6 +145,9 @@ class _Verification:
     def _check_objects(self, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
         needs = self._needs(chosen)
         self.progress.begin("objects", len(needs), "objects")
+        self.repository.look_again()
+        if not all(self.repository.index.places(blob) for blob in needs):
+            self.repository.read_directories()
         for problem in self.repository.problems:
             if not problem.subject.startswith("keys/"):
                 self._find(problem.subject, problem.problem)
@@ -155,9 +157,8 @@ class _Verification:
             self._check_place(blob, snapshots, sizes)
             self.progress.advance(1)
         self._count("blobs", len(needs))
-        for pack in self.repository.index.packs.values():
-            size = sizes.get(pack.name)
-            self._check_size(pack, size, self._users(pack, needs))
+        for pack in self._packs():
+            self._check_size(pack, sizes.get(pack.name), self._users(pack, needs))
         if not needs and chosen:
             self._find("blobs", "the snapshots need not one blob: nothing could be checked", chosen)
 
@@ -181,6 +182,10 @@ class _Verification:
     def _check_place(self, blob: bytes, snapshots: list[Snapshot], sizes: dict[str, int]) -> None:
         places = self.repository.index.places(blob)
         if not places:
+            places = self.repository.unlisted.places(blob)
+            for place in places[:1]:
+                self._find(place.pack.name, "no index object lists it any more; its own directory serves instead")
+        if not places:
             self._find(f"blob {blob.hex()[:16]}", "no index object lists it", snapshots)
         elif not any(sizes.get(place.pack.name) == place.pack.size for place in places):
             pack = places[0].pack
@@ -196,7 +201,7 @@ class _Verification:
 
     def _check_data(self, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
         needs = self._needs(chosen)
-        packs = [pack for pack in self.repository.index.packs.values() if sizes.get(pack.name) == pack.size]
+        packs = [pack for pack in self._packs() if sizes.get(pack.name) == pack.size]
         packs = [pack for pack in packs if self._users(pack, needs)]
         witness = Witness(self.repository)
         packs.sort(key=lambda pack: witness.proven.get(pack.id, 0.0))
@@ -296,6 +301,10 @@ class _Verification:
                 self._find(subject, problem, [snapshot])
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------------
+
+    def _packs(self) -> list[Pack]:
+        """Those that index objects list, and those that were found without."""
+        return [*self.repository.index.packs.values(), *self.repository.unlisted.packs.values()]
 
     def _needs(self, chosen: Sequence[Snapshot]) -> dict[bytes, list[Snapshot]]:
         needs: dict[bytes, list[Snapshot]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ class Witness:
         """Pack id to the time (seconds since 1970) at which all of it was last read and found right."""
         return dict(self._notes.get("proven", {}))
 
-    def saw(self, newest: Sequence[str]) -> None:
-        self._notes["newest"] = list(newest)
+    def saw(self, newest: Sequence[str], present: Collection[str]) -> None:
+        """These are the newest ones now. A remembered one that isn't present stays remembered: it was taken away."""
+        missing = [snapshot for snapshot in self.newest if snapshot not in present]
+        self._notes["newest"] = [*newest, *missing]
         self._write()
 
     def proved(self, packs: Iterable[str], at: float) -> None:

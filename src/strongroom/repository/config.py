@@ -12,6 +12,12 @@ NAME = "config"
 FORMAT = 1
 
 
+class NewerFormat(NoRepository):
+    """A newer program made this repository."""
+
+    default_hint = "install a newer Strongroom; this one will not touch the repository"
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """`repository_id` is 16 random bytes that everything in the repository is bound to."""
@@ -26,7 +32,7 @@ class Config:
 
 
 def decode(content: bytes) -> Config:
-    """Raises NoRepository if these are no repository's bytes or a newer format's, Damaged if they were altered."""
+    """Raises NoRepository if these are no repository's bytes, NewerFormat, or Damaged if they were altered."""
     try:
         body = json.loads(content)
         check = body.pop("check")
@@ -40,8 +46,5 @@ def decode(content: bytes) -> Config:
     if not intact:
         raise Damaged(NAME, "altered: its check sum doesn't fit")
     if version != FORMAT:
-        raise NoRepository(
-            f"the repository has format {version}, this program reads format {FORMAT}",
-            hint="install a newer Strongroom; this one will not touch the repository",
-        )
+        raise NewerFormat(f"the repository has format {version}, this program reads format {FORMAT}")
     return Config(repository_id, str(body["created"]))

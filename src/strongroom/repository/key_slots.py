@@ -14,6 +14,7 @@ from typing import Any
 from strongroom.errors import Damaged, WrongRequest
 from strongroom.repository.crypto import (
     KEY_BYTES,
+    TAG_BYTES,
     Argon2Cost,
     Box,
     NotAuthentic,
@@ -24,6 +25,12 @@ from strongroom.repository.crypto import (
 )
 
 FOLDER = "keys/"
+PASSPHRASE, KEY_FILE = "passphrase", "key file"
+_KINDS = (PASSPHRASE, KEY_FILE)
+SLOT_SALT_BYTES = 16
+UNREADABLE = {"kind": "unreadable", "label": "", "created": ""}
+"""What stands for the body of a slot that is damaged or another repository's, so that it can be named and removed."""
+
 _KEY_FILE_START = b"strongroom-key-1:"
 
 
@@ -39,7 +46,7 @@ class Secret:
         """Raises WrongRequest if it is empty."""
         if not text:
             raise WrongRequest("the password is empty", hint="set STRONGROOM_PASSWORD or STRONGROOM_PASSWORD_FILE")
-        return cls("passphrase", text.encode())
+        return cls(PASSPHRASE, text.encode())
 
     @classmethod
     def key_file(cls, content: bytes) -> Secret:
@@ -50,7 +57,7 @@ class Secret:
             raw = b""
         if not content.startswith(_KEY_FILE_START) or len(raw) != KEY_BYTES:
             raise WrongRequest("that is not a Strongroom key file", hint="make one with 'strongroom key add --new-key-file PATH'")
-        return cls("key file", raw)
+        return cls(KEY_FILE, raw)
 
 
 def new_key_file() -> bytes:
@@ -101,9 +108,9 @@ def make_slot(
         "kind": secret.kind,
         "label": label,
         "created": created,
-        "salt": base64.b64encode(random_bytes(16)).decode(),
+        "salt": base64.b64encode(random_bytes(SLOT_SALT_BYTES)).decode(),
     }
-    if secret.kind == "passphrase":
+    if secret.kind == PASSPHRASE:
         body["argon2id"] = {"passes": cost.passes, "lanes": cost.lanes, "memory_kib": cost.memory}
     body["wrapped"] = base64.b64encode(_wrapping_box(body, secret).seal(0, master, _bound(body))).decode()
     content = json.dumps(body, sort_keys=True).encode()
@@ -118,14 +125,27 @@ def read_slot(name: str, content: bytes, repository_id: bytes) -> KeySlot:
     try:
         body = json.loads(content)
         belongs = body["repository"] == repository_id.hex()
-        whole = {"kind", "label", "created", "salt", "wrapped"} <= body.keys()
+        whole = all(isinstance(body[part], str) for part in ("kind", "label", "created", "salt", "wrapped"))
+        sane = whole and (body["kind"] not in _KINDS or _is_sane(body))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(name, "it is not a key slot") from error
-    if not whole:
-        raise Damaged(name, "it is not a key slot")
+    if not sane:
+        raise Damaged(name, "it is not a key slot, or asks for an absurd amount of work")
     if not belongs:
         raise Damaged(name, "it belongs to another repository (or 'config' was swapped)")
     return KeySlot(slot_id, body)
+
+
+def _is_sane(body: dict[str, Any]) -> bool:
+    """Could this program have written it? Anybody who can write to the store could have, and must not lock us out with it."""
+    salt, wrapped = (base64.b64decode(body[part], validate=True) for part in ("salt", "wrapped"))
+    affordable = body["kind"] != PASSPHRASE or _cost(body).admissible()
+    return len(salt) == SLOT_SALT_BYTES and len(wrapped) == KEY_BYTES + TAG_BYTES and affordable
+
+
+def _cost(body: dict[str, Any]) -> Argon2Cost:
+    wanted = body["argon2id"]
+    return Argon2Cost(int(wanted["passes"]), int(wanted["lanes"]), int(wanted["memory_kib"]))
 
 
 def _bound(body: dict[str, Any]) -> bytes:
@@ -135,10 +155,6 @@ def _bound(body: dict[str, Any]) -> bytes:
 def _wrapping_box(body: dict[str, Any], secret: Secret) -> Box:
     """One box a slot: the salt makes its key new, so that nonce 0 is used once."""
     salt = base64.b64decode(body["salt"])
-    if secret.kind == "key file":
+    if secret.kind == KEY_FILE:
         return Box(derive(secret.value, "key file slot", salt=salt))
-    wanted = body["argon2id"]
-    cost = Argon2Cost(int(wanted["passes"]), int(wanted["lanes"]), int(wanted["memory_kib"]))
-    if not cost.admissible():
-        raise Damaged(FOLDER + "...", f"a key slot asks for an absurd Argon2id cost ({cost})")
-    return Box(derive(key_of_passphrase(secret.value, salt, cost), "passphrase slot"))
+    return Box(derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot"))

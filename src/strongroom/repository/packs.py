@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from strongroom import codecs
@@ -163,12 +164,19 @@ class PackReader:
 def read_pack(keys: Keys, name: str, content: bytes) -> Pack:
     """What a whole pack holds, by its own directory; its bytes are checked against its name. Raises Damaged."""
     require_whole(name, content)
-    start = require_header(name, Kind.PACK, content)
-    salt = content[HEADER_BYTES:_START]
-    (length,) = _LENGTH.unpack(content[-_LENGTH.size :])
-    sealed = content[max(_START, len(content) - _LENGTH.size - length) : -_LENGTH.size]
+    return read_directory(keys, name, len(content), lambda offset, length: content[offset : offset + length])
+
+
+def read_directory(keys: Keys, name: str, size: int, read: Callable[[int, int], bytes]) -> Pack:
+    """What a pack of `size` bytes holds, by its own directory; `read(offset, length)` gives its bytes. Raises Damaged."""
+    if size < _START + TAG_BYTES + _LENGTH.size:
+        raise Damaged(name, "it is too short for a pack")
+    front = read(0, _START + TAG_BYTES)
+    start, salt = require_header(name, Kind.PACK, front), front[HEADER_BYTES:_START]
+    (length,) = _LENGTH.unpack(read(size - _LENGTH.size, _LENGTH.size))
+    at = max(_START, size - _LENGTH.size - length)
     try:
-        directory = keys.box(Kind.PACK.purpose, salt).open(0, sealed, start + keys.repository_id)
+        directory = keys.box(Kind.PACK.purpose, salt).open(0, read(at, size - _LENGTH.size - at), start + keys.repository_id)
     except NotAuthentic as error:
         raise Damaged(name, "its directory was not written with this repository's key") from error
-    return Pack(name.rpartition("/")[2], salt, len(content), blobs_of(directory))
+    return Pack(name.rpartition("/")[2], salt, size, blobs_of(directory))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
-from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Refused, WrongKey
+from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Refused, Unreachable, UnsafeStore, WrongKey
 from strongroom.repository import blob_index, config, key_slots
-from strongroom.repository.blob_index import BlobIndex
+from strongroom.repository.blob_index import BlobIndex, Place
 from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, random_bytes
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.key_slots import KeySlot, Secret
-from strongroom.repository.packs import Pack, PackReader
+from strongroom.repository.packs import Pack, PackReader, read_directory
 from strongroom.repository.store import Store, require_conditional_create
 from strongroom.repository.writer import BlobWriter, create_once
 
@@ -33,7 +34,10 @@ class Repository:
         self.clock = clock
         self.problems: list[Damaged] = []
         """Damaged index objects found while loading; what they listed may be unreachable."""
-        self._index: BlobIndex | None = None
+        self.unlisted = BlobIndex()
+        """Packs that no index object lists, by their own directories; filled by `read_directories`."""
+        self._index = BlobIndex()
+        self._seen: set[str] | None = None
         self._loading = threading.Lock()
         self._readers = functools.lru_cache(maxsize=64)(functools.partial(PackReader, keys))
 
@@ -44,20 +48,23 @@ class Repository:
         cls, store: Store, secret: Secret, *, label: str = "first", clock: Clock = SYSTEM_CLOCK, cost: Argon2Cost | None = None
     ) -> Repository:
         """A new repository. The key slot is written first and `config` last, which makes it one; a loser of two takes its slot
-        back. Raises AlreadyExists, Damaged (objects but no config) or UnsafeStore."""
+        back, the winner removes those of killed ones. Raises AlreadyExists, Damaged (objects but no config), or UnsafeStore, before
+        there is a repository."""
         _require_vacant(store)
+        leftovers = [listed.name for listed in store.list(key_slots.FOLDER)]
         master, repository_id = random_bytes(KEY_BYTES), random_bytes(16)
         created = clock.now().isoformat()
         slot, content = key_slots.make_slot(repository_id, master, secret, label, created, cost or Argon2Cost())
         create_once(store, slot.name, content)
         settings = config.Config(repository_id, created)
         try:
-            store.create(config.NAME, settings.encode())
-        except AlreadyExists:
-            if store.read(config.NAME) != settings.encode():  # equal: our own create landed and its answer was lost
-                store.delete(slot.name)
-                raise
-        require_conditional_create(store, config.NAME, settings.encode())
+            require_conditional_create(store, slot.name, content)
+            _create_config(store, settings)
+        except (AlreadyExists, UnsafeStore):
+            store.delete(slot.name)
+            raise
+        for leftover in leftovers:
+            store.delete(leftover)
         return cls(store, settings, Keys.of(master, repository_id), clock)
 
     @classmethod
@@ -82,31 +89,55 @@ class Repository:
     @property
     def index(self) -> BlobIndex:
         """The blob index, read once. Damaged index objects are left out and noted in `problems`."""
-        with self._loading:
-            if self._index is None:
-                self._index = self._load_index()
-            return self._index
+        if self._seen is None:
+            self.look_again()
+        return self._index
 
-    def _load_index(self) -> BlobIndex:
-        index = BlobIndex()
-        names = sorted(listed.name for listed in self.store.list(INDEX))
-        with ThreadPoolExecutor(8) as pool:
-            for packs in pool.map(self._read_index_object, names):
-                for pack in packs:
-                    index.add(pack)
-        return index
+    def look_again(self) -> None:
+        """Read the index objects that were added since the blob index was read: other processes back up too."""
+        with self._loading:
+            seen = self._seen or set()
+            names = sorted({listed.name for listed in self.store.list(INDEX)} - seen)
+            with ThreadPoolExecutor(8) as pool:
+                for packs in pool.map(self._read_index_object, names):
+                    for pack in packs:
+                        self._index.add(pack)
+            self._seen = seen | set(names)
 
     def _read_index_object(self, name: str) -> list[Pack]:
         try:
             return list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, self.store.read(name))))
+        except NotFound:
+            self.problems.append(Damaged(name, "it was listed and is not there"))
         except Damaged as error:
             self.problems.append(error)
-            return []
+        return []
+
+    def read_directories(self) -> None:
+        """Read the directories of the packs that no index object lists: an index object may have been lost, or its backup was
+        killed. Packs that can't be read are left out."""
+        for listed in self.store.list(PACKS):
+            if listed.name.rpartition("/")[2] in self.index.packs:
+                continue
+            with contextlib.suppress(Damaged, NotFound):
+                read = functools.partial(self.store.read, listed.name)
+                self.unlisted.add(read_directory(self.keys, listed.name, listed.size, read))
+
+    def places(self, blob_id: bytes) -> tuple[Place, ...]:
+        """Where a blob lies, by the blob index as it is now or, if that has lost it, by the packs' own directories."""
+        found = self.index.places(blob_id) or self.unlisted.places(blob_id)
+        if not found:
+            self.look_again()
+            found = self.index.places(blob_id)
+        if not found:
+            self.read_directories()
+            found = self.unlisted.places(blob_id)
+        return found
 
     def read_blob(self, blob_id: bytes) -> bytes:
         """The plain bytes of a blob, decrypted and checked, from any pack that still has it whole. Raises Damaged."""
         first: Damaged | None = None
-        for place in self.index.places(blob_id):
+        for place in self.places(blob_id):
             name, blob = place.pack.name, place.blob
             try:
                 sealed = self.store.read(name, blob.offset, blob.stored)
@@ -129,6 +160,7 @@ class Repository:
         Raises UnsafeStore if the store ignores conditional creates.
         """
         require_conditional_create(self.store, config.NAME, self.config.encode())
+        self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
         present = BlobIndex()
         for pack in self.index.packs.values():
@@ -155,11 +187,13 @@ class Repository:
 
     def manifest_ids(self) -> list[str]:
         """The ids of all snapshots, in no meaningful order."""
-        return sorted(listed.name.rpartition("/")[2] for listed in self.store.list(SNAPSHOTS))
+        return sorted(listed.name.removeprefix(SNAPSHOTS) for listed in self.store.list(SNAPSHOTS))
 
     def read_manifest(self, snapshot_id: str) -> bytes:
         """The signed bytes of a manifest. Raises NotFound or Damaged."""
         name = SNAPSHOTS + snapshot_id
+        if "/" in snapshot_id:
+            raise Damaged(name, "no manifest belongs in a folder")
         plain = unseal(self.keys, Kind.SNAPSHOT, name, self.store.read(name))
         signature, manifest = plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:]
         try:
@@ -184,12 +218,13 @@ class Repository:
         return slot
 
     def remove_key(self, prefix: str) -> KeySlot:
-        """Remove the slot whose id begins so. Raises NotFound, or Refused for the last one."""
-        slots, _ = self.key_slots()
-        found = [slot for slot in slots if slot.id.startswith(prefix)]
+        """Remove the slot whose id begins so, be it a damaged one. Raises NotFound, or Refused for the last that opens."""
+        slots, problems = self.key_slots()
+        useless = [KeySlot(problem.subject.removeprefix(key_slots.FOLDER), key_slots.UNREADABLE) for problem in problems]
+        found = [slot for slot in (*slots, *useless) if slot.id.startswith(prefix)]
         if len(found) != 1:
             raise NotFound(f"{len(found)} key slots begin with {prefix!r}", hint="see 'strongroom key list'")
-        if len(slots) == 1:
+        if found == slots:
             raise Refused("that is the last key slot: without it nothing could ever be read", hint="add another one first")
         self.store.delete(found[0].name)
         return found[0]
@@ -209,10 +244,15 @@ def read_config(store: Store) -> config.Config:
     """Raises NoRepository, or Damaged if `config` is altered, or missing where the rest is there."""
     try:
         return config.decode(store.read(config.NAME))
-    except NotFound:
+    except config.NewerFormat:
+        raise
+    except (NotFound, NoRepository) as error:
         if any(True for _ in store.list(SNAPSHOTS)) or any(True for _ in store.list(PACKS)):
-            raise Damaged(config.NAME, "missing, although packs or snapshots are there") from None
-        raise NoRepository(f"there is no repository at {store.url}") from None
+            what = "missing" if isinstance(error, NotFound) else "altered"
+            raise Damaged(config.NAME, f"{what}, although packs or snapshots are there") from error
+        if isinstance(error, NoRepository):
+            raise
+        raise NoRepository(f"there is no repository at {store.url}") from error
 
 
 def read_slots(store: Store, settings: config.Config) -> tuple[list[KeySlot], list[Damaged]]:
@@ -227,6 +267,22 @@ def read_slots(store: Store, settings: config.Config) -> tuple[list[KeySlot], li
     return sorted(slots, key=lambda slot: slot.created), problems
 
 
+def _create_config(store: Store, settings: config.Config) -> None:
+    """Raises AlreadyExists if another one's is there. Ours is: our create landed and its answer was lost."""
+    try:
+        store.create(config.NAME, settings.encode())
+    except (AlreadyExists, Unreachable):
+        if not _is_there(store, config.NAME, settings.encode()):
+            raise
+
+
+def _is_there(store: Store, name: str, content: bytes) -> bool:
+    try:
+        return store.read(name) == content
+    except NotFound:
+        return False
+
+
 def _require_vacant(store: Store) -> None:
     try:
         read_config(store)
@@ -237,5 +293,3 @@ def _require_vacant(store: Store) -> None:
             return
         raise
     raise AlreadyExists(f"{store.url} is a repository already", hint="use it as it is, or give another address")
-
-

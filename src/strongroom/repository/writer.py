@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from strongroom import codecs
-from strongroom.errors import AlreadyExists, Damaged
+from strongroom.errors import AlreadyExists, Damaged, NotFound, Unreachable
 from strongroom.model import Bytes
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.crypto import Keys
@@ -23,14 +23,23 @@ IN_FLIGHT_BYTES = 32 << 20
 
 
 def create_once(store: Store, name: str, content: bytes | memoryview) -> None:
-    """Create an object that is named by its content. If it is there already, an earlier try of ours landed and its answer was
-    lost: that is success if it is whole. Raises Damaged if a shorter or longer object has taken the name."""
+    """Create an object that is named by its content. If it is there in spite of the error, a try of ours landed and its answer
+    was lost: that is success if it is whole. Raises Damaged if a shorter or longer object has taken the name."""
     try:
         store.create(name, content)
-    except AlreadyExists:
-        size = store.size(name)
+    except (AlreadyExists, Unreachable) as error:
+        size = _size_of(store, name)
+        if size is None:
+            raise
         if size != len(content):
-            raise Damaged(name, f"{size} bytes are there where {len(content)} belong") from None
+            raise Damaged(name, f"{size} bytes are there where {len(content)} belong") from error
+
+
+def _size_of(store: Store, name: str) -> int | None:
+    try:
+        return store.size(name)
+    except NotFound:
+        return None
 
 
 class BlobWriter:

@@ -27,6 +27,8 @@ def read_all(repository: Repository) -> tuple[list[Snapshot], list[Damaged]]:
             snapshots.append(read(repository, snapshot_id))
         except Damaged as error:
             damaged.append(error)
+        except NotFound:
+            damaged.append(Damaged(f"snapshots/{snapshot_id}", "it was listed and is not there"))
     return sorted(snapshots, key=lambda snapshot: (snapshot.manifest.created, snapshot.id)), damaged
 
 
@@ -37,14 +39,16 @@ def read(repository: Repository, snapshot_id: str) -> Snapshot:
 
 
 def find(repository: Repository, name: str) -> Snapshot:
-    """The snapshot that 'latest' or the beginning of an id means. Raises NotFound or Damaged."""
+    """The snapshot that 'latest' or the beginning of an id means. Raises NotFound, or Damaged if it can't be read or if 'latest'
+    can't be told because some other can't: an older state must not pass for the newest in silence."""
     ids = repository.manifest_ids()
     if name == "latest":
         snapshots, damaged = read_all(repository)
+        if damaged:
+            hint = "it may be the latest: give a snapshot's id; 'strongroom snapshots' lists those that can be read"
+            raise Damaged(damaged[0].subject, damaged[0].problem, hint=hint)
         if snapshots:
             return snapshots[-1]
-        if damaged:
-            raise damaged[0]
         raise NotFound("the repository has no snapshot yet", hint="make one with 'strongroom backup SOURCE'")
     found = [snapshot_id for snapshot_id in ids if snapshot_id.startswith(name.lower())]
     if len(found) != 1 or not name:
