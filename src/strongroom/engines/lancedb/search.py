@@ -14,7 +14,6 @@ from strongroom.engines.lancedb.library import failing_as, open_table
 from strongroom.errors import EngineFailed
 from strongroom.model import Answers
 
-
 _READ_AHEAD_BYTES = 64 << 20
 
 
