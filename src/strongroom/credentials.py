@@ -70,4 +70,4 @@ def _text(content: bytes) -> str:
     try:
         return content.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise WrongRequest("the password is not UTF-8 text") from error
+        raise WrongRequest("the password is not UTF-8 text", hint="check the file or command that gives it") from error

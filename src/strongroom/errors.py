@@ -25,9 +25,13 @@ class WrongRequest(StrongroomError):
 class NotFound(StrongroomError):
     """The named thing (source, snapshot, collection, key slot) isn't there."""
 
+    default_hint = "check the name or path"
+
 
 class Unreadable(StrongroomError):
     """A source is there but can't be read: no permission, not such a database, damaged."""
+
+    default_hint = "check that it is what its URL says, and whole, and that this user may read it"
 
 
 class SourceChanged(StrongroomError):
@@ -133,4 +137,4 @@ def from_os_error(error: OSError, subject: str) -> StrongroomError:
         return StoreDenied(f"{subject}: permission denied", hint="check the owner and mode of the file or directory")
     if error.errno == errno.ENOENT:
         return NotFound(f"{subject} is not there")
-    return StrongroomError(f"{subject}: {error.strerror or error}")
+    return StrongroomError(f"{subject}: {error.strerror or error}", hint="check the path and what is there")

@@ -91,7 +91,7 @@ class SeaweedFS:
                 raw.put("probe", b"x")
                 if bytes(raw.get("probe").bytes()) == b"x":
                     return
-            except Exception as error:  # noqa: BLE001 - whatever a server that is starting says
+            except Exception as error:  # whatever a server that is starting says
                 if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                     tail = (self._folder / "log").read_text(errors="replace")[-2000:]
                     raise RuntimeError(f"SeaweedFS did not start: {error}\n{tail}") from error
