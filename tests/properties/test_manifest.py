@@ -1,0 +1,1 @@
+"""Do manifests and segments survive encoding, and is garbage always reported as damage?"""
