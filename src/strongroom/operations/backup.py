@@ -203,12 +203,14 @@ class _Reading:
         self._searches: dict[str, _Asked] = {}
 
     def look_at(self, block: RowBlock) -> None:
-        """Fingerprint the rows, and search them exactly for the queries, which the first rows give."""
+        """Fingerprint the rows, and search them exactly for the queries, which the first rows with vectors give."""
         live = block.live()
         self.root.add(live)
         for field in self.collection.fields:
             if field.name not in self._searches and live.num_rows:
-                self._searches[field.name] = self._ask(field, probes.choose_queries(live, field, self._options.probes))
+                queries = probes.choose_queries(live, field, self._options.probes)
+                if len(queries):
+                    self._searches[field.name] = self._ask(field, queries)
             if field.name in self._searches:
                 self._searches[field.name].exact.add(live)
 

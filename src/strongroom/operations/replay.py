@@ -13,6 +13,10 @@ from strongroom.snapshots.manifest import ProbeSet, StoredCollection
 from strongroom.snapshots.probes import Probes
 
 
+Replayed = tuple[str, ProbeSet, Probes, Answers]
+"""Collection, set of probes, what was sealed, what is answered now."""
+
+
 def names_of(frozen: Frozen) -> list[str]:
     """The collections of a frozen state."""
     return [collection.name for collection in frozen.description.collections]
@@ -24,16 +28,18 @@ def actual_name(frozen: Frozen, wanted: str) -> str:
     return names[0] if len(names) == 1 else wanted
 
 
-def replay(
-    repository: Repository, frozen: Frozen, chosen: Sequence[StoredCollection], selection: Selection
-) -> Iterator[tuple[str, ProbeSet, Probes, Answers]]:
+def replay(repository: Repository, frozen: Frozen, chosen: Sequence[StoredCollection], selection: Selection) -> Iterator[Replayed]:
     """Every set of probes with what the restored index answers to it: collection, set, sealed probes, given answers."""
     for collection in chosen:
         name = actual_name(frozen, selection.target_name(collection.name))
         for probe in collection.probes:
             sealed = probes.decode(repository.read_blob(bytes.fromhex(probe.blob)))
-            given = frozen.search(name, _field_name(frozen, name, probe.field), sealed.queries, sealed.k)
-            yield name, probe, sealed, given
+            yield name, probe, sealed, ask(frozen, name, probe.field, sealed)
+
+
+def ask(frozen: Frozen, collection: str, field: str, sealed: Probes) -> Answers:
+    """What the index answers to the sealed queries. Raises EngineFailed."""
+    return frozen.search(collection, _field_name(frozen, collection, field), sealed.queries, sealed.k)
 
 
 def _field_name(frozen: Frozen, collection: str, wanted: str) -> str:

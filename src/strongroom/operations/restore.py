@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from strongroom import engines
 from strongroom.engines.protocol import Frozen, Source, Stage, Target
-from strongroom.errors import Refused, StrongroomError, VerificationFailed, from_os_error
+from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
 from strongroom.model import Selection
-from strongroom.operations.replay import actual_name, names_of, replay
+from strongroom.operations.replay import Replayed, actual_name, names_of, replay
 from strongroom.operations.restore_files import Installation
 from strongroom.operations.restore_plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.operations.restore_rows import RowsLoading
@@ -100,18 +102,24 @@ class _Restore:
 
     def _is_there(self, target: Target) -> bool:
         """Did this very restore end here before, and does the target still hold those rows?"""
-        receipt = json.loads(target.receipt() or b"{}")
+        receipt = _receipt_of(target)
         if receipt.get("token") != self._plan.token:
             return False
-        source = engines.source_of(self._plan.target)
-        with source.freeze(self._progress) as frozen:
-            expected = {actual_name(frozen, name): root for name, root in receipt["collections"].items()}
-            same = set(expected) <= set(names_of(frozen)) and all(
-                _root_of(frozen, name, self._fingerprinter).digest() == root for name, root in expected.items()
-            )
+        try:
+            same = self._holds(receipt["collections"])
+        except (NotFound, Unreadable, EngineFailed):
+            return False
         if same:
             self._checks.append("the target holds this very state already: rows are equal, nothing was done")
         return same
+
+    def _holds(self, roots: Mapping[str, str]) -> bool:
+        """Does the target hold these collections with these rows? Raises NotFound, Unreadable or EngineFailed."""
+        with engines.source_of(self._plan.target).freeze(self._progress) as frozen:
+            expected = {actual_name(frozen, name): root for name, root in roots.items()}
+            return set(expected) <= set(names_of(frozen)) and all(
+                _root_of(frozen, name, self._fingerprinter).digest() == root for name, root in expected.items()
+            )
 
     def _build(self, stage: Stage) -> None:
         if self._plan.occupied and not self._options.overwrite:
@@ -139,20 +147,33 @@ class _Restore:
         artifacts = installed_artifacts(self._snapshot, selection)
         installation = Installation(self._repository, stage, state, self._progress)
         installation.install(artifacts)
-        if not state.adopted:
-            total = installation.read_back(artifacts)
-            self._checks.append(f"{len(artifacts)} files, {total:,} bytes: read back, identical to the source's")
-            state.set_adopted()
+        with ThreadPoolExecutor(1, thread_name_prefix="strongroom-replay") as asking:
+            # files that nothing has to change may be asked and synced while they are read back
+            early = asking.submit(self._ask_stage, stage) if self._options.replay and selection.everything else None
+            if not state.adopted:
+                mended = installation.read_back(artifacts)
+                total = sum(artifact.size for artifact in artifacts)
+                self._checks.append(f"{len(artifacts)} files, {total:,} bytes: read back, identical to the source's")
+                if mended and early is not None:
+                    early = asking.submit(_after, early, self._ask_stage, stage)
+                state.set_adopted()
+            if early is not None:
+                self._judge(early.result())
         stage.adopt(self._snapshot.manifest.description(), selection)
         stage.seal()
         chosen = chosen_collections(self._snapshot, selection)
         roots = {selection.target_name(collection.name): collection.rows_root for collection in chosen}
-        with stage.source().freeze(self._progress) as frozen:
-            if not selection.everything:
+        if not selection.everything:
+            with stage.source().freeze(SILENT) as frozen:
                 self._compare_roots(frozen, roots)
             if self._options.replay:
-                self._replay(frozen)
+                self._judge(self._ask_stage(stage))
         return roots
+
+    def _ask_stage(self, stage: Stage) -> list[Replayed]:
+        chosen = chosen_collections(self._snapshot, self._options.selection)
+        with stage.source().freeze(SILENT) as frozen:
+            return list(replay(self._repository, frozen, chosen, self._options.selection))
 
     def _from_rows(self, stage: Stage, state: RestoreState) -> dict[str, str]:
         """Load the rows, read them back, measure the new index's recall. Gives the roots of the collections."""
@@ -193,11 +214,10 @@ class _Restore:
                 raise VerificationFailed(f"{name}: the restored rows are not the ones that were backed up")
         self._checks.append(f"{self._plan.rows:,} rows in {len(roots)} collections: read back, equal to the manifest's root")
 
-    def _replay(self, frozen: Frozen) -> None:
+    def _judge(self, replayed: list[Replayed]) -> None:
         """The restored index must answer as the live one did."""
         exact = 0
-        chosen = chosen_collections(self._snapshot, self._options.selection)
-        for name, probe, sealed, given in replay(self._repository, frozen, chosen, self._options.selection):
+        for name, probe, sealed, given in replayed:
             self._recall[name] = sealed.recall(given)
             if sealed.live is None:
                 continue
@@ -221,6 +241,21 @@ class _Restore:
             self._recall[name] = sealed.recall(given)
             was = f" (was {probe.recall:.3f} at backup)" if probe.recall is not None else ""
             self._checks.append(f"{name}: recall@{sealed.k} {self._recall[name]:.3f}{was}")
+
+
+def _receipt_of(target: Target) -> Mapping[str, Any]:
+    """What the last restore left, nothing if somebody else wrote there."""
+    try:
+        receipt = json.loads(target.receipt() or b"{}")
+    except ValueError:
+        return {}
+    return receipt if isinstance(receipt, dict) else {}
+
+
+def _after(first: Future[list[Replayed]], again: Callable[[Stage], list[Replayed]], stage: Stage) -> list[Replayed]:
+    """Ask once more: the first answers, or failure, were those of files that have been mended since."""
+    first.exception()
+    return again(stage)
 
 
 def _root_of(frozen: Frozen, collection: str, fingerprinter: Fingerprinter) -> RowsRoot:

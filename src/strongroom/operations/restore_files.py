@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from strongroom.engines.protocol import Stage
+from strongroom.engines.staging import start_writing
 from strongroom.errors import Damaged, VerificationFailed
 from strongroom.operations.prefetch import ahead
 from strongroom.operations.restore_state import RestoreState
@@ -15,6 +16,8 @@ from strongroom.progress import Progress
 from strongroom.repository import Repository
 from strongroom.snapshots.artifacts import holds, offsets, read_part
 from strongroom.snapshots.manifest import Part, StoredArtifact
+
+_FLUSH_BYTES = 32 << 20
 
 
 class Installation:
@@ -37,26 +40,33 @@ class Installation:
             else:
                 self._write(artifact, path)
 
-    def read_back(self, artifacts: Sequence[StoredArtifact]) -> int:
-        """Read every written file and compare it with the ids of its blobs; what a crash left torn is written once more. Gives the
-        number of bytes. Raises VerificationFailed."""
+    def read_back(self, artifacts: Sequence[StoredArtifact]) -> bool:
+        """Read every written file and compare it with the ids of its blobs. What a crash left torn is written once more: then the
+        result is True. Raises VerificationFailed."""
+        mended = False
         self._progress.begin("reading back", sum(artifact.size for artifact in artifacts), "bytes")
         for artifact in artifacts:
             path = self._stage.artifact_path(artifact.path)
             if not self._is_whole(artifact, path):
+                mended = True
                 self._write(artifact, path)
                 if not self._is_whole(artifact, path):
                     raise VerificationFailed(f"{artifact.path}: the disk gives back other bytes than were written")
             self._progress.advance(artifact.size)
-        return sum(artifact.size for artifact in artifacts)
+        return mended
 
     def _write(self, artifact: StoredArtifact, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        started = 0
         with path.open("wb") as file:
             for part, content in zip(artifact.parts, self._contents(artifact), strict=True):
                 if len(content) != part.length:
                     raise Damaged(f"artifact {artifact.path}", "a part of it is not as long as the manifest says")
                 file.write(content)
+                if file.tell() - started >= _FLUSH_BYTES:
+                    file.flush()
+                    start_writing(file.fileno(), started, file.tell() - started)
+                    started = file.tell()
                 self._progress.advance(part.length)
         if path.stat().st_size != artifact.size:
             raise Damaged(f"artifact {artifact.path}", "its parts are not as long as the manifest says")

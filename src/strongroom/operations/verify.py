@@ -6,16 +6,19 @@ A check that looked at nothing is a failure, never a pass.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
 from strongroom import engines
+from strongroom.engines.protocol import Frozen
 from strongroom.errors import Damaged, EngineFailed, NotFound, StrongroomError, VerificationFailed
-from strongroom.model import Answers, Selection
-from strongroom.operations.backup import root_of
+from strongroom.model import Answers, Collection, Selection
+from strongroom.operations.consistency import contradictions
+from strongroom.operations.prefetch import ahead
+from strongroom.operations.replay import actual_name, ask, names_of
 from strongroom.operations.restore import RestoreOptions, restore
 from strongroom.operations.restore_plan import Rung
 from strongroom.operations.witness import Witness
@@ -25,7 +28,9 @@ from strongroom.repository.packs import read_pack
 from strongroom.snapshots import history, probes
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.history import Snapshot
-from strongroom.snapshots.manifest import StoredCollection
+from strongroom.snapshots.manifest import ProbeSet, StoredCollection
+from strongroom.snapshots.probes import Probes
+from strongroom.snapshots.segments import read_segment
 
 _READERS = 3
 
@@ -87,9 +92,12 @@ class _Verification:
     repository: Repository
     options: VerifyOptions
     progress: Progress
-    findings: list[Finding] = field(default_factory=list)
+    _found: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
     looked_at: dict[str, int] = field(default_factory=dict)
     recall: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
 
     def run(self, name: str | None) -> VerifyReport:
         snapshots, damaged = history.read_all(self.repository)
@@ -108,7 +116,7 @@ class _Verification:
             self._find("probes", "not one probe could be replayed", chosen)
         broken = {snapshot_id for finding in self.findings for snapshot_id in finding.snapshots}
         healthy = tuple(snapshot.id for snapshot in chosen if snapshot.id not in broken)
-        return VerifyReport(self.options.level, tuple(self.findings), self.looked_at, healthy, self.recall)
+        return VerifyReport(self.options.level, self.findings, self.looked_at, healthy, self.recall)
 
     # -- objects -----------------------------------------------------------------------------------------------------------
 
@@ -163,21 +171,8 @@ class _Verification:
             self._find("blobs", "the snapshots need not one blob: nothing could be checked", chosen)
 
     def _check_manifest(self, snapshot: Snapshot) -> None:
-        """What can be seen in the manifest alone: planes that are empty, counts, roots and dimensions that don't fit."""
-        record, name = snapshot.manifest, SNAPSHOTS + snapshot.id
-        if record.root != root_of(record.collections):
-            self._find(name, "its root doesn't fit its collections", [snapshot])
-        if not record.rows:
-            self._find(name, "it holds not one row: that is no backup", [snapshot])
-        if not record.artifacts:
-            self._find(name, "it holds no file of the index plane", [snapshot])
-        for artifact in record.artifacts:
-            if sum(part.length for part in artifact.parts) != artifact.size:
-                self._find(f"{name}, artifact {artifact.path}", "its parts are not as long as the file was", [snapshot])
-        for collection in record.collections:
-            problem = _inconsistency(collection, record.rows_plane)
-            if problem:
-                self._find(f"{name}, collection {collection.name}", problem, [snapshot])
+        for part, problem in contradictions(snapshot.manifest):
+            self._find(f"{SNAPSHOTS}{snapshot.id}" + (f", {part}" if part else ""), problem, [snapshot])
 
     def _check_place(self, blob: bytes, snapshots: list[Snapshot], sizes: dict[str, int]) -> None:
         places = self.repository.index.places(blob)
@@ -223,7 +218,10 @@ class _Verification:
     def _read_whole(self, pack: Pack) -> list[tuple[str, str, bytes | None]]:
         """Everything that is wrong with a pack: subject, problem, and the blob if it is one blob's."""
         problems: list[tuple[str, str, bytes | None]] = []
-        content = self.repository.store.read(pack.name)
+        try:
+            content = self.repository.store.read(pack.name)
+        except NotFound:
+            return [(pack.name, "missing", None)]
         reader = self.repository.reader(pack)
         for blob in pack.blobs:
             try:
@@ -242,8 +240,11 @@ class _Verification:
     # -- restore and answers -----------------------------------------------------------------------------------------------
 
     def _check_restore(self, snapshot: Snapshot) -> None:
-        """Restore into a scratch engine, read all rows back, and replay the probes."""
+        """Read the rows plane; restore into a scratch engine, read all rows back, and replay the probes."""
         name = SNAPSHOTS + snapshot.id
+        if snapshot.manifest.rows_plane == "segments":
+            for collection in snapshot.manifest.collections:
+                self._check_segments(snapshot, collection)
         with tempfile.TemporaryDirectory(prefix="strongroom-verify-", dir=self.options.scratch) as place:
             try:
                 names = [collection.name for collection in snapshot.manifest.collections]
@@ -259,46 +260,89 @@ class _Verification:
             except StrongroomError as error:
                 self._find(name, f"it can't be restored: {error}", [snapshot])
 
+    def _check_segments(self, snapshot: Snapshot, collection: StoredCollection) -> None:
+        """The rows plane by itself: an exact restore needs none of it, one into another version or engine nothing else."""
+        root = RowsRoot(self._fingerprinter)
+        try:
+            schema = collection.arrow_schema() if collection.schema else None
+            for block in ahead(collection.segments, lambda one: read_segment(one, schema, self.repository.read_blob)):
+                root.add(block.live())
+        except Damaged as error:
+            self._find(_subject(snapshot, collection), str(error), [snapshot])
+            return
+        self._count("stored rows", root.count)
+        if root.digest() != collection.rows_root:
+            self._find(_subject(snapshot, collection), "its segments don't hold the rows that were backed up", [snapshot])
+
     def _check_restored(self, snapshot: Snapshot, url: str) -> None:
-        fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
         with engines.source_of(url).freeze(self.progress) as frozen:
-            for collection in snapshot.manifest.collections:
-                root = RowsRoot(fingerprinter)
-                self.progress.begin(f"rows of {collection.name}", collection.count, "rows")
-                for block in frozen.rows(collection.name):
-                    root.add(block.live())
-                    self.progress.advance(block.batch.num_rows)
-                self._count("rows", root.count)
-                self._compare_rows(snapshot, collection, root)
+            self._compare_catalog(snapshot, frozen)
+            read = {one.name: self._read_rows(snapshot, one, frozen) for one in snapshot.manifest.collections}
             if self.options.level >= Level.ANSWERS:
                 for collection in snapshot.manifest.collections:
-                    self._check_answers(snapshot, collection, frozen.search)
+                    self._check_probes(snapshot, collection, read[collection.name])
+                    for probe in collection.probes:
+                        self._check_answers(snapshot, collection, probe, frozen)
 
-    def _compare_rows(self, snapshot: Snapshot, collection: StoredCollection, root: RowsRoot) -> None:
-        subject = f"{SNAPSHOTS}{snapshot.id}, collection {collection.name}"
+    def _compare_catalog(self, snapshot: Snapshot, frozen: Frozen) -> None:
+        """The collections that came back are those of the manifest, with the same vector fields."""
+        came_back = {one.name: _shape(one) for one in frozen.description.collections}
+        for collection in snapshot.manifest.collections:
+            shape = came_back.pop(actual_name(frozen, collection.name), None)
+            if shape is None:
+                self._find(_subject(snapshot, collection), "it did not come back", [snapshot])
+            elif shape != _shape(collection.catalog):
+                problem = f"its vector fields came back as {shape}, the manifest says {_shape(collection.catalog)}"
+                self._find(_subject(snapshot, collection), problem, [snapshot])
+        for name in came_back:
+            self._find(f"{SNAPSHOTS}{snapshot.id}, collection {name}", "it came back, and the manifest has no such", [snapshot])
+
+    def _read_rows(self, snapshot: Snapshot, collection: StoredCollection, frozen: Frozen) -> set[str]:
+        """Read all rows back and compare them. Gives the fields that have a vector in any row."""
+        root, fields = RowsRoot(self._fingerprinter), set[str]()
+        name = actual_name(frozen, collection.name)
+        self.progress.begin(f"rows of {collection.name}", collection.count, "rows")
+        for block in frozen.rows(name) if name in names_of(frozen) else ():
+            live = block.live()
+            root.add(live)
+            fields |= {one.name for one, column in zip(live.schema, live.columns, strict=True) if column.null_count < len(column)}
+            self.progress.advance(block.batch.num_rows)
+        self._count("rows", root.count)
         if root.count != collection.count:
-            self._find(subject, f"{root.count} rows came back, the manifest says {collection.count}", [snapshot])
+            problem = f"{root.count} rows came back, the manifest says {collection.count}"
+            self._find(_subject(snapshot, collection), problem, [snapshot])
         elif root.digest() != collection.rows_root:
-            self._find(subject, "the rows that came back are not the ones that were backed up", [snapshot])
+            problem = "the rows that came back are not the ones that were backed up"
+            self._find(_subject(snapshot, collection), problem, [snapshot])
+        return fields
 
-    def _check_answers(self, snapshot: Snapshot, collection: StoredCollection, search: Callable[..., Answers]) -> None:
-        subject = f"{SNAPSHOTS}{snapshot.id}, collection {collection.name}"
-        if collection.count and not collection.probes:
-            self._find(subject, "it has no probes: its answers can't be checked", [snapshot])
-        for probe in collection.probes:
-            one = probes.decode(self.repository.read_blob(bytes.fromhex(probe.blob)))
-            if not len(one.queries) or len(one.queries) != probe.count:
-                self._find(subject, f"{len(one.queries)} probes are there instead of {probe.count}", [snapshot])
-                continue
-            given = search(collection.name, probe.field, one.queries, one.k)
-            if not any(given.ids):
-                self._find(subject, "the index answered nothing", [snapshot])
-                continue
-            self._count("probes", len(given))
-            self.recall[f"{snapshot.id[:12]}/{collection.name}"] = one.recall(given)
-            problem = probes.disagreement(one, given, repeatable=probe.repeatable)
-            if problem:
-                self._find(subject, problem, [snapshot])
+    def _check_probes(self, snapshot: Snapshot, collection: StoredCollection, fields: set[str]) -> None:
+        """Every field that has vectors must have probes."""
+        probed = {probe.field for probe in collection.probes}
+        for one in collection.catalog.fields:
+            if one.name in fields and one.name not in probed:
+                problem = f"field {one.name} has no probes: its answers can't be checked"
+                self._find(_subject(snapshot, collection), problem, [snapshot])
+
+    def _check_answers(self, snapshot: Snapshot, collection: StoredCollection, probe: ProbeSet, frozen: Frozen) -> None:
+        subject = f"{_subject(snapshot, collection)}, probes of {probe.field}"
+        try:
+            sealed = probes.decode(self.repository.read_blob(bytes.fromhex(probe.blob)))
+            problem = _mismatch(probe, sealed)
+            if problem is None:
+                given = ask(frozen, actual_name(frozen, collection.name), probe.field, sealed)
+                problem = self._judge(f"{snapshot.id[:12]}/{collection.name}", probe, sealed, given)
+        except (Damaged, EngineFailed) as error:
+            problem = str(error)
+        if problem:
+            self._find(subject, problem, [snapshot])
+
+    def _judge(self, name: str, probe: ProbeSet, sealed: Probes, given: Answers) -> str | None:
+        if not any(given.ids):
+            return "the index answered nothing"
+        self._count("probes", len(given))
+        self.recall[name] = sealed.recall(given)
+        return probes.disagreement(sealed, given, repeatable=probe.repeatable)
 
     # -- bookkeeping -------------------------------------------------------------------------------------------------------
 
@@ -317,36 +361,35 @@ class _Verification:
         users = {snapshot.id: snapshot for blob in pack.blobs for snapshot in needs.get(blob.id, ())}
         return list(users.values())
 
-    def _find(self, subject: str, problem: str, snapshots: Sequence[Snapshot] = (), *, ids: tuple[str, ...] | None = None) -> None:
-        finding = Finding(subject, problem, ids if ids is not None else tuple(snapshot.id for snapshot in snapshots))
-        if not any(known.subject == subject and known.problem == problem for known in self.findings):
-            self.findings.append(finding)
+    def _find(self, subject: str, problem: str, snapshots: Sequence[Snapshot] = (), *, ids: tuple[str, ...] = ()) -> None:
+        """Note a finding; what is found twice breaks the snapshots of both."""
+        broken = self._found.setdefault((subject, problem), {})
+        broken.update(dict.fromkeys([*ids, *(snapshot.id for snapshot in snapshots)]))
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(Finding(subject, problem, tuple(broken)) for (subject, problem), broken in self._found.items())
 
     def _count(self, what: str, amount: int) -> None:
         self.looked_at[what] = self.looked_at.get(what, 0) + amount
 
 
-def _inconsistency(collection: StoredCollection, rows_plane: str) -> str | None:
-    """What doesn't fit together in a collection's record."""
-    for one in collection.catalog.fields:
-        if one.dimension < 0 or (collection.count and one.dimension == 0):
-            return f"field {one.name} has dimension {one.dimension}"
-    if rows_plane != "segments":
-        return None
-    live = 0
-    for segment in collection.segments:
-        dead = segment.dead_slots()
-        live += segment.rows - (int(dead.sum()) if dead is not None else 0)
-    if live != collection.count:
-        return f"its segments hold {live} rows, it says {collection.count}"
-    if collection.count and not collection.schema:
-        return "it has rows and no schema"
-    if collection.schema:
-        schema = collection.arrow_schema()
-        for one in collection.catalog.fields:
-            kind = schema.field(one.name).type
-            if getattr(kind, "list_size", one.dimension) != one.dimension:
-                return f"field {one.name} has dimension {one.dimension}, its rows have {kind.list_size}"
+def _subject(snapshot: Snapshot, collection: StoredCollection) -> str:
+    return f"{SNAPSHOTS}{snapshot.id}, collection {collection.name}"
+
+
+def _shape(collection: Collection) -> list[str]:
+    return sorted(f"{one.name}: {one.dimension} x {one.dtype}, {one.metric}" for one in collection.fields)
+
+
+def _mismatch(probe: ProbeSet, sealed: Probes) -> str | None:
+    """What the manifest says of the probes and the probes themselves don't."""
+    if not len(sealed.queries) or len(sealed.queries) != probe.count:
+        return f"{len(sealed.queries)} probes are there instead of {probe.count}"
+    if sealed.k != probe.k:
+        return f"they ask for {sealed.k} neighbours, the manifest says {probe.k}"
+    if sealed.live is not None and probe.recall is not None and sealed.recall(sealed.live) != probe.recall:
+        return f"their recall is {sealed.recall(sealed.live):.3f}, the manifest says {probe.recall:.3f}"
     return None
 
 

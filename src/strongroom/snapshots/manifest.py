@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from strongroom.model import Collection, Description, Field, Json, LedgerItem, L
 
 FORMAT = 1
 _LONGEST = 1 << 30
+_BLOB_ID = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,21 @@ class Segment:
     dead: str = ""
 
     def dead_slots(self) -> npt.NDArray[np.bool_] | None:
+        """None if every slot is live. Raises Damaged if there isn't one bit a slot."""
         if not self.dead:
             return None
-        bits = np.frombuffer(base64.b64decode(self.dead), np.uint8)
+        try:
+            bits = np.frombuffer(base64.b64decode(self.dead, validate=True), np.uint8)
+        except ValueError:
+            bits = np.zeros(0, np.uint8)
+        if len(bits) != (self.rows + 7) // 8:
+            raise Damaged(f"segment {self.rest[:16]}", f"its deletion vector isn't one of {self.rows} rows")
         return np.unpackbits(bits, count=self.rows, bitorder="little").astype(np.bool_)
+
+    def dead_count(self) -> int:
+        """How many slots are dead. Raises Damaged."""
+        dead = self.dead_slots()
+        return 0 if dead is None else int(dead.sum())
 
     def blobs(self) -> Iterator[str]:
         yield from self.vectors.values()
@@ -121,7 +134,11 @@ class StoredCollection:
         return self.catalog.count
 
     def arrow_schema(self) -> pa.Schema:
-        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema)))
+        """The schema of its rows. Raises Damaged."""
+        try:
+            return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema, validate=True)))
+        except (ValueError, OSError, pa.ArrowException) as error:
+            raise Damaged(f"collection {self.name}", "its schema can't be read") from error
 
     def blobs(self) -> Iterator[str]:
         for segment in self.segments:
@@ -183,8 +200,11 @@ def decode(name: str, content: bytes) -> Manifest:
         body = json.loads(zstandard.ZstdDecompressor().decompress(content, max_output_size=_LONGEST))
         if body.pop("strongroom_manifest") != FORMAT:
             raise Damaged(name, "a newer Strongroom wrote this manifest", hint="use a newer Strongroom")
-        return _manifest(body)
-    except (ValueError, KeyError, TypeError, zstandard.ZstdError) as error:
+        record = _manifest(body)
+        if not all(_BLOB_ID.fullmatch(blob) for blob in record.blobs()):
+            raise Damaged(name, "it names blobs that can't be")
+        return record
+    except (ValueError, KeyError, TypeError, AttributeError, zstandard.ZstdError) as error:
         raise Damaged(name, "it is not a manifest") from error
 
 

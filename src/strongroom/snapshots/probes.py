@@ -41,6 +41,7 @@ class Probes:
 def choose_queries(batch: pa.RecordBatch, field: Field, count: int, seed: int = 7) -> Matrix:
     """Up to `count` queries from the rows of a batch: stored vectors, and as many midpoints of two, which no row holds."""
     vectors = vector_matrix(with_vectors(batch, field), field)
+    vectors = vectors[np.isfinite(vectors).all(axis=1)]
     if not len(vectors) or not count:
         return np.zeros((0, field.dimension), np.float32)
     draw = np.random.default_rng(seed)
@@ -140,7 +141,7 @@ def decode(content: bytes) -> Probes:
         queries = np.asarray(column.values, np.float32).reshape(len(column), column.type.list_size)
         live = _answers(batch, "live", notes["live_dtype"], integers) if notes["live"] == "1" else None
         return Probes(int(notes["k"]), queries, _answers(batch, "exact", notes["exact_dtype"], integers), live)
-    except (pa.ArrowInvalid, KeyError, ValueError, StopIteration) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise Damaged("probes", "they can't be read") from error
 
 

@@ -51,6 +51,13 @@ def store_block(block: RowBlock, fields: tuple[Field, ...], submit: Submit) -> P
 
 def read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], bytes]) -> RowBlock:
     """The block of rows that was stored. Raises Damaged if the blobs don't fit together."""
+    try:
+        return _read_segment(segment, schema, read_blob)
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, StopIteration) as error:
+        raise Damaged(f"segment {segment.rest[:16]}", "its blobs are not the columns of its rows") from error
+
+
+def _read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], bytes]) -> RowBlock:
     rest = pa.ipc.open_stream(pa.py_buffer(read_blob(bytes.fromhex(segment.rest)))).read_next_batch()
     columns = []
     for field in schema:

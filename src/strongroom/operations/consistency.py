@@ -1,0 +1,70 @@
+"""What can't be true in a manifest, as far as it can be seen without reading one blob? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from strongroom.errors import Damaged
+from strongroom.operations.backup import root_of
+from strongroom.snapshots.manifest import Manifest, StoredCollection
+
+ROWS_PLANES = ("segments", "artifacts")
+
+
+def contradictions(record: Manifest) -> Iterator[tuple[str, str]]:
+    """What is wrong, and the part of the manifest that it is wrong with ('' for the whole)."""
+    if record.root != root_of(record.collections):
+        yield "", "its root doesn't fit its collections"
+    if not record.rows:
+        yield "", "it holds not one row: that is no backup"
+    if not record.artifacts:
+        yield "", "it holds no file of the index plane"
+    if record.rows_plane not in ROWS_PLANES:
+        yield "", f"it says that its rows are in {record.rows_plane!r}"
+    yield from _of_artifacts(record)
+    for collection in record.collections:
+        try:
+            problem = _of_collection(collection, record.rows_plane)
+        except Damaged as error:
+            problem = str(error)
+        if problem:
+            yield f"collection {collection.name}", problem
+
+
+def _of_artifacts(record: Manifest) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for artifact in record.artifacts:
+        part = f"artifact {artifact.path}"
+        path = PurePosixPath(artifact.path)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            yield part, "its path points outside of the target"
+        if str(path) in seen:
+            yield part, "another file has the same path"
+        seen.add(str(path))
+        if sum(piece.length for piece in artifact.parts) != artifact.size:
+            yield part, "its parts are not as long as the file was"
+
+
+def _of_collection(collection: StoredCollection, rows_plane: str) -> str | None:
+    for one in collection.catalog.fields:
+        if one.dimension < 0 or (collection.count and one.dimension == 0):
+            return f"field {one.name} has dimension {one.dimension}"
+    if collection.count and not collection.schema:
+        return "it has rows and no schema"
+    if rows_plane == "segments":
+        live = sum(segment.rows - segment.dead_count() for segment in collection.segments)
+        if live != collection.count:
+            return f"its segments hold {live} rows, it says {collection.count}"
+    return _of_schema(collection) if collection.schema else None
+
+
+def _of_schema(collection: StoredCollection) -> str | None:
+    schema = collection.arrow_schema()
+    for one in collection.catalog.fields:
+        if one.name not in schema.names:
+            return f"its rows have no column for field {one.name}"
+        kind = schema.field(one.name).type
+        if getattr(kind, "list_size", one.dimension) != one.dimension:
+            return f"field {one.name} has dimension {one.dimension}, its rows have {kind.list_size}"
+    return None
