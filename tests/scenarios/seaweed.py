@@ -71,6 +71,8 @@ class SeaweedFS:
                     "-s3",
                     f"-s3.config={self._folder / 's3.json'}",
                     "-s3.iam=false",
+                    "-s3.port.iceberg=0",
+                    "-s3.port.lance=0",
                     *options,
                 ],
                 stdin=subprocess.DEVNULL,

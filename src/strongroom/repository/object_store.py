@@ -131,10 +131,13 @@ class Objects:
             return int(obstore.head(self._backend, name)["size"])
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        with translated(self._named(prefix)):
-            for chunk in obstore.list(self._backend, prefix=prefix.rstrip("/"), chunk_size=1000):
-                for item in chunk:
-                    yield Listed(item["path"], int(item["size"]))
+        try:
+            with translated(self._named(prefix)):
+                for chunk in obstore.list(self._backend, prefix=prefix.rstrip("/"), chunk_size=1000):
+                    for item in chunk:
+                        yield Listed(item["path"], int(item["size"]))
+        except NotFound:  # there isn't even a bucket
+            return
 
     def delete(self, name: str) -> None:
         with translated(self._named(name)):
