@@ -24,12 +24,11 @@ def contradictions(record: Manifest) -> Iterator[tuple[str, str]]:
         yield "", f"it says that its rows are in {record.rows_plane!r}"
     yield from _of_artifacts(record)
     for collection in record.collections:
-        try:
-            problem = _of_collection(collection, record.rows_plane)
-        except Damaged as error:
-            problem = str(error)
+        problem = contradiction_of(collection, record.rows_plane)
         if problem:
             yield f"collection {collection.name}", problem
+        if [one.name for one in record.collections].count(collection.name) > 1:
+            yield f"collection {collection.name}", "another collection has the same name"
 
 
 def _of_artifacts(record: Manifest) -> Iterator[tuple[str, str]]:
@@ -44,6 +43,14 @@ def _of_artifacts(record: Manifest) -> Iterator[tuple[str, str]]:
         seen.add(str(path))
         if sum(piece.length for piece in artifact.parts) != artifact.size:
             yield part, "its parts are not as long as the file was"
+
+
+def contradiction_of(collection: StoredCollection, rows_plane: str) -> str | None:
+    """What can't be true of a collection, None if it all fits together."""
+    try:
+        return _of_collection(collection, rows_plane)
+    except Damaged as error:
+        return str(error)
 
 
 def _of_collection(collection: StoredCollection, rows_plane: str) -> str | None:

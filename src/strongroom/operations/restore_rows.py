@@ -14,6 +14,7 @@ import pyarrow as pa
 from strongroom.engines.protocol import Frozen, Source, Stage
 from strongroom.errors import Damaged, VerificationFailed
 from strongroom.model import Collection, Fidelity, Role
+from strongroom.operations.consistency import contradiction_of
 from strongroom.operations.prefetch import ahead
 from strongroom.operations.replay import actual_name
 from strongroom.progress import SILENT, Progress
@@ -42,6 +43,9 @@ class RowsLoading:
 
     def load(self, stage: Stage, collection: StoredCollection, named: Collection, fidelity: Fidelity) -> dict[str, Any]:
         """Load one collection as `named`. Gives the roots of what was sent. Raises Damaged if that isn't what was signed for."""
+        problem = contradiction_of(collection, self.snapshot.manifest.rows_plane)
+        if problem:
+            raise Damaged(f"collection {collection.name}", problem)
         sent, core = RowsRoot(self.fingerprinter), RowsRoot(self.fingerprinter)
         self.progress.begin(f"rows of {named.name}", collection.count, "rows")
 

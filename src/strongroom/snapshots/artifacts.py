@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
-from strongroom.codecs import strided
+from strongroom.codecs import CodecError, strided
 from strongroom.engines.protocol import Artifact
-from strongroom.errors import SourceChanged
+from strongroom.errors import Damaged, SourceChanged
 from strongroom.model import Bytes, Region
 from strongroom.snapshots.manifest import Part, StoredArtifact
 from strongroom.snapshots.segments import PendingSegment
@@ -73,12 +73,15 @@ def _store_region(region: Region, content: bytes, submit: Submit) -> Callable[[]
 
 
 def read_part(part: Part, read_blob: Callable[[bytes], bytes]) -> bytes:
-    """The bytes of one part."""
+    """The bytes of one part. Raises Damaged."""
     blob = read_blob(bytes.fromhex(part.blob))
     if not part.stride:
         return blob
     rest = read_blob(bytes.fromhex(part.rest))
-    return strided.join(blob, rest, part.stride, part.vector_offset, part.vector_length)
+    try:
+        return strided.join(blob, rest, part.stride, part.vector_offset, part.vector_length)
+    except (CodecError, ValueError) as error:
+        raise Damaged(f"blob {part.blob[:16]}", f"it doesn't make records with blob {part.rest[:16]}") from error
 
 
 def offsets(artifact: StoredArtifact) -> Iterator[tuple[int, Part]]:
