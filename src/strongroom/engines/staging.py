@@ -1,24 +1,27 @@
 """How a new state of a file-based engine is built beside the old one and put in its place, whatever crashes in between.
 
-    <base>/.strongroom-<token>/     mode 0700, on the target's own file system
-        lock                        flock: one restore at a time
-        new/<entry>                 the state being built; an entry is a file or directory that will stand in <base>
-        publishing                  written (fsync) before the first rename: which entries replace, which are removed
-        old/<entry>                 what stood there before, kept until every entry is in place
+<base>/.strongroom-<token>/     mode 0700, on the target's own file system
+    lock                        flock: one restore at a time
+    new/<entry>                 the state being built; an entry is a file or directory that will stand in <base>
+    publishing                  written (fsync) before the first rename: which entries replace, which are removed
+    old/<entry>                 what stood there before, kept until every entry is in place
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from strongroom.errors import Damaged, Locked, Refused
 
 _DONE = ".done"
+_WRITE_WITHOUT_WAITING = 2  # SYNC_FILE_RANGE_WRITE of Linux's sync_file_range(2)
 
 
 def sync_directory(path: Path) -> None:
@@ -28,6 +31,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def start_writing(descriptor: int, offset: int, length: int) -> None:
+    """Let the system begin to write this part of a file to the disk, without waiting: a later fsync then finds little left."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).sync_file_range(descriptor, ctypes.c_int64(offset), ctypes.c_int64(length), _WRITE_WITHOUT_WAITING)
 
 
 def sync_tree(root: Path) -> None:

@@ -12,7 +12,6 @@ from strongroom.snapshots import probes
 from strongroom.snapshots.manifest import ProbeSet, StoredCollection
 from strongroom.snapshots.probes import Probes
 
-
 Replayed = tuple[str, ProbeSet, Probes, Answers]
 """Collection, set of probes, what was sealed, what is answered now."""
 
