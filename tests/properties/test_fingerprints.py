@@ -114,7 +114,9 @@ def test_zeros_and_nans_are_their_bits(one: int, other: int) -> None:
 def test_every_changed_value_is_seen(content, data) -> None:
     place = data.draw(st.integers(0, len(content) - 1))
     column = data.draw(st.integers(1, 3))
-    value = data.draw([texts, st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1)), st.sampled_from([None, True, False])][column - 1])
+    value = data.draw(
+        [texts, st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1)), st.sampled_from([None, True, False])][column - 1]
+    )
     changed = tuple(value if number == column else old for number, old in enumerate(content[place]))
     other = [*content[:place], changed, *content[place + 1 :]]
     assert (root(batch_of(other)) == root(batch_of(content))) == (changed == content[place])
