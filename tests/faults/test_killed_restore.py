@@ -220,7 +220,7 @@ def require_old_or_new(folder: Path, before: dict[str, bytes], end: dict[str, by
 def assert_same_end(scenario: Scenario, folder: Path, end: dict[str, bytes]) -> None:
     """The files of an uninterrupted restore and nothing else. Rebuilding, Lance and Chroma draw names and ids anew."""
     found = files_in(folder)
-    assert not [path for path in folder.rglob(".strongroom-*")]
+    assert not list(folder.rglob(".strongroom-*"))
     if scenario.engine == "faiss" or not scenario.options:
         assert found == end
     else:

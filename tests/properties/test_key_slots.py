@@ -108,8 +108,8 @@ def test_a_slot_of_another_repository_is_damage() -> None:
                         7,
                         {"passes": "x", "lanes": 1, "memory_kib": 64},
                         {"passes": 1, "lanes": 1, "memory_kib": 1 << 40},
+                        {"passes": None, "lanes": 1, "memory_kib": 64},
                     ]
-                    + [{"passes": None, "lanes": 1, "memory_kib": 64}, {"passes": 1e999, "lanes": 1, "memory_kib": 64}]
                 ),
             },
         ).map(lambda value: json.dumps(value).encode()),
