@@ -1,11 +1,11 @@
 """Backup and restore for vector databases: rows, index, catalog and lineage as one versioned artifact.
 
-    import strongroom
+import strongroom
 
-    room = strongroom.init("/backups/main", password="...")
-    room.backup("chroma:///srv/chroma", model="all-MiniLM-L6-v2@1", tags={"env": "prod"})
-    room.restore("latest", "chroma:///srv/chroma-restored")
-    assert room.verify("latest", level=strongroom.Level.ANSWERS).passed
+room = strongroom.init("/backups/main", password="...")
+room.backup("chroma:///srv/chroma", model="all-MiniLM-L6-v2@1", tags={"env": "prod"})
+room.restore("latest", "chroma:///srv/chroma-restored")
+assert room.verify("latest", level=strongroom.Level.ANSWERS).passed
 """
 
 from __future__ import annotations

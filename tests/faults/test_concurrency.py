@@ -1,1 +1,126 @@
 """What happens when several processes use one repository or one target at once?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from worlds import PASSWORD, STRONGROOM, World, build_source, files_of, restored
+
+from strongroom import engines
+from strongroom.errors import Locked, WrongKey
+from strongroom.library import open_repository
+from strongroom.model import Selection
+from strongroom.operations.verify import Level
+
+DONE, FAILED, LOCKED = 0, 1, 11
+
+
+def start(world: World | None, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    """A command in a process of its own, under way."""
+    repository = {} if world is None else {"STRONGROOM_REPOSITORY": str(world.folder)}
+    environment = {**os.environ, **repository, "STRONGROOM_PASSWORD": PASSWORD, **variables}
+    return subprocess.Popen([STRONGROOM, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, output and error output of each; none of them a traceback."""
+    printed = [process.communicate() for process in processes]
+    found = [(process.returncode, out, err) for process, (out, err) in zip(processes, printed, strict=True)]
+    assert not [err for _, _, err in found if "Traceback" in err or "unexpected" in err], found
+    return found
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_backups_at_once_all_succeed_and_restore(count: int, world: World, tmp_path: Path) -> None:
+    """Half of them of sources that share most of their blobs."""
+    sources = [build_source(tmp_path / str(n), "first", 11 + n // 2, changed=n, rows=4_000) for n in range(count)]
+    ended = ends([start(world, "backup", f"faiss://{source}", "--json", "--quiet") for source in sources])
+    assert [code for code, _, _ in ended] == [DONE] * count, ended
+    made = [json.loads(out)["id"] for _, out, _ in ended]
+    room = world.open()
+    assert {snapshot.id for snapshot in room.snapshots()} == {*world.order, *made}
+    for number, (snapshot, source) in enumerate(zip(made, sources, strict=True)):
+        assert restored(room.repository, snapshot, tmp_path / f"restored-{number}") == files_of(source)
+    report = world.open().verify(level=Level.DATA)
+    assert (report.findings, set(report.healthy)) == ((), {*world.order, *made})
+    assert not list(world.folder.rglob(".unfinished-*"))
+
+
+def test_backups_of_the_same_source_at_once(world: World, sources, tmp_path: Path) -> None:
+    """Two that write the very same blobs, which neither finds there."""
+    new = build_source(tmp_path / "new", "new", 77)
+    ended = ends([start(world, "backup", f"faiss://{new}", "--json", "--quiet") for _ in range(2)])
+    assert [code for code, _, _ in ended] == [DONE, DONE], ended
+    made = [json.loads(out)["id"] for _, out, _ in ended]
+    assert len(set(made)) == 2
+    room = world.open()
+    for snapshot in made:
+        assert restored(room.repository, snapshot, tmp_path / snapshot) == files_of(new)
+    assert room.verify(level=Level.DATA).passed
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_one_init_of_several_wins(count: int, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    passwords = [f"password of process {number}" for number in range(count)]
+    ended = ends([start(None, "init", "--repo", str(folder), STRONGROOM_PASSWORD=password) for password in passwords])
+    assert sorted(code for code, _, _ in ended) == [DONE, *[FAILED] * (count - 1)], ended
+    for password, (code, _, _) in zip(passwords, ended, strict=True):
+        if code == DONE:
+            room = open_repository(str(folder), password=password)
+            assert len(room.key_slots()) == 1
+            assert room.snapshots() == []
+        else:
+            with pytest.raises(WrongKey):
+                open_repository(str(folder), password=password)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("turn", range(3))
+def test_restores_to_one_target_at_once(count: int, turn: int, world: World, tmp_path: Path) -> None:
+    """One does it; the others are told that it is locked, or find that it is done."""
+    target = tmp_path / "restored" / "index.faiss"
+    if turn:
+        target.parent.mkdir()
+    ended = ends([start(world, "restore", world.order[turn], f"faiss://{target}", "--quiet") for _ in range(count)])
+    codes = [code for code, _, _ in ended]
+    assert set(codes) <= {DONE, LOCKED}, ended
+    assert DONE in codes, ended
+    assert files_of(target) == world.expected[world.order[turn]]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["index.faiss", "index.faiss.strongroom.json", "index.parquet"]
+
+
+def test_a_restore_waits_for_nobody(world: World, tmp_path: Path) -> None:
+    """While another process holds the stage the answer is Locked, at once; afterwards the same command does it."""
+    room = world.open()
+    target = tmp_path / "index.faiss"
+    plan = room.plan_restore(world.order[0], f"faiss://{target}")
+    held = engines.target_of(plan.target).stage(plan.token, Selection())
+    try:
+        (ended,) = ends([start(world, "restore", world.order[0], plan.target, "--quiet")])
+        assert ended[0] == LOCKED, ended
+        assert not target.exists()
+        with pytest.raises(Locked):
+            room.restore(world.order[0], plan.target)
+    finally:
+        held.close()
+    (ended,) = ends([start(world, "restore", world.order[0], plan.target, "--quiet")])
+    assert ended[0] == DONE, ended
+    assert files_of(target) == world.expected[world.order[0]]
+
+
+def test_a_backup_and_a_restore_and_a_verify_at_once(world: World, sources, tmp_path: Path) -> None:
+    new, target = build_source(tmp_path / "new", "new", 78), tmp_path / "out" / "index.faiss"
+    ended = ends(
+        [
+            start(world, "backup", f"faiss://{new}", "--quiet"),
+            start(world, "restore", world.order[1], f"faiss://{target}", "--quiet"),
+            start(world, "verify", "--quiet"),
+        ]
+    )
+    assert [code for code, _, _ in ended] == [DONE] * 3, ended
+    assert files_of(target) == world.expected[world.order[1]]

@@ -14,6 +14,7 @@ from strongroom.errors import StrongroomError, WrongRequest, from_os_error
 
 INTERRUPTED = 130
 _ARENA_MAX = -8  # M_ARENA_MAX of glibc's mallopt(3)
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
 def main() -> None:
@@ -41,7 +42,10 @@ def _tune_process() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library than glibc
-            ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
+            library = ctypes.CDLL(None)
+            library.mallopt(_ARENA_MAX, 2)
+            library.mallopt(_MMAP_THRESHOLD, 32 << 20)
+            library.mallopt(_TRIM_THRESHOLD, 64 << 20)
 
 
 def _check_text() -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-THREADS = 3
+THREADS = 2
 _AHEAD = 6
 """Results that may wait for their use; with blobs of 8 MiB at most, 48 MiB."""
 

@@ -1,6 +1,6 @@
 """Which pack holds which blob. An index object lists packs; the blob index of a repository is the union of all of them.
 
-    one pack: pack id 32 | pack salt 32 | size u64 | entries u32 | the pack's directory, little endian, one after another
+one pack: pack id 32 | pack salt 32 | size u64 | entries u32 | the pack's directory, little endian, one after another
 """
 
 from __future__ import annotations

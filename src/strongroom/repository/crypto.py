@@ -59,9 +59,9 @@ class Argon2Cost:
 
 def key_of_passphrase(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
     """The 32-byte key of a passphrase: slow and memory-hard on purpose."""
-    return Argon2id(
-        salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory
-    ).derive(passphrase)
+    return Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory).derive(
+        passphrase
+    )
 
 
 class Box:

@@ -136,15 +136,25 @@ class BlobWriter:
     def _upload(self, full: OpenPack) -> None:
         pack, content = full.finish()
         create_once(self._store, pack.name, content)
-        content.release()
+        free = _is_free(content)
         with self._lock:
-            self._buffers.append(full.buffer)
+            if free:
+                self._buffers.append(full.buffer)
             self._packs.append(pack)
             self.stored_bytes += pack.size
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def _is_free(content: memoryview) -> bool:
+    """May the buffer be used again? Not if the store has kept it, as the one in memory does, or has not let go of it yet."""
+    try:
+        content.release()
+    except BufferError:
+        return False
+    return True
 
 
 class _Budget:
