@@ -45,7 +45,6 @@ FAISS = {
 }
 OTHERS = {
     "lancedb": Scenario("lancedb", over=True),
-    "lancedb rebuilt": Scenario("lancedb", ("--rung", "rebuild")),
     "chroma": Scenario("chroma", over=True),
 }
 SCENARIOS = {**FAISS, **OTHERS}
