@@ -211,3 +211,71 @@ def test_what_is_under_a_null_does_not_matter() -> None:
     hidden = pa.Array.from_buffers(pa.int64(), 2, [pa.py_buffer(b"\x01"), pa.py_buffer(np.array([1, 99]).tobytes())])
     assert hidden.to_pylist() == [1, None]
     assert root(one_column(hidden)) == root(one_column([1, None], pa.int64()))
+
+
+# -- nulls in and of lists of numbers --------------------------------------------------------------------------------------
+
+LISTS = [pa.float32(), pa.int8(), pa.uint64(), pa.float16(), pa.binary(2), pa.int16()]
+elements = st.lists(st.sampled_from([None, 0, 1]), min_size=DIMENSION, max_size=DIMENSION)
+lists_with_nulls = st.lists(st.one_of(st.none(), elements), max_size=12)
+
+
+def lists(content, kind: pa.DataType, hidden: int = 0) -> pa.FixedSizeListArray:
+    """`content` as fixed-size lists; beneath every null lies the byte `hidden`, and an odd one passes for an element."""
+    elements = [(one is None, element) for one in content for element in (one or [None] * DIMENSION)]
+    data = b"".join(bytes([hidden if element is None else element]) * (kind.bit_width // 8) for _, element in elements)
+    valid = [element is not None or (is_null and hidden % 2 == 1) for is_null, element in elements]
+    values = pa.Array.from_buffers(kind, len(elements), [bits(valid), pa.py_buffer(data)])
+    present = bits([one is not None for one in content])
+    return pa.FixedSizeListArray.from_buffers(pa.list_(kind, DIMENSION), len(content), [present], children=[values])
+
+
+def bits(valid: list[bool]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(np.array(valid, bool), bitorder="little").tobytes())
+
+
+@pytest.mark.parametrize("kind", LISTS, ids=str)
+@settings(max_examples=60, deadline=None)
+@given(lists_with_nulls, st.data())
+def test_null_lists_and_elements_are_the_same_in_every_batch(kind: pa.DataType, content, data) -> None:
+    """Cut anywhere, alone or sliced out of a larger column, and whatever lies beneath the nulls."""
+    whole = root(one_column(lists(content, kind)))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=4)))
+    spans = list(zip([0, *cuts], [*cuts, len(content)], strict=True))
+    for hidden in (0, 1, 2, 255):
+        batch = one_column(lists(content, kind, hidden))
+        assert root(*(batch.slice(low, high - low) for low, high in spans)) == whole
+        assert root(*(one_column(lists(content[low:high], kind, hidden)) for low, high in spans)) == whole
+
+
+@settings(max_examples=100, deadline=None)
+@given(lists_with_nulls, lists_with_nulls, st.sampled_from(LISTS))
+def test_lists_of_other_nulls_differ(one, other, kind: pa.DataType) -> None:
+    """A null element is not 0, and a list of nulls no null list."""
+    same = sorted(map(repr, one)) == sorted(map(repr, other))
+    assert (root(one_column(lists(one, kind))) == root(one_column(lists(other, kind)))) == same
+
+
+def test_a_null_element_is_no_zero_and_a_list_of_nulls_no_null() -> None:
+    kinds = [None, [None] * 4, [0] * 4, [None, 0, 0, 0], [0, None, 0, 0], [0, 0, 0, None]]
+    assert len({root(one_column(lists([one], pa.float32()))) for one in kinds}) == len(kinds)
+
+
+def test_a_null_vector_does_not_change_its_neighbours() -> None:
+    """Their fingerprints stay those of a column without nulls."""
+    full = FINGERPRINTER.rows(one_column(lists([[1, 0, 1, 0], [0, 1, 0, 1]], pa.float32())))
+    mixed = FINGERPRINTER.rows(one_column(lists([[1, 0, 1, 0], None, [0, None, 0, 1], [0, 1, 0, 1]], pa.float32())))
+    assert np.array_equal(mixed[[0, 3]], full)
+
+
+def test_a_null_of_a_dictionary_is_a_null() -> None:
+    """Whether the place is null or the word that it stands for."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int8()), pa.array(["a", None]))
+    assert words.to_pylist() == ["a", None, "a"]
+    assert root(one_column(words)) == root(one_column(["a", None, "a"]))
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32(), 0), pa.binary(0)], ids=str)
+def test_vectors_of_no_numbers_are_still_there(kind: pa.DataType) -> None:
+    empty = [] if pa.types.is_fixed_size_list(kind) else b""
+    assert len({root(one_column(pa.array(content, kind))) for content in ([empty], [None], [empty, empty])}) == 3

@@ -67,19 +67,26 @@ class Fingerprinter:
 
     def _column(self, name: str, column: pa.Array) -> Words:
         """E(D_c) for each row, zero where the value is null."""
-        values = _values_of(column)
+        column = _bare(column)
+        terms = self._terms(name, _values_of(column))
+        gaps = _with_null_elements(column)
+        if gaps is not None:
+            terms[gaps] = self._terms(name, _as_json(column.filter(pa.array(gaps))))
+        if column.null_count:
+            terms[np.asarray(pc.is_null(column))] = 0
+        return terms
+
+    def _terms(self, name: str, values: Values) -> Words:
+        """E(D_c) of each value, also of those beneath nulls."""
         sums = self._sums(values)
         sums ^= self._names(f"{values.kind}:{name}")
         sums[:, 0] ^= values.lengths.astype(np.uint64)
-        digests = self._encrypt(self._encrypt(sums))
-        if column.null_count:
-            digests[np.asarray(pc.is_null(column))] = 0
-        return digests
+        return self._encrypt(self._encrypt(sums))
 
     def _sums(self, values: Values) -> Words:
         """The type alone decides how a value is cut, never the batch that it happens to be in."""
-        if not len(values.starts):
-            return np.zeros((0, 2), np.uint64)
+        if not len(values.starts) or (values.even and not values.lengths[0]):
+            return np.zeros((len(values.starts), 2), np.uint64)
         width = int(values.lengths[0])
         if values.even and width % 16 == 0:
             return self._even(values.data, len(values.starts), width // 16)
@@ -207,23 +214,43 @@ def _fold(words: Words) -> Words:
     return words[:, :2]
 
 
+def _bare(column: pa.Array) -> pa.Array:
+    """An extension type counts as its storage, a dictionary as its values."""
+    if isinstance(column, pa.ExtensionArray):
+        return _bare(column.storage)
+    return _bare(column.dictionary_decode()) if pa.types.is_dictionary(column.type) else column
+
+
+def _with_null_elements(column: pa.Array) -> npt.NDArray[np.bool_] | None:
+    """The lists of numbers, themselves not null, that have no bare bytes because an element is null; None if there are none."""
+    if not _is_plain_list(column.type) or not (elements := _elements(column)).null_count:
+        return None
+    gaps = np.asarray(pc.is_null(elements)).reshape(len(column), -1).any(axis=1) & np.asarray(column.is_valid())
+    return gaps if gaps.any() else None
+
+
+def _elements(column: pa.FixedSizeListArray) -> pa.Array:
+    """Those of all slots, null lists included."""
+    width = column.type.list_size
+    return column.values.slice(column.offset * width, len(column) * width)
+
+
 def _values_of(column: pa.Array) -> Values:
     kind = column.type
-    if isinstance(column, pa.ExtensionArray):
-        return _values_of(column.storage)
-    if pa.types.is_dictionary(kind):
-        return _values_of(column.dictionary_decode())
     if pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and not pa.types.is_uint64(kind)):
         return _fixed("int", column.cast(pa.int64()), len(column))
-    if pa.types.is_fixed_size_list(kind) and _is_plain(kind.value_type) and not column.values.null_count:
-        values = column.values.slice(column.offset * kind.list_size, len(column) * kind.list_size)
-        return _fixed(f"list {kind.value_type}", values, len(column), kind.list_size)
+    if _is_plain_list(kind):
+        return _fixed(f"list {kind.value_type}", _elements(column), len(column), kind.list_size)
     if _is_plain(kind):
         return _fixed(str(kind), column, len(column))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _variable("text", column)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return _variable("bytes", column)
+    return _as_json(column)
+
+
+def _as_json(column: pa.Array) -> Values:
     texts = [None if value is None else json.dumps(value, sort_keys=True, default=repr) for value in column.to_pylist()]
     return _variable("nested", pa.array(texts, pa.large_string()))
 
@@ -231,6 +258,10 @@ def _values_of(column: pa.Array) -> Values:
 def _is_plain(kind: pa.DataType) -> bool:
     """Values of a fixed number of whole bytes each."""
     return bool((pa.types.is_primitive(kind) and kind.bit_width % 8 == 0) or pa.types.is_fixed_size_binary(kind))
+
+
+def _is_plain_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_fixed_size_list(kind) and _is_plain(kind.value_type))
 
 
 def _fixed(kind: str, values: pa.Array, rows: int, per_row: int = 1) -> Values:
