@@ -17,6 +17,7 @@ from strongroom import engines
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import EngineFailed
 from strongroom.model import Answers, Bytes, Collection, Field, LedgerItem, Lineage, RowBlock, Status
+from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository
 from strongroom.snapshots import history, manifest, probes
@@ -54,7 +55,8 @@ def backup(repository: Repository, source: str, options: BackupOptions | None = 
     """Make a snapshot of the source that a URL names. Nothing is recorded unless all of it was read at one moment.
 
     Raises what `Source.freeze` raises, SourceChanged, UnsafeStore, Unreachable, StoreFull. Safe to repeat after any failure:
-    blobs that are stored already aren't stored again. Any number of backups may run at once.
+    blobs that are stored already aren't stored again, unless this machine knows their pack to be damaged. Any number of backups
+    may run at once.
     """
     return _Backup(repository, source, options or BackupOptions(), progress).run()
 
@@ -74,7 +76,7 @@ class _Backup:
         known, _ = history.read_all(self._repository)
         with (
             self._timed("total"),
-            self._repository.writer() as writer,
+            self._repository.writer(Witness(self._repository).damaged) as writer,
             source.freeze(self._progress) as frozen,
             ThreadPoolExecutor(1, thread_name_prefix="strongroom-probes") as asking,
         ):

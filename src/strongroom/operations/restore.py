@@ -25,6 +25,7 @@ from strongroom.operations.restore_files import Installation
 from strongroom.operations.restore_plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.operations.restore_rows import RowsLoading
 from strongroom.operations.restore_state import RestoreState
+from strongroom.operations.witness import remembering_damage
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history, probes
@@ -65,7 +66,7 @@ def restore(
     chosen = options or RestoreOptions()
     found = history.find(repository, snapshot)
     plan = plan_restore(found, target, chosen.selection, require_exact=chosen.require_exact, rung=chosen.rung)
-    with _local_errors(target):
+    with _local_errors(target), remembering_damage(repository):
         return _Restore(repository, found, plan, chosen, progress).run()
 
 

@@ -202,16 +202,17 @@ class _Verification:
         packs.sort(key=lambda pack: witness.proven.get(pack.id, 0.0))
         packs = list(_within(packs, self.options.budget))
         self.progress.begin("data", sum(pack.size for pack in packs), "bytes")
-        proven: list[str] = []
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="strongroom-verify") as pool:
-            for pack, problems in zip(packs, pool.map(self._read_whole, packs), strict=True):
-                for subject, problem, blob in problems:
-                    self._find(subject, problem, needs.get(blob, []) if blob else self._users(pack, needs))
-                if not problems:
-                    proven.append(pack.id)
-                self._count("bytes", pack.size)
-                self.progress.advance(pack.size)
-        witness.proved(proven, self.repository.clock.now().timestamp())
+        whole, damaged = list[str](), list[str]()
+        try:
+            with ThreadPoolExecutor(_READERS, thread_name_prefix="strongroom-verify") as pool:
+                for pack, problems in zip(packs, pool.map(self._read_whole, packs), strict=True):
+                    for subject, problem, blob in problems:
+                        self._find(subject, problem, needs.get(blob, []) if blob else self._users(pack, needs))
+                    (damaged if problems else whole).append(pack.id)
+                    self._count("bytes", pack.size)
+                    self.progress.advance(pack.size)
+        finally:  # what was read is known, even if the rest can't be
+            witness.judged(self.repository.clock.now().timestamp(), whole=whole, damaged=damaged)
         if not packs:
             self._find("packs/", "not one pack could be read: nothing was checked", chosen)
 

@@ -1,18 +1,23 @@
-"""What this machine remembers of a repository: which snapshots were the newest, and when each pack was last proven.
+"""What this machine remembers of a repository: which snapshots were the newest, which packs were proven, and which are damaged.
 
 Object storage can be rolled back as a whole by whoever controls it: the last snapshots taken away leave no gap that the others
-could show. A witness outside of the repository shows it. Losing this file costs only that; it holds no secret.
+could show. A witness outside of the repository shows it. And a listing doesn't show that a pack's bytes were altered: a backup
+must be told not to rely on it. Losing this file costs only that knowledge; it holds no secret.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from strongroom.repository import Repository
+
+Notes = dict[str, Any]
 
 
 class Witness:
@@ -25,39 +30,79 @@ class Witness:
     @property
     def newest(self) -> tuple[str, ...]:
         """The ids of the snapshots that were the newest when this machine last saw the repository."""
-        return tuple(self._notes.get("newest", ()))
+        return tuple(self._notes["newest"])
 
     @property
     def proven(self) -> Mapping[str, float]:
         """Pack id to the time (seconds since 1970) at which all of it was last read and found right."""
-        return dict(self._notes.get("proven", {}))
+        return dict(self._notes["proven"])
+
+    @property
+    def damaged(self) -> Mapping[str, float]:
+        """Pack id to the time at which it was found damaged, until it is proven again."""
+        return dict(self._notes["damaged"])
 
     def saw(self, newest: Sequence[str], present: Collection[str]) -> None:
         """These are the newest ones now. A remembered one that isn't present stays remembered: it was taken away."""
-        missing = [snapshot for snapshot in self.newest if snapshot not in present]
-        self._notes["newest"] = [*newest, *missing]
-        self._write()
 
-    def proved(self, packs: Iterable[str], at: float) -> None:
-        self._notes.setdefault("proven", {}).update(dict.fromkeys(packs, at))
-        self._write()
+        def change(notes: Notes) -> None:
+            missing = [snapshot for snapshot in notes["newest"] if snapshot not in present]
+            notes["newest"] = [*newest, *missing]
 
-    def _read(self) -> dict[str, Any]:
+        self._change(change)
+
+    def judged(self, at: float, *, whole: Iterable[str] = (), damaged: Iterable[str] = ()) -> None:
+        """These packs were read at this time, all of them if they are whole."""
+
+        def change(notes: Notes) -> None:
+            for pack in whole:
+                notes["proven"][pack] = at
+                notes["damaged"].pop(pack, None)
+            for pack in damaged:
+                notes["damaged"][pack] = at
+
+        self._change(change)
+
+    def _read(self) -> Notes:
         try:
-            notes = json.loads(self._path.read_bytes())
+            kept = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
-            return {}
-        return notes if isinstance(notes, dict) else {}
+            kept = {}
+        empty: Notes = {"newest": [], "proven": {}, "damaged": {}}
+        known = kept if isinstance(kept, dict) else {}
+        return {name: known[name] if isinstance(known.get(name), type(value)) else value for name, value in empty.items()}
 
-    def _write(self) -> None:
-        """Best effort: a machine that can't remember can still back up."""
-        fresh = self._path.with_suffix(f".{os.getpid()}")
+    def _change(self, change: Callable[[Notes], None]) -> None:
+        """Change the notes as they are now, one writer at a time. Best effort: a machine that can't remember can still back up."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh.write_text(json.dumps(self._notes))
-            fresh.replace(self._path)
+            with _alone_at(self._path):
+                self._notes = self._read()
+                change(self._notes)
+                fresh = self._path.with_suffix(".fresh")
+                fresh.write_text(json.dumps(self._notes))
+                fresh.replace(self._path)
         except OSError:
             return
+
+
+@contextmanager
+def remembering_damage(repository: Repository) -> Iterator[None]:
+    """Packs that are found damaged inside, by whoever needs their blobs, are remembered whatever comes of it."""
+    try:
+        yield
+    finally:
+        met = repository.take_damaged()
+        if met:
+            Witness(repository).judged(repository.clock.now().timestamp(), damaged=met)
+
+
+@contextmanager
+def _alone_at(path: Path) -> Iterator[None]:
+    """While no other process or thread that asks for the same is."""
+    with path.with_suffix(".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def state_directory() -> Path:

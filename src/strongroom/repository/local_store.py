@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from strongroom.errors import AlreadyExists, NotFound, StrongroomError, from_os_error
@@ -24,6 +24,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._durable: set[Path] = set()
 
     @property
     def url(self) -> str:
@@ -82,15 +83,20 @@ class LocalStore:
                 _sync(path.parent)
 
     def _make_directory(self, directory: Path) -> None:
-        """With all that are missing above it, each made durable in its parent."""
-        if not directory.is_dir():
+        """With all above it up to the root, each made durable in its parent: also one that is there, since the process that made it
+        may have been killed before it did."""
+        if directory in self._durable and directory.is_dir():
+            return
+        if self._root in directory.parents or not directory.parent.is_dir():
             self._make_directory(directory.parent)
-            try:
-                directory.mkdir(mode=0o700, exist_ok=True)
-            except FileExistsError as error:
-                hint = "give the path of a directory, or of one that is to be made"
-                raise StrongroomError(f"{directory} is not a directory", hint=hint) from error
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError as error:
+            hint = "give the path of a directory, or of one that is to be made"
+            raise StrongroomError(f"{directory} is not a directory", hint=hint) from error
+        with suppress(PermissionError):  # what is above the root may be closed to us
             _sync(directory.parent)
+        self._durable.add(directory)
 
 
 def _write_durably(path: Path, data: bytes | memoryview) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
@@ -25,7 +25,7 @@ PACKS = "packs/"
 
 
 class Repository:
-    """An opened repository. Thread-safe for reading; one `writer` at a time a process, any number of processes."""
+    """An opened repository. Any number of threads and processes may read and write at once."""
 
     def __init__(self, store: Store, settings: config.Config, keys: Keys, clock: Clock) -> None:
         self.store = store
@@ -37,6 +37,7 @@ class Repository:
         self.unlisted = BlobIndex()
         """Packs that no index object lists, by their own directories; filled by `read_directories`."""
         self._index = BlobIndex()
+        self._damaged: set[str] = set()
         self._seen: set[str] | None = None
         self._loading = threading.Lock()
         self._readers = functools.lru_cache(maxsize=64)(functools.partial(PackReader, keys))
@@ -94,45 +95,54 @@ class Repository:
         return self._index
 
     def look_again(self) -> None:
-        """Read the index objects that were added since the blob index was read: other processes back up too."""
+        """Read the index objects that were added since the blob index was read: other processes back up too. Those that couldn't
+        be read are tried again, and `problems` tells how it is now."""
         with self._loading:
             seen = self._seen or set()
             names = sorted({listed.name for listed in self.store.list(INDEX)} - seen)
+            problems = [problem for problem in self.problems if not problem.subject.startswith(INDEX)]
             with ThreadPoolExecutor(8) as pool:
-                for packs in pool.map(self._read_index_object, names):
-                    for pack in packs:
+                for name, read in zip(names, pool.map(self._read_index_object, names), strict=True):
+                    if isinstance(read, Damaged):
+                        problems.append(read)
+                        continue
+                    for pack in read:
                         self._index.add(pack)
-            self._seen = seen | set(names)
+                    seen.add(name)
+            self.problems, self._seen = problems, seen
 
-    def _read_index_object(self, name: str) -> list[Pack]:
+    def _read_index_object(self, name: str) -> list[Pack] | Damaged:
         try:
             return list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, self.store.read(name))))
         except NotFound:
-            self.problems.append(Damaged(name, "it was listed and is not there"))
+            return Damaged(name, "it was listed and is not there")
         except Damaged as error:
-            self.problems.append(error)
-        return []
+            return error
 
     def read_directories(self) -> None:
         """Read the directories of the packs that no index object lists: an index object may have been lost, or its backup was
         killed. Packs that can't be read are left out."""
-        for listed in self.store.list(PACKS):
-            if listed.name.rpartition("/")[2] in self.index.packs:
-                continue
-            with contextlib.suppress(Damaged, NotFound):
-                read = functools.partial(self.store.read, listed.name)
-                self.unlisted.add(read_directory(self.keys, listed.name, listed.size, read))
+        indexed = self.index.packs
+        with self._loading:
+            for listed in self.store.list(PACKS):
+                pack_id = listed.name.rpartition("/")[2]
+                if pack_id in indexed or pack_id in self.unlisted.packs:
+                    continue
+                with contextlib.suppress(Damaged, NotFound):
+                    read = functools.partial(self.store.read, listed.name)
+                    self.unlisted.add(read_directory(self.keys, listed.name, listed.size, read))
 
-    def places(self, blob_id: bytes) -> tuple[Place, ...]:
-        """Where a blob lies, by the blob index as it is now or, if that has lost it, by the packs' own directories."""
-        found = self.index.places(blob_id) or self.unlisted.places(blob_id)
-        if not found:
-            self.look_again()
-            found = self.index.places(blob_id)
-        if not found:
-            self.read_directories()
-            found = self.unlisted.places(blob_id)
-        return found
+    def places(self, blob_id: bytes) -> Iterator[Place]:
+        """Where a blob lies: by the blob index as it was read, then as it is now, then by the packs' own directories. The later
+        ones cost requests, which are made when they are asked for."""
+        given: set[str] = set()
+        for look in (None, self.look_again, self.read_directories):
+            if look is not None:
+                look()
+            for place in (*self.index.places(blob_id), *self.unlisted.places(blob_id)):
+                if place.pack.id not in given:
+                    given.add(place.pack.id)
+                    yield place
 
     def read_blob(self, blob_id: bytes) -> bytes:
         """The plain bytes of a blob, decrypted and checked, from any pack that still has it whole. Raises Damaged."""
@@ -145,17 +155,24 @@ class Repository:
             except NotFound:
                 first = first or Damaged(name, f"missing, and with it blob {blob_id.hex()[:16]}")
             except Damaged as error:
+                self._damaged.add(place.pack.id)
                 first = first or error
         if first is not None:
             raise first
         lost = f" ({'; '.join(str(problem) for problem in self.problems)})" if self.problems else ""
         raise Damaged(f"blob {blob_id.hex()[:16]}", f"no index object lists it{lost}")
 
+    def take_damaged(self) -> frozenset[str]:
+        """The ids of the packs in which `read_blob` met damage since this was last asked."""
+        met, self._damaged = frozenset(self._damaged), set()
+        return met
+
     def reader(self, pack: Pack) -> PackReader:
         return self._readers(pack.id, pack.salt)
 
-    def writer(self) -> BlobWriter:
-        """A writing session that skips every blob that is really there: packs that the store has lost don't count.
+    def writer(self, damaged: Container[str] = ()) -> BlobWriter:
+        """A writing session that skips every blob that is really there: packs that the store has lost don't count, nor do those
+        whose ids are known as `damaged`, so that what they held is stored anew.
 
         Raises UnsafeStore if the store ignores conditional creates.
         """
@@ -163,8 +180,10 @@ class Repository:
         self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
         present = BlobIndex()
-        for pack in self.index.packs.values():
-            if there.get(pack.name) == pack.size:
+        with self._loading:
+            indexed = list(self._index.packs.values())
+        for pack in indexed:
+            if pack.id not in damaged and there.get(pack.name) == pack.size:
                 present.add(pack)
         return BlobWriter(self.store, self.keys, present)
 
@@ -174,8 +193,9 @@ class Repository:
             return
         object_id, content = seal(self.keys, Kind.INDEX, blob_index.encode(packs))
         create_once(self.store, INDEX + object_id, content)
-        for pack in packs:
-            self.index.add(pack)
+        with self._loading:
+            for pack in packs:
+                self._index.add(pack)
 
     # -- manifests -------------------------------------------------------------------------------------------------------
 
@@ -226,7 +246,7 @@ class Repository:
             raise NotFound(f"{len(found)} key slots begin with {prefix!r}", hint="see 'strongroom key list'")
         if found == slots:
             raise Refused("that is the last key slot: without it nothing could ever be read", hint="add another one first")
-        self.store.delete(found[0].name)
+        self._take_away(found[0])
         return found[0]
 
     def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
@@ -236,8 +256,19 @@ class Repository:
         if replaced is None:
             raise WrongKey(f"no key slot opens with this {old.kind}")
         fresh = self.add_key(new, replaced.label, cost=cost)
-        self.store.delete(replaced.name)
+        self._take_away(replaced)
         return fresh
+
+    def _take_away(self, slot: KeySlot) -> None:
+        """Delete a slot, and put it back if meanwhile another process removed all others: one must always be left."""
+        try:
+            content = self.store.read(slot.name)
+        except NotFound:
+            return
+        self.store.delete(slot.name)
+        if not self.key_slots()[0]:
+            create_once(self.store, slot.name, content)
+            raise Refused("another process removed the other key slots: this one was put back", hint="see 'strongroom key list'")
 
 
 def read_config(store: Store) -> config.Config:
