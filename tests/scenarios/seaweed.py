@@ -66,7 +66,7 @@ class SeaweedFS:
                     "-ip.bind=127.0.0.1",
                     "-master.volumeSizeLimitMB=64",
                     "-master.telemetry=false",
-                    "-volume.max=20",
+                    "-volume.max=100",
                     "-filer",
                     "-s3",
                     f"-s3.config={self._folder / 's3.json'}",
@@ -110,10 +110,11 @@ class SeaweedFS:
         finally:
             connection.close()
 
-    def raw(self, bucket: str) -> S3Store:
+    def raw(self, bucket: str, prefix: str = "") -> S3Store:
         """The raw client, to seed and inspect around Strongroom's own store."""
         return S3Store(
             bucket,
+            prefix=prefix or None,
             endpoint=f"http://127.0.0.1:{self.port}",
             access_key_id=ACCESS,
             secret_access_key=SECRET,

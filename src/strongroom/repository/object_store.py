@@ -18,6 +18,7 @@ from strongroom.errors import AlreadyExists, NotFound, StoreDenied, StoreFull, S
 from strongroom.repository.store import Listed
 
 SCHEMES = ("memory", "s3", "s3a", "gs", "az", "azure")
+_ANY_NUMBER = 10_000  # of retries: time alone ends them
 _MEMORY: dict[str, MemoryStore] = {}
 
 
@@ -32,7 +33,7 @@ def open_objects(location: str) -> Objects:
 
 def _cloud(location: str, scheme: str, bucket: str, prefix: str) -> Any:
     seconds = _retry_seconds()
-    retries: Any = {"max_retries": 8, "retry_timeout": timedelta(seconds=seconds)}
+    retries: Any = {"max_retries": _ANY_NUMBER, "retry_timeout": timedelta(seconds=seconds)}
     endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
     options: Any = {"timeout": timedelta(seconds=max(30.0, seconds)), "connect_timeout": timedelta(seconds=5)}
     if endpoint.startswith("http://"):
@@ -74,7 +75,8 @@ def _by_message(subject: str, error: Exception) -> StrongroomError:
     """obstore reports some of what a server said only as text, in which the object's own name may hold any digits."""
     text = str(error)
     status = _status(text)
-    if status in ("401", "403"):
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    if status in ("401", "403") or first.endswith("(code: AccessDenied)"):  # S3 answers 200 to deletes that it refuses
         return StoreDenied(f"{subject}: the store refused access")
     if status == "404":
         return NotFound(f"{subject} is not there")
@@ -82,7 +84,6 @@ def _by_message(subject: str, error: Exception) -> StrongroomError:
         return StoreFull(f"{subject}: the store has no room left")
     if isinstance(error, foreign.PreconditionError) or status == "412":
         return AlreadyExists(f"{subject} is already there")
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return Unreachable(f"{subject}: the store did not answer as it should ({first[:200]})")
 
 
