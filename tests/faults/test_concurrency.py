@@ -1,22 +1,39 @@
-"""What happens when several processes use one repository or one target at once?"""
+"""What happens when several processes or threads use one repository or one target at once?"""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from worlds import PASSWORD, STRONGROOM, World, build_source, files_of, restored
+from worlds import CHEAP, PASSWORD, STRONGROOM, World, build_source, files_of, restored
 
 from strongroom import engines
 from strongroom.errors import Locked, WrongKey
-from strongroom.library import open_repository
+from strongroom.library import init_repository, open_repository
 from strongroom.model import Selection
 from strongroom.operations.verify import Level
 
 DONE, FAILED, LOCKED = 0, 1, 11
+
+
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running S3 server, the scenarios' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / "scenarios")
+        from seaweed import SeaweedFS
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 def start(world: World | None, *arguments: str, **variables: str) -> subprocess.Popen[str]:
@@ -61,6 +78,49 @@ def test_backups_of_the_same_source_at_once(world: World, sources, tmp_path: Pat
     for snapshot in made:
         assert restored(room.repository, snapshot, tmp_path / snapshot) == files_of(new)
     assert room.verify(level=Level.DATA).passed
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one object", "an object each"])
+def test_backups_by_threads_at_once(shared: bool, world: World, tmp_path: Path) -> None:
+    """As a server makes them: two of each source."""
+    sources = [build_source(tmp_path / str(n // 2), "first", 21 + n // 2) for n in range(4)]
+    room = world.open()
+
+    def back_up(source: Path) -> str:
+        return (room if shared else world.open()).backup(f"faiss://{source}", probes=0).snapshot.id
+
+    with ThreadPoolExecutor(len(sources)) as pool:
+        made = list(pool.map(back_up, sources))
+    assert {snapshot.id for snapshot in world.open().snapshots()} == {*world.order, *made}
+    for holder in (room, world.open()):
+        for number, (snapshot, source) in enumerate(zip(made, sources, strict=True)):
+            assert restored(holder.repository, snapshot, tmp_path / f"{id(holder)}-{number}") == files_of(source)
+    report = world.open().verify(level=Level.DATA)
+    assert (report.findings, set(report.healthy)) == ((), {*world.order, *made})
+
+
+def test_backups_at_once_over_s3(seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads of one source, and two processes of another: both of a pair find nothing there and write the same blobs."""
+    seaweed.make_bucket("concurrency")
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    room = init_repository("s3://concurrency/main", password=PASSWORD, cost=CHEAP)
+    sources = [build_source(tmp_path / str(n), "first", 31 + n) for n in (0, 0, 1, 1)]
+    backing_up = ("backup", "--json", "--quiet", "-r", room.repository.store.url)
+    processes = [start(None, *backing_up, f"faiss://{one}") for one in sources[2:]]
+    with ThreadPoolExecutor(2) as pool:
+        made = [report.snapshot.id for report in pool.map(lambda one: room.backup(f"faiss://{one}"), sources[:2])]
+    ended = ends(processes)
+    assert [code for code, _, _ in ended] == [DONE, DONE], ended
+    made += [json.loads(out)["id"] for _, out, _ in ended]
+
+    anew = open_repository("s3://concurrency/main", password=PASSWORD)
+    assert {snapshot.id for snapshot in anew.snapshots()} == set(made)
+    assert len(set(made)) == 4
+    for number, (snapshot, source) in enumerate(zip(made, sources, strict=True)):
+        assert restored(anew.repository, snapshot, tmp_path / f"restored-{number}") == files_of(source)
+    report = anew.verify(level=Level.DATA)
+    assert (report.findings, set(report.healthy)) == ((), set(made))
 
 
 @pytest.mark.parametrize("count", [2, 4])
