@@ -53,9 +53,9 @@ def round_trip(data: bytes, kind: str) -> tuple[int, bytes]:
     codec, payload = codecs.encode(data, kind)
     assert len(payload) <= len(data)
     back = codecs.decode(codec, payload, len(data))
-    assert type(payload) is bytes and type(back) is bytes
+    assert type(back) is bytes
     assert back == data
-    return codec, payload
+    return codec, bytes(payload)
 
 
 def ratio(array: np.ndarray, kind: str) -> float:
@@ -195,12 +195,12 @@ def samples() -> list[tuple[int, bytes, int]]:
     with_edges = planes.encode(edged, Layout(4, rotated=True, head=3))
     assert with_edges is not None
     encoded = [
-        (*codecs.encode(data, "float32"), len(data)),
-        (*codecs.encode(b"strongroom " * 99, "bytes"), 1089),
+        (*round_trip(data, "float32"), len(data)),
+        (*round_trip(b"strongroom " * 99, "bytes"), 1089),
         (RAW, data, len(data)),
     ]
     assert [codec for codec, _, _ in encoded] == [PLANES, ZSTD, RAW]
-    return [*encoded, (PLANES, with_edges, len(edged))]
+    return [*encoded, (PLANES, bytes(with_edges), len(edged))]
 
 
 def decode_or_refuse(codec: int, payload: bytes, length: int) -> None:
@@ -256,15 +256,35 @@ def test_a_frame_that_promises_too_much_allocates_nothing(length: int) -> None:
             codecs.decode(ZSTD, frame, length)
 
 
-def test_raw_planes_of_other_lengths_are_refused() -> None:
-    _, payload, length = samples()[0]
-    altered = bytearray(payload)
-    assert altered[3] == altered[12] == 0  # the two lowest planes are raw
-    for at, change in ((4, 1), (13, -1)):
-        stored = int.from_bytes(altered[at : at + 8], "little")
-        altered[at : at + 8] = (stored + change).to_bytes(8, "little")
-    with pytest.raises(CodecError, match="method 0"):
-        codecs.decode(PLANES, bytes(altered), length)
+def plane_payload(*entries: tuple[int, bytes]) -> bytes:
+    """Two words of four bytes, by hand: method and content of each plane."""
+    directory = b"".join(bytes([method]) + len(content).to_bytes(8, "little") for method, content in entries)
+    return b"\x04\0\0" + directory + b"".join(content for _, content in entries)
+
+
+def test_planes_are_laid_out_as_specified() -> None:
+    """Raw planes one by one or the two lowest side by side: the same words."""
+    words = b"\x01\x02\x03\x04\x11\x12\x13\x14"
+    one_by_one = plane_payload((0, b"\x01\x11"), (0, b"\x02\x12"), (0, b"\x03\x13"), (0, b"\x04\x14"))
+    paired = plane_payload((2, b"\x01\x02\x11\x12"), (2, b""), (0, b"\x03\x13"), (0, b"\x04\x14"))
+    assert codecs.decode(PLANES, one_by_one, 8) == words
+    assert codecs.decode(PLANES, paired, 8) == words
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ((0, b"\x01"), (0, b"\x02\x12\x12"), (0, b"\x03\x13"), (0, b"\x04\x14")),
+        ((2, b"\x01\x02\x11"), (2, b"\x12"), (0, b"\x03\x13"), (0, b"\x04\x14")),
+        ((2, b"\x01\x02\x11\x12"), (0, b""), (0, b"\x03\x13"), (0, b"\x04\x14")),
+        ((2, b"\x01\x11"), (0, b"\x02\x12"), (0, b"\x03\x13"), (0, b"\x04\x14")),
+        ((0, b"\x01\x11"), (0, b"\x02\x12"), (2, b"\x03\x13"), (2, b"\x04\x14")),
+        ((3, b"\x01\x11"), (0, b"\x02\x12"), (0, b"\x03\x13"), (0, b"\x04\x14")),
+    ],
+)
+def test_planes_of_other_lengths_or_methods_are_refused(entries: tuple[tuple[int, bytes], ...]) -> None:
+    with pytest.raises(CodecError, match=r"planes|method"):
+        codecs.decode(PLANES, plane_payload(*entries), 8)
 
 
 def test_unknown_codecs_and_kinds_are_refused() -> None:

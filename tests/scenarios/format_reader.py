@@ -201,7 +201,10 @@ def join_planes(payload, size):
     joined = np.empty((words, width), np.uint8)
     for plane, (method, stored) in enumerate(heads):
         coded = payload[at : at + stored]
-        joined[:, plane] = np.frombuffer(coded if method == 0 else unzstd(coded), np.uint8)
+        if method == 2 and stored:
+            joined[:, :2] = np.frombuffer(coded, np.uint8).reshape(words, 2)
+        elif method != 2:
+            joined[:, plane] = np.frombuffer(coded if method == 0 else unzstd(coded), np.uint8)
         at += stored
     assert at == len(payload)
     if rotated:

@@ -47,7 +47,7 @@ _GUESS_FROM_BYTES = 1 << 14
 _CLEARLY_SMALLER = 0.95
 
 
-def encode(data: Bytes, kind: str) -> tuple[int, bytes]:
+def encode(data: Bytes, kind: str) -> tuple[int, Bytes]:
     """The codec id and the payload of `data`, never longer than `data`. `kind` is one of `KINDS` and a hint only: any bytes of any
     length come back from `decode` bit for bit. Deterministic. Raises ValueError if there is no such kind."""
     octets = np.frombuffer(data, np.uint8)
@@ -56,7 +56,7 @@ def encode(data: Bytes, kind: str) -> tuple[int, bytes]:
     if not len(octets):
         return RAW, b""
     codec, payload = _squeeze(octets, kind)
-    return (codec, payload) if payload is not None and len(payload) < len(octets) else (RAW, octets.tobytes())
+    return (codec, payload) if payload is not None and len(payload) < len(octets) else (RAW, octets.data)
 
 
 def decode(codec: int, payload: Bytes, length: int) -> bytes:
@@ -73,7 +73,7 @@ def decode(codec: int, payload: Bytes, length: int) -> bytes:
     raise CodecError(f"unknown codec {codec}: written by a newer Strongroom?")
 
 
-def _squeeze(octets: Octets, kind: str) -> tuple[int, bytes | None]:
+def _squeeze(octets: Octets, kind: str) -> tuple[int, Bytes | None]:
     """The codec for bytes of this kind, and their payload; None if a sample says that they don't shrink."""
     if kind in _OCTET_KINDS:
         return ZSTD, compress(octets, Setting.PLANE) if shrinks(sample(octets)) else None

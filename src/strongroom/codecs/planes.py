@@ -3,22 +3,22 @@
 Words of 2, 4 or 8 bytes are split into byte planes: all lowest bytes, all second bytes, and so on. Of floats the top 16 bits are
 rotated left by one bit first, so that the highest plane is the whole exponent (of float16 the exponent and three bits) and
 the sign joins the mantissa. The lower bits stay where they are, so that what was float16 or bfloat16 once has empty planes.
-Planes that don't shrink are stored raw. All is unsigned integers: every bit pattern comes back.
+Planes that don't shrink are stored raw, the two lowest of longer words side by side. All is unsigned integers: every bit
+pattern comes back.
 
     payload   width u8, rotated u8, head u8, width x (method u8, stored length u64), head, tail, planes from the lowest
-    method    0 raw, 1 one zstd frame
+    method    0 raw, 1 one zstd frame, 2 raw, the two lowest planes side by side: the second has this method too, and length 0
     head      the bytes before the first word, fewer than width        tail    the bytes after the last whole word
     all little-endian
 
-Fresh pages cost more than the arithmetic (2,400 page faults, 3 ms, a blob of 6 MB): words are split into room that the thread
-keeps, and joined straight into the result.
+Copies cost as much as arithmetic, and fresh pages more: words are split straight into the payload and joined straight into the
+result.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +35,12 @@ Words = npt.NDArray[Any]
 _CHUNK_BYTES = 1 << 18
 """Words are split and joined in pieces that, with their planes, stay in a core's L2 cache."""
 
-_SCRATCH_BYTES = 16 << 20
-"""How much a thread keeps at most to split the next blob in."""
+_ALIGNMENT = 16
+"""Of the planes within a payload: numpy is slow with words that aren't."""
 
 _HEADER = struct.Struct("<BBB")
 _ENTRY = struct.Struct("<BQ")
-_RAW, _ZSTD = range(2)
+_RAW, _ZSTD, _PAIR = range(3)
 _UNSIGNED: Mapping[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
@@ -53,19 +53,25 @@ class Layout:
     head: int = 0
 
 
-def encode(data: Octets, layout: Layout) -> bytes | None:
+def encode(data: Octets, layout: Layout) -> Bytes | None:
     """The payload of `data` cut by `layout`, or None if a sample says that no plane shrinks. Any length; where the sample was wrong
     the payload may come out a few bytes longer than `data`."""
     count = max(0, len(data) - layout.head) // layout.width
     words = _words(data, layout, count)
-    shrinking = [shrinks(plane) for plane in _planes_of(sample(words), layout)]
+    shrinking = _shrinking(sample(words), layout)
     if not any(shrinking):
         return None
-    coded = [_encode_plane(*each) for each in zip(_planes_of(words, layout), shrinking, strict=True)]
-    header = _HEADER.pack(layout.width, layout.rotated, layout.head)
-    directory = [_ENTRY.pack(method, len(stored)) for method, stored in coded]
-    edges = data[: layout.head].data, data[layout.head + words.nbytes :].data
-    return b"".join([header, *directory, *edges, *(stored for _, stored in coded)])
+    paired = layout.width > 2 and not any(shrinking[:2])
+    edges = bytes(data[: layout.head]) + bytes(data[layout.head + words.nbytes :])
+    front = _HEADER.size + layout.width * _ENTRY.size + len(edges)
+    shift = -front % _ALIGNMENT
+    room = np.empty(shift + front + words.nbytes, np.uint8)[shift:]
+    parts = _parts(room[front:], layout.width, count, paired)
+    split(words, parts, layout.rotated)
+    entries = _compact(room[front:], parts, shrinking[paired:])
+    header = _HEADER.pack(layout.width, layout.rotated, layout.head) + b"".join(_ENTRY.pack(*entry) for entry in entries)
+    room[:front] = np.frombuffer(header + edges, np.uint8)
+    return room[: front + sum(stored for _, stored in entries)].data
 
 
 def decode(payload: Bytes, length: int) -> bytes:
@@ -79,28 +85,26 @@ def decode(payload: Bytes, length: int) -> bytes:
     edges, begin = view[begin : begin + layout.head + tail], begin + layout.head + tail
     if begin + sum(stored for _, stored in entries) != len(view):
         raise CodecError("the planes of a payload don't add up to its length")
-    planes = []
-    for method, stored in entries:
-        planes.append(_decode_plane(method, view[begin : begin + stored], count))
-        begin += stored
+    parts = _read_parts(view[begin:], entries, count)
     file = io.BytesIO(bytes(length))  # its buffer becomes the result without a copy
     file.write(edges[: layout.head])
-    join(planes, _words(file.getbuffer(), layout, count), layout.rotated)
+    join(parts, _words(file.getbuffer(), layout, count), layout.rotated)
     file.seek(length - tail)
     file.write(edges[layout.head :])
     return file.getvalue()
 
 
-def split(words: Words, planes: Sequence[Octets], rotated: bool) -> None:
-    """Fill `planes`, lowest first and each as long as `words`; the top 16 bits `rotated` left by one if asked."""
+def split(words: Words, parts: Sequence[Words], rotated: bool) -> None:
+    """Fill `parts`, lowest first and each as long as `words`: a plane each, but a first one of 16 bits takes two. The top 16 bits
+    are `rotated` left by one if asked."""
     for piece in _pieces(len(words), words.itemsize):
-        _split_piece(words[piece], [plane[piece] for plane in planes], rotated)
+        _split_piece(words[piece], [part[piece] for part in parts], rotated)
 
 
-def join(planes: Sequence[Octets], words: Words, rotated: bool) -> None:
+def join(parts: Sequence[Words], words: Words, rotated: bool) -> None:
     """Fill `words`: the inverse of `split`."""
     for piece in _pieces(len(words), words.itemsize):
-        _join_piece([plane[piece] for plane in planes], words[piece], rotated)
+        _join_piece([part[piece] for part in parts], words[piece], rotated)
 
 
 def _pieces(count: int, width: int) -> Iterator[slice]:
@@ -108,32 +112,46 @@ def _pieces(count: int, width: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, count, step))
 
 
-def _split_piece(words: Words, planes: Sequence[Octets], rotated: bool) -> None:
+def _halves(parts: Sequence[Words], middle: int) -> tuple[Sequence[Words], Sequence[Words]]:
+    """The parts of the lowest `middle` bytes of a word, and those above."""
+    cut = middle if parts[0].itemsize == 1 else middle - 1
+    return parts[:cut], parts[cut:]
+
+
+def _split_piece(words: Words, parts: Sequence[Words], rotated: bool) -> None:
+    if len(parts) == 1:
+        np.copyto(parts[0], words, casting="unsafe")
+        return
     if words.itemsize > 2:
         middle = words.itemsize // 2
         half = _UNSIGNED[middle]
-        _split_piece(words.astype(half), planes[:middle], rotated=False)
-        _split_piece((words >> 8 * middle).astype(half), planes[middle:], rotated)
+        low, high = _halves(parts, middle)
+        _split_piece(words if len(low) == 1 else words.astype(half), low, rotated=False)
+        _split_piece((words >> 8 * middle).astype(half), high, rotated)
         return
     if rotated:
         words = words + words | words >> 15  # a sum, as numpy shifts left at half the speed
-    np.right_shift(words, 8, out=planes[1], casting="unsafe")
-    np.copyto(planes[0], words, casting="unsafe")
+    np.copyto(parts[1], words >> 8, casting="unsafe")
+    np.copyto(parts[0], words, casting="unsafe")
 
 
-def _join_piece(planes: Sequence[Octets], words: Words, rotated: bool) -> None:
+def _join_piece(parts: Sequence[Words], words: Words, rotated: bool) -> None:
+    if len(parts) == 1:
+        np.copyto(words, parts[0])
+        return
     if words.itemsize > 2:
         middle = words.itemsize // 2
         half: Words = np.empty(len(words), _UNSIGNED[middle])
-        _join_piece(planes[middle:], half, rotated)
-        np.multiply(half.astype(words.dtype), 1 << 8 * middle, out=words)
-        _join_piece(planes[:middle], half, rotated=False)
-        words |= half.astype(words.dtype)
+        low, high = _halves(parts, middle)
+        _join_piece(high, half, rotated)
+        np.multiply(half, words.dtype.type(1 << 8 * middle), out=words)
+        _join_piece(low, half, rotated=False)
+        words |= half
         return
-    np.multiply(planes[1].astype(words.dtype), 256, out=words)
-    words |= planes[0].astype(words.dtype)
+    np.multiply(parts[1], words.dtype.type(256), out=words)
+    words |= parts[0]
     if rotated:
-        sign = words * 0x8000
+        sign = words * words.dtype.type(0x8000)
         words >>= 1
         words |= sign
 
@@ -144,34 +162,50 @@ def _words(buffer: Bytes | memoryview | Octets, layout: Layout, count: int) -> W
     return np.frombuffer(buffer, dtype, count, layout.head) if count else np.empty(0, dtype)
 
 
-class _Scratch(threading.local):
-    """Room for the planes of one blob for each thread, used again, so that its pages need not be made again."""
-
-    def __init__(self) -> None:
-        self.room: Octets = np.empty(0, np.uint8)
-
-    def planes(self, width: int, count: int) -> list[Octets]:
-        """`width` planes of `count` bytes, valid until the thread's next call; too large ones are fresh, not kept."""
-        size = width * count
-        if size > _SCRATCH_BYTES:
-            return list(np.empty((width, count), np.uint8))
-        if size > len(self.room):
-            self.room = np.empty(size, np.uint8)
-        return list(self.room[:size].reshape(width, count))
-
-
-_scratch = _Scratch()
-
-
-def _planes_of(words: Words, layout: Layout) -> list[Octets]:
-    """The planes of `words`, valid until the thread's next call."""
-    planes = _scratch.planes(layout.width, len(words))
+def _shrinking(words: Words, layout: Layout) -> list[bool]:
+    """Which planes of these words shrink."""
+    planes = _parts(np.empty(words.nbytes, np.uint8), layout.width, len(words), paired=False)
     split(words, planes, layout.rotated)
-    return planes
+    return [shrinks(plane) for plane in planes]
 
 
-def _encode_plane(plane: Octets, shrinking: bool) -> tuple[int, Bytes]:
-    return (_ZSTD, compress(plane, Setting.PLANE)) if shrinking else (_RAW, plane.data)
+def _parts(room: Octets, width: int, count: int, paired: bool) -> list[Words]:
+    """Room for the planes of `count` words, one after another; the two lowest share one part if `paired`."""
+    pair: list[Words] = [room[: 2 * count].view(_UNSIGNED[2])] if paired else []
+    return [*pair, *(room[plane * count : (plane + 1) * count] for plane in range(2 * paired, width))]
+
+
+def _compact(room: Octets, parts: Sequence[Words], shrinking: Sequence[bool]) -> list[tuple[int, int]]:
+    """Compress the parts, which lie in `room`, that are `shrinking`, and close the gaps. Gives the entry of each plane."""
+    entries: list[tuple[int, int]] = []
+    begin = end = 0
+    for part, is_shrinking in zip(parts, shrinking, strict=True):
+        content: Bytes = compress(part, Setting.PLANE) if is_shrinking else b""
+        if content and len(content) < part.nbytes:
+            entries.append((_ZSTD, len(content)))
+            room[end : end + len(content)] = np.frombuffer(content, np.uint8)
+        else:
+            entries += [(_RAW, part.nbytes)] if part.itemsize == 1 else [(_PAIR, part.nbytes), (_PAIR, 0)]
+            if begin > end:
+                room[end : end + part.nbytes] = room[begin : begin + part.nbytes]
+        begin, end = begin + part.nbytes, end + entries[-1][1] + (entries[-1] == (_PAIR, 0)) * part.nbytes
+    return entries
+
+
+def _read_parts(view: memoryview, entries: Sequence[tuple[int, int]], count: int) -> list[Words]:
+    """What `split` made, by the entries of the planes."""
+    parts: list[Words] = []
+    begin = 0
+    paired = entries[0][0] == _PAIR and len(entries) > 2
+    if paired:
+        if entries[:2] != [(_PAIR, 2 * count), (_PAIR, 0)]:
+            raise CodecError(f"two planes of {count} words side by side have entries {entries[:2]}")
+        parts.append(np.require(np.frombuffer(view[: 2 * count], np.uint8).view(_UNSIGNED[2]), requirements="A"))
+        begin = 2 * count
+    for method, stored in entries[2 * paired :]:
+        parts.append(_decode_plane(method, view[begin : begin + stored], count))
+        begin += stored
+    return parts
 
 
 def _decode_plane(method: int, stored: memoryview, count: int) -> Octets:

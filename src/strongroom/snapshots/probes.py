@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,9 @@ PROBES = 32
 K = 10
 
 Matrix = npt.NDArray[np.float32]
+
+_PIECE_ROWS = 1024
+_FAR = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,53 +60,64 @@ def with_vectors(batch: pa.RecordBatch, field: Field) -> pa.RecordBatch:
 
 
 class ExactSearch:
-    """The exact top-k of all rows, gathered batch by batch. Memory: queries x rows of one batch."""
+    """The exact top-k of all rows, gathered batch by batch. Memory: queries x rows of one piece, which stays in a core's cache."""
 
     def __init__(self, queries: Matrix, field: Field, k: int) -> None:
-        self._queries = queries
         self._field = field
         self._k = k
-        self._ids: npt.NDArray[np.object_] = np.zeros((len(queries), 0), object)
-        self._distances: Matrix = np.zeros((len(queries), 0), np.float32)
-        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
-        self._directions = queries / np.where(lengths == 0, 1, lengths)
+        self._ids = np.full((len(queries), k), None, object)
+        self._distances = np.full((len(queries), k), np.inf, np.float32)
+        self._asked, self._offsets = _prepared(queries, field.metric)
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Look at more rows."""
         rows = with_vectors(batch, self._field)
-        if not rows.num_rows or not len(self._queries):
+        if not rows.num_rows or not len(self._asked):
             return
-        distances = self._measure(vector_matrix(rows, self._field))
-        near = min(self._k, rows.num_rows)
-        nearest = np.argpartition(distances, near - 1, axis=1)[:, :near]
-        ids = _ids_of(rows)
-        found = np.empty(nearest.shape, object)
-        found[:] = [[ids[int(place)].as_py() for place in places] for places in nearest]
-        self._ids = np.concatenate([self._ids, found], axis=1)
-        self._distances = np.concatenate([self._distances, np.take_along_axis(distances, nearest, 1)], axis=1)
-        self._keep_best()
+        vectors, ids = vector_matrix(rows, self._field), _ids_of(rows)
+        for start in range(0, len(vectors), _PIECE_ROWS):
+            measured = self._measure(vectors[start : start + _PIECE_ROWS])
+            nearer = measured < self._distances[:, -1:]
+            for query in np.flatnonzero(nearer.any(axis=1)):
+                places = np.flatnonzero(nearer[query])
+                self._keep_best(query, measured[query, places], ids, places + start)
 
     def _measure(self, vectors: Matrix) -> Matrix:
-        """Distances, smaller is nearer: squared l2, 1 - cosine, or the negative inner product."""
+        """Distances, smaller is nearer: squared l2, 1 - cosine, or the negative inner product. What isn't a number is far."""
         with np.errstate(all="ignore"):
-            measured: npt.NDArray[np.floating[Any]]
-            if self._field.metric == "ip":
-                measured = -(self._queries @ vectors.T)
-            elif self._field.metric == "cosine":
+            measured: Matrix = self._asked @ vectors.T
+            if self._field.metric == "cosine":
                 lengths = np.linalg.norm(vectors, axis=1)
-                measured = 1 - (self._directions @ vectors.T) / np.where(lengths == 0, 1, lengths)
-            else:
-                squares = np.vecdot(vectors, vectors)
-                measured = squares - 2 * (self._queries @ vectors.T) + np.vecdot(self._queries, self._queries)[:, None]
-        return np.nan_to_num(measured, nan=np.inf).astype(np.float32, copy=False)
+                measured /= np.where(lengths == 0, 1, lengths)
+            elif self._field.metric != "ip":
+                measured += np.vecdot(vectors, vectors)
+            measured += self._offsets
+        return np.fmin(measured, _FAR, out=measured)
 
-    def _keep_best(self) -> None:
-        order = np.argsort(self._distances, axis=1, kind="stable")[:, : self._k]
-        self._distances = np.take_along_axis(self._distances, order, 1)
-        self._ids = np.take_along_axis(self._ids, order, 1)
+    def _keep_best(self, query: np.intp, distances: Matrix, ids: pa.Array, places: npt.NDArray[np.intp]) -> None:
+        """The nearest of those that were known and these, which are nearer than the farthest of them; the earlier of equals."""
+        best = np.argsort(distances, kind="stable")[: self._k]
+        everyone = np.concatenate([self._distances[query], distances[best]])
+        names = np.concatenate([self._ids[query], np.array(ids.take(pa.array(places[best])).to_pylist(), object)])
+        order = np.argsort(everyone, kind="stable")[: self._k]
+        self._distances[query], self._ids[query] = everyone[order], names[order]
 
     def answers(self) -> Answers:
-        return Answers(tuple(tuple(row) for row in self._ids.tolist()), tuple(self._distances))
+        found = [np.array([one is not None for one in row], bool) for row in self._ids]
+        pairs = zip(self._ids, self._distances, found, strict=True)
+        kept = [(tuple(ids[there].tolist()), distances[there]) for ids, distances, there in pairs]
+        return Answers(tuple(ids for ids, _ in kept), tuple(distances for _, distances in kept))
+
+
+def _prepared(queries: Matrix, metric: str) -> tuple[Matrix, Matrix]:
+    """What to multiply vectors with and what to add, for each query, to have distances but for the vectors' own lengths."""
+    if metric == "ip":
+        return -queries, np.zeros((len(queries), 1), np.float32)
+    if metric == "cosine":
+        lengths: Matrix = np.linalg.norm(queries, axis=1, keepdims=True)
+        lengths[lengths == 0] = 1
+        return -queries / lengths, np.ones((len(queries), 1), np.float32)
+    return queries * np.float32(-2), np.vecdot(queries, queries)[:, None]
 
 
 def _ids_of(batch: pa.RecordBatch) -> pa.Array:
