@@ -17,6 +17,7 @@ from strongroom import cli
 from strongroom.errors import Damaged, Refused, Unreachable
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.verify import Level
 from strongroom.operations.witness import Witness
 from strongroom.repository import Argon2Cost, Repository, Secret, open_store
 
@@ -32,10 +33,10 @@ def pack_of(world: World, place: int) -> Path:
 
 
 def damage(pack: Path) -> bytes:
-    """Alter one byte of every blob that is long enough to matter, and the length of none. Gives the whole bytes."""
+    """Alter bytes of every blob in it, and not its length. Gives the whole bytes."""
     whole = pack.read_bytes()
     altered = bytearray(whole)
-    for place in range(len(whole) // 20, len(whole), len(whole) // 10):
+    for place in range(40, len(whole) - 4 - int.from_bytes(whole[-4:], "little"), 16):  # a blob has 16 bytes at least
         altered[place] ^= 1
     pack.write_bytes(altered)
     return whole
@@ -93,15 +94,31 @@ def test_what_is_healed_is_not_stored_once_more(world: World, sources: Sources, 
 
 
 def test_a_damaged_pack_is_named_until_it_is_deleted(world: World, sources: Sources, tmp_path: Path) -> None:
-    """And then as missing: the blob index goes on listing it. Nothing needs it any more."""
+    """It breaks no snapshot any more once a backup has stored anew what it held; then it is no loss."""
+    pack = pack_of(world, 0)
+    damage(pack)
+    broken = {snapshot for finding in world.open().verify().findings for snapshot in finding.snapshots}
+    assert broken == set(world.order), "the others share a few blobs with it"
+    made = world.open().backup(f"faiss://{sources.first}").snapshot.id
+    report = world.open().verify()
+    assert {one.problem for one in report.findings} == {"altered or swapped: it doesn't decrypt"}
+    assert set(report.healthy) == {*world.order, made}
+    pack.unlink()
+    assert world.open().verify(level=Level.ANSWERS).passed
+    all_restore(world, tmp_path, made)
+
+
+def test_a_deleted_pack_is_a_loss_if_a_blob_of_it_lies_nowhere_else(world: World, sources: Sources, tmp_path: Path) -> None:
+    """Without probes the backup doesn't store anew the probes of the older snapshot."""
     pack = pack_of(world, 0)
     damage(pack)
     world.open().verify()
     made = back_up(world, sources.first)
-    assert {one.problem for one in world.open().verify().findings} == {"altered or swapped: it doesn't decrypt"}
     pack.unlink()
-    found = world.open().verify().findings
-    assert [(one.subject, one.problem) for one in found] == [(pack.relative_to(world.folder).as_posix(), "missing")]
+    report = world.open().verify()
+    name = pack.relative_to(world.folder).as_posix()
+    assert [(one.subject, one.problem, one.snapshots) for one in report.findings] == [(name, "missing", (world.order[0],))]
+    assert set(report.healthy) == {*world.order[1:], made}
     all_restore(world, tmp_path, made)
 
 

@@ -6,8 +6,9 @@ A check that looked at nothing is a failure, never a pass.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -166,7 +167,8 @@ class _Verification:
             self.progress.advance(1)
         self._count("blobs", len(needs))
         for pack in self._packs():
-            self._check_size(pack, sizes.get(pack.name), self._users(pack, needs))
+            if sizes.get(pack.name) != pack.size:
+                self._check_loss(pack, needs, sizes)
         if not needs and chosen:
             self._find("blobs", "the snapshots need not one blob: nothing could be checked", chosen)
 
@@ -186,6 +188,17 @@ class _Verification:
             pack = places[0].pack
             self._check_size(pack, sizes.get(pack.name), snapshots)
 
+    def _check_loss(self, pack: Pack, needs: dict[bytes, list[Snapshot]], sizes: dict[str, int]) -> None:
+        """A pack that isn't there as it was breaks what lies nowhere else; and one that is gone is no loss if all of it does."""
+
+        def lies_elsewhere(blob: bytes) -> bool:
+            there = (place.pack for place in self.repository.index.places(blob) if place.pack.id != pack.id)
+            return any(sizes.get(other.name) == other.size for other in there)
+
+        lost = [blob.id for blob in pack.blobs if not lies_elsewhere(blob.id)]
+        if lost or pack.name in sizes:
+            self._check_size(pack, sizes.get(pack.name), _users(lost, needs))
+
     def _check_size(self, pack: Pack, size: int | None, snapshots: Sequence[Snapshot]) -> None:
         if size is None:
             self._find(pack.name, "missing", snapshots)
@@ -197,7 +210,7 @@ class _Verification:
     def _check_data(self, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
         needs = self._needs(chosen)
         packs = [pack for pack in self._packs() if sizes.get(pack.name) == pack.size]
-        packs = [pack for pack in packs if self._users(pack, needs)]
+        packs = [pack for pack in packs if any(blob.id in needs for blob in pack.blobs)]
         witness = Witness(self.repository)
         packs.sort(key=lambda pack: witness.proven.get(pack.id, 0.0))
         packs = list(_within(packs, self.options.budget))
@@ -207,7 +220,9 @@ class _Verification:
             with ThreadPoolExecutor(_READERS, thread_name_prefix="strongroom-verify") as pool:
                 for pack, problems in zip(packs, pool.map(self._read_whole, packs), strict=True):
                     for subject, problem, blob in problems:
-                        self._find(subject, problem, needs.get(blob, []) if blob else self._users(pack, needs))
+                        hurt = [blob] if blob else [one.id for one in pack.blobs]
+                        lost = [one for one in hurt if not self._is_served_elsewhere(one)]
+                        self._find(subject, problem, _users(lost, needs))
                     (damaged if problems else whole).append(pack.id)
                     self._count("bytes", pack.size)
                     self.progress.advance(pack.size)
@@ -237,6 +252,14 @@ class _Verification:
         except Damaged as error:
             problems.append((error.subject, error.problem, None))
         return problems
+
+    def _is_served_elsewhere(self, blob: bytes) -> bool:
+        """Has another pack the blob whole? Then a restore takes it from there."""
+        if len(self.repository.index.places(blob)) > 1:
+            with suppress(Damaged):
+                self.repository.read_blob(blob)
+                return True
+        return False
 
     # -- restore and answers -----------------------------------------------------------------------------------------------
 
@@ -358,10 +381,6 @@ class _Verification:
                 needs.setdefault(bytes.fromhex(blob), []).append(snapshot)
         return needs
 
-    def _users(self, pack: Pack, needs: dict[bytes, list[Snapshot]]) -> list[Snapshot]:
-        users = {snapshot.id: snapshot for blob in pack.blobs for snapshot in needs.get(blob.id, ())}
-        return list(users.values())
-
     def _find(self, subject: str, problem: str, snapshots: Sequence[Snapshot] = (), *, ids: tuple[str, ...] = ()) -> None:
         """Note a finding; what is found twice breaks the snapshots of both."""
         broken = self._found.setdefault((subject, problem), {})
@@ -373,6 +392,10 @@ class _Verification:
 
     def _count(self, what: str, amount: int) -> None:
         self.looked_at[what] = self.looked_at.get(what, 0) + amount
+
+
+def _users(blobs: Iterable[bytes], needs: dict[bytes, list[Snapshot]]) -> list[Snapshot]:
+    return list({snapshot.id: snapshot for blob in blobs for snapshot in needs.get(blob, ())}.values())
 
 
 def _subject(snapshot: Snapshot, collection: StoredCollection) -> str:
