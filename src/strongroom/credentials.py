@@ -42,6 +42,12 @@ def is_named(
     return bool(key_file) or f"{prefix}PASSWORD" in variables or any(others)
 
 
+def secret_of(password: str | None, key_file: str | Path | None) -> Secret:
+    """The secret that a caller gave, else the one that the environment names. Raises WrongKey if there is none, and what
+    `secret_from` raises."""
+    return require_secret(Secret.passphrase(password) if password is not None else secret_from(key_file=key_file))
+
+
 def require_secret(secret: Secret | None) -> Secret:
     """Raises WrongKey if there is none."""
     if secret is None:

@@ -1,23 +1,28 @@
-"""Everything that Strongroom can do, as one object: what `strongroom.open` and `strongroom.init` give."""
+"""Everything that Strongroom can do, as one object: what `strongroom.open` and `strongroom.init` give.
+
+What a method works with is imported when it is called: a backup needs nothing of a restore.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
-from strongroom.credentials import require_secret, secret_from
+from strongroom.credentials import secret_of
 from strongroom.errors import Damaged
 from strongroom.model import Selection
-from strongroom.operations.backup import BackupOptions, BackupReport, backup
-from strongroom.operations.restore import RestoreOptions, RestoreReport, restore
-from strongroom.operations.restore_plan import RestorePlan, Rung, plan_restore
-from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
-from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
+
+if TYPE_CHECKING:
+    from strongroom.operations.backup import BackupReport
+    from strongroom.operations.restore import RestoreReport
+    from strongroom.operations.restore_plan import RestorePlan, Rung
+    from strongroom.operations.verify import Level, VerifyReport
 
 
 class Strongroom:
@@ -36,6 +41,9 @@ class Strongroom:
         progress: Progress = SILENT,
     ) -> BackupReport:
         """Make a snapshot of the source that a URL names, such as 'chroma:///srv/chroma'."""
+        from strongroom.operations.backup import BackupOptions, backup
+        from strongroom.operations.witness import Witness
+
         options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes)
         report = backup(self.repository, source, options, progress)
         Witness(self.repository).saw(history.heads(self.snapshots()), self.repository.manifest_ids())
@@ -64,6 +72,8 @@ class Strongroom:
         rung: Rung | None = None,
     ) -> RestorePlan:
         """What `restore` would do; touches nothing."""
+        from strongroom.operations.restore_plan import plan_restore
+
         selection = Selection(tuple(collections), dict(renames or {}))
         return plan_restore(self.snapshot(snapshot), target, selection, require_exact=require_exact, rung=rung)
 
@@ -80,6 +90,8 @@ class Strongroom:
         progress: Progress = SILENT,
     ) -> RestoreReport:
         """Restore a snapshot to the target that a URL names; run again after a failure it goes on where it stopped."""
+        from strongroom.operations.restore import RestoreOptions, restore
+
         selection = Selection(tuple(collections), dict(renames or {}))
         options = RestoreOptions(selection, require_exact, overwrite, rung)
         return restore(self.repository, snapshot, target, options, progress)
@@ -88,13 +100,16 @@ class Strongroom:
         self,
         snapshot: str | None = None,
         *,
-        level: Level = Level.DATA,
+        level: Level | None = None,
         budget: int | None = None,
         scratch: Path | None = None,
         progress: Progress = SILENT,
     ) -> VerifyReport:
-        """Verify one snapshot or, without a name, all of them."""
-        return verify(self.repository, snapshot, VerifyOptions(level, budget, scratch), progress)
+        """Verify one snapshot or, without a name, all of them; at level DATA unless another is asked for."""
+        from strongroom.operations.verify import Level, VerifyOptions, verify
+
+        options = VerifyOptions(Level.DATA if level is None else level, budget, scratch)
+        return verify(self.repository, snapshot, options, progress)
 
     def key_slots(self) -> list[KeySlot]:
         """All key slots, oldest first."""
@@ -122,7 +137,7 @@ def init_repository(
     cost: Argon2Cost | None = None,
 ) -> Strongroom:
     """Make a new repository at a path or URL. Raises AlreadyExists or UnsafeStore."""
-    secret = require_secret(Secret.passphrase(password) if password is not None else secret_from(key_file=key_file))
+    secret = secret_of(password, key_file)
     return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost))
 
 
@@ -130,5 +145,4 @@ def open_repository(
     location: str, *, password: str | None = None, key_file: str | Path | None = None, clock: Clock = SYSTEM_CLOCK
 ) -> Strongroom:
     """Open the repository at a path or URL. Raises NoRepository, WrongKey or Damaged."""
-    secret = require_secret(Secret.passphrase(password) if password is not None else secret_from(key_file=key_file))
-    return Strongroom(Repository.open(open_store(location), secret, clock=clock))
+    return Strongroom(Repository.open(open_store(location), secret_of(password, key_file), clock=clock))

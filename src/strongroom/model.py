@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
 
 Json = Any
 """A value that the json module can write and read back unchanged."""
@@ -124,6 +125,8 @@ class RowBlock:
         """The rows that the engine shows."""
         if self.dead is None or not self.dead.any():
             return self.batch
+        import pyarrow as pa  # here, since an engine's child process needs the nouns and not Arrow
+
         return self.batch.filter(pa.array(~self.dead))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import io
 import json
 import os
 import signal
 import sys
 from contextlib import suppress
+from typing import NoReturn
 
 from strongroom.errors import StrongroomError, WrongRequest, from_os_error
 
@@ -17,7 +19,19 @@ _ARENA_MAX = -8  # M_ARENA_MAX of glibc's mallopt(3)
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
-def main() -> None:
+def command() -> NoReturn:
+    """Run a command and leave at once: all of its threads have ended, and taking numpy and Arrow apart again takes longer than many
+    a command."""
+    try:
+        main()
+    except SystemExit as leaving:
+        with suppress(OSError):  # nobody reads it any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(leaving.code if isinstance(leaving.code, int) else 0)
+
+
+def main() -> NoReturn:
     """Run a command; every failure is one line that says what to do, never a traceback (unless STRONGROOM_DEBUG is set)."""
     _tune_process()
     try:
@@ -40,6 +54,7 @@ def _tune_process() -> None:
     (engines get their own). And glibc would keep freed blocks of 8 MiB in an arena for each thread: two arenas instead of one a
     thread took 3 GB of LanceDB rows from 634 MB resident to what docs/PERFORMANCE.md says."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(50_000)  # loading alone makes garbage enough for a hundred rounds of the default
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library than glibc
             library = ctypes.CDLL(None)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,12 +81,15 @@ def backup(
     quiet: Quiet = False,
 ) -> None:
     """Make a snapshot of a source. Exit code 3 if something in it could not be read."""
-    from strongroom.cli import render
+    from strongroom import engines
 
     tags = _pairs(tag or [], "--tag")
-    room = _open(repo, key_file)
-    with _progress(quiet) as progress:
-        report = room.backup(source, model=model, tags=tags, probes=probes, progress=progress)
+    with engines.prepared(source):
+        room = _open(repo, key_file, lambda: (import_module("strongroom.operations.backup"), engines.source_of(source)))
+        with _progress(quiet) as progress:
+            report = room.backup(source, model=model, tags=tags, probes=probes, progress=progress)
+    from strongroom.cli import render
+
     summary = {**render.snapshot_summary(report.snapshot), "not_captured": render.plain(report.not_captured)}
     _say(json, summary, lambda: render.show_backup(report))
     if report.not_captured:
@@ -135,22 +140,23 @@ def restore(
     quiet: Quiet = False,
 ) -> None:
     """Restore a snapshot, verified before it is put in place. Repeatable after any failure."""
-    from strongroom.cli import render
-    from strongroom.operations.restore_plan import Rung
+    from strongroom import engines
 
-    wish: dict[str, Any] = {
-        "collections": collection or [],
-        "renames": _pairs(rename or [], "--rename"),
-        "require_exact": require == RungName.EXACT,
-        "rung": {RungName.EXACT: Rung.EXACT, RungName.REBUILD: Rung.REBUILD, None: None}[rung],
-    }
-    room = _open(repo, key_file)
-    if dry_run:
-        plan = room.plan_restore(snapshot, target, **wish)
-        _say(json, plan, lambda: render.show_plan(plan))
-        return
-    with _progress(quiet) as progress:
-        report = room.restore(snapshot, target, overwrite=overwrite, progress=progress, **wish)
+    renames = _pairs(rename or [], "--rename")
+    with nullcontext() if dry_run else engines.prepared(target):
+        room = _open(repo, key_file, lambda: (import_module("strongroom.operations.restore"), engines.target_of(target)))
+        from strongroom.cli import render
+        from strongroom.operations.restore_plan import Rung
+
+        rungs = {RungName.EXACT: Rung.EXACT, RungName.REBUILD: Rung.REBUILD, None: None}
+        wish: dict[str, Any] = {"collections": collection or [], "renames": renames, "rung": rungs[rung]}
+        wish["require_exact"] = require == RungName.EXACT
+        if dry_run:
+            plan = room.plan_restore(snapshot, target, **wish)
+            _say(json, plan, lambda: render.show_plan(plan))
+            return
+        with _progress(quiet) as progress:
+            report = room.restore(snapshot, target, overwrite=overwrite, progress=progress, **wish)
     _say(json, report, lambda: render.show_restore(report))
 
 
@@ -259,10 +265,18 @@ def _require_command(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
-def _open(repo: str, key_file: Path | None) -> Strongroom:
-    from strongroom.library import open_repository
+def _open(repo: str, key_file: Path | None, load: Callable[[], object] = lambda: None) -> Strongroom:
+    """Opened while what comes next is loaded: a password takes its time to become a key, on purpose."""
+    from strongroom.credentials import secret_of
+    from strongroom.repository import Repository, open_store
 
-    return open_repository(repo, password=_asked_password(key_file), key_file=key_file)
+    secret = secret_of(_asked_password(key_file), key_file)
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Repository.open, open_store(repo), secret)
+        from strongroom.library import Strongroom
+
+        load()
+        return Strongroom(opening.result())
 
 
 def _asked_password(key_file: Path | None, *, confirm: bool = False) -> str | None:

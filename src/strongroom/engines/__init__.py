@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+import functools
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
-from strongroom.engines.protocol import Engine, Source, Target
 from strongroom.errors import WrongRequest
+
+if TYPE_CHECKING:
+    from strongroom.engines.protocol import Engine, Source, Target
 
 GROUP = "strongroom.engines"
 
 
 def known() -> list[str]:
     """The URL schemes of all installed engine plug-ins, sorted."""
+    from importlib.metadata import entry_points
+
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
+@functools.cache
 def find(scheme: str) -> Engine:
     """The engine of a URL scheme. Raises WrongRequest, with the schemes that there are."""
+    from importlib.metadata import entry_points  # takes as long as to start Python, and child processes don't need it
+
     for point in entry_points(group=GROUP, name=scheme):
         engine: Engine = point.load()()
         return engine
@@ -29,6 +38,14 @@ def engine_of(url: str) -> Engine:
     if not separator:
         raise WrongRequest(f"{url!r} names no engine", hint="write it as ENGINE:///path, for example chroma:///srv/chroma")
     return find(scheme)
+
+
+def prepared(url: str) -> AbstractContextManager[None]:
+    """While this is open the engine's own library is loaded in a child process, for the first who asks an index. Raises
+    WrongRequest."""
+    from strongroom.engines import isolation
+
+    return isolation.prepared(engine_of(url).loading)
 
 
 def source_of(url: str) -> Source:

@@ -6,55 +6,147 @@ Damaged links make hnswlib, Chroma and usearch fault; a fault must name the snap
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
+import io
 import os
 import pickle
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from strongroom.errors import EngineFailed, StrongroomError
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
+_LENGTH = struct.Struct("<Q")
+_MOST_DESCRIPTORS = 8
 
 
-def call(function: str, *arguments: Any, pass_fds: tuple[int, ...] = ()) -> Any:
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """An open file of ours as an argument of `call`: the function gets the number under which the child has it."""
+
+    number: int
+
+
+def call(function: str, *arguments: Any) -> Any:
     """Call `function` ('module:name') with picklable arguments in a child process and return its picklable result.
 
     Raises whatever StrongroomError the function raised, and EngineFailed for any other exception or a crash.
     """
-    child = subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "strongroom.engines.isolation",
-            function,
-            str(os.getpid()),
-        ],  # -P: nothing is imported from where we stand
-        input=pickle.dumps(arguments, protocol=5),
-        capture_output=True,
-        pass_fds=pass_fds,
-        env=_environment(),
-    )
-    if child.returncode < 0:
-        raise EngineFailed(f"{function}: the engine crashed ({signal.Signals(-child.returncode).name})")
-    if child.returncode > 0:
-        last = child.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise EngineFailed(f"{function}: the engine's process ended with {child.returncode}: {last[0]}")
-    done, result = pickle.loads(child.stdout)
-    if not done:
-        raise result
-    return result
+    child = _waiting.pop(_module(function), None) or _Child()
+    return child.ask(function, arguments)
+
+
+@contextmanager
+def prepared(function: str) -> Iterator[None]:
+    """While this is open, a child that has called `function` ('module:name'), which loads what the module needs, waits for the
+    first `call` into that module: it starts while we do something else. It ends here if nobody called."""
+    module = _module(function)
+    if module in _waiting:  # whoever opened it ends it
+        yield
+        return
+    child = _Child(function)
+    _waiting.setdefault(module, child)
+    try:
+        yield
+    finally:
+        if _waiting.get(module) is child:
+            _waiting.pop(module, None)
+        child.end()
+
+
+class _Child:
+    """A process that serves one call and ends."""
+
+    def __init__(self, loading: str = "") -> None:
+        self._requests, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "strongroom.engines.isolation"),  # -P: nothing is imported from where we stand
+                    *(str(theirs.fileno()), str(os.getpid()), loading),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(),
+            )
+
+    def ask(self, function: str, arguments: Sequence[Any]) -> Any:
+        """The result of the function, or what it raised."""
+        request, descriptors = _packed((function, *arguments))
+        with self._requests, suppress(BrokenPipeError, ConnectionResetError):  # it died, and its exit code says how
+            socket.send_fds(self._requests, [_LENGTH.pack(len(request))], descriptors)
+            self._requests.sendall(request)
+        answer, complaints = self._process.communicate()
+        code = self._process.returncode
+        if code < 0:
+            raise EngineFailed(f"{function}: the engine crashed ({signal.Signals(-code).name})")
+        if code > 0:
+            last = complaints.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            raise EngineFailed(f"{function}: the engine's process ended with {code}: {last[0]}")
+        done, result = pickle.loads(answer)
+        if not done:
+            raise result
+        return result
+
+    def end(self) -> None:
+        """If nobody has asked it anything, nobody will."""
+        if self._requests.fileno() >= 0:
+            self._requests.close()
+            self._process.kill()
+            self._process.communicate()
+
+
+_waiting: dict[str, _Child] = {}
+
+
+def _module(function: str) -> str:
+    return function.partition(":")[0]
 
 
 def _environment() -> dict[str, str]:
     """Ours, but engines get all cores for BLAS, and glibc keeps less of what they free."""
     kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     return {"MALLOC_ARENA_MAX": "2", **kept}
+
+
+def _packed(request: Sequence[Any]) -> tuple[bytes, list[int]]:
+    """The request's bytes, and the open files that go with them."""
+    descriptors: list[int] = []
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, one: Any) -> int | None:
+            if not isinstance(one, Descriptor):
+                return None
+            descriptors.append(one.number)
+            return len(descriptors) - 1
+
+    content = io.BytesIO()
+    Pickler(content, protocol=5).dump(request)
+    return content.getvalue(), descriptors
+
+
+def _unpacked(content: bytes, descriptors: Sequence[int]) -> tuple[str, Sequence[Any]]:
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, place: int) -> int:
+            return descriptors[place]
+
+    function, *arguments = Unpickler(io.BytesIO(content)).load()
+    return function, arguments
+
+
+# -- the child's side --------------------------------------------------------------------------------------------------------
 
 
 def _die_with(parent: int) -> None:
@@ -70,22 +162,47 @@ def _die_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _serve(function: str) -> None:
+def _serve(channel: int, loading: str) -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever the engine prints, from Python or below, must not mix with the answer
-    module, _, name = function.partition(":")
-    arguments = pickle.load(sys.stdin.buffer)
-    outcome: tuple[bool, Any]
-    try:
-        outcome = (True, getattr(importlib.import_module(module), name)(*arguments))
-    except StrongroomError as error:
-        outcome = (False, error)
-    except Exception as error:  # noqa: BLE001 - the process boundary: every failure is reported to the parent
-        outcome = (False, EngineFailed(f"{type(error).__name__}: {error}".splitlines()[0]))
-    answer.write(pickle.dumps(outcome, protocol=5))
+    if loading:
+        with suppress(Exception):  # what can't be loaded is reported by the call that needs it
+            _found(loading)()
+    request = _received(channel)
+    if request is None:
+        return
+    answer.write(pickle.dumps(_outcome(*request), protocol=5))
     answer.close()
+    os._exit(0)  # taking a large library apart again takes as long as loading it
+
+
+def _received(channel: int) -> tuple[str, Sequence[Any]] | None:
+    """The one request, None if nobody asks any more."""
+    with socket.socket(fileno=channel) as requests:
+        head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, _MOST_DESCRIPTORS)
+        if not head:
+            return None
+        with requests.makefile("rb") as stream:
+            (length,) = _LENGTH.unpack(head + stream.read(_LENGTH.size - len(head)))
+            return _unpacked(stream.read(length), descriptors)
+
+
+def _outcome(function: str, arguments: Sequence[Any]) -> tuple[bool, Any]:
+    try:
+        return True, _found(function)(*arguments)
+    except StrongroomError as error:
+        return False, error
+    except Exception as error:  # noqa: BLE001 - the process boundary: every failure is reported to the parent
+        return False, EngineFailed(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _found(function: str) -> Callable[..., Any]:
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
 if __name__ == "__main__":
+    gc.set_threshold(50_000)  # loading a library makes garbage enough for a hundred rounds of the default
     _die_with(int(sys.argv[2]))
-    _serve(sys.argv[1])
+    _serve(int(sys.argv[1]), sys.argv[3])

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
 
-from strongroom.model import Answers, Collection, Description, Fidelity, Position, Region, RowBlock, Selection
-from strongroom.progress import Progress
+    from strongroom.model import Answers, Collection, Description, Fidelity, Position, Region, RowBlock, Selection
+    from strongroom.progress import Progress
 
 BLOCK_BYTES = 8 << 20
 """Upper bound of the vector bytes of one `RowBlock` and of one `Region`; the unit in which memory is counted."""
@@ -164,6 +165,10 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def loading(self) -> str:
+        """The function ('module:name') that loads what `Frozen.search` runs in a child process, so that it can be had ready."""
 
     def version(self) -> str:
         """The version of the installed engine library. Raises WrongRequest, with the extra to install, if it isn't there."""

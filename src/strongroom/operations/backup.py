@@ -58,7 +58,8 @@ def backup(repository: Repository, source: str, options: BackupOptions | None = 
     blobs that are stored already aren't stored again, unless this machine knows their pack to be damaged. Any number of backups
     may run at once.
     """
-    return _Backup(repository, source, options or BackupOptions(), progress).run()
+    with engines.prepared(source):
+        return _Backup(repository, source, options or BackupOptions(), progress).run()
 
 
 class _Backup:

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ def restore(
     chosen = options or RestoreOptions()
     found = history.find(repository, snapshot)
     plan = plan_restore(found, target, chosen.selection, require_exact=chosen.require_exact, rung=chosen.rung)
-    with _local_errors(target), remembering_damage(repository):
+    asking = engines.prepared(target) if chosen.replay else nullcontext()
+    with _local_errors(target), remembering_damage(repository), asking:
         return _Restore(repository, found, plan, chosen, progress).run()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -273,10 +273,11 @@ class _Verification:
             try:
                 names = [collection.name for collection in snapshot.manifest.collections]
                 url = engines.find(snapshot.manifest.engine).scratch(Path(place), names)
-                report = restore(self.repository, snapshot.id, url, RestoreOptions(Selection(), replay=False), self.progress)
-                if report.plan.rung != Rung.EXACT:
-                    self._find(name, f"it could not be restored exactly here: {report.plan.reasons[0]}", [snapshot])
-                self._check_restored(snapshot, url)
+                with engines.prepared(url) if self.options.level >= Level.ANSWERS else nullcontext():
+                    report = restore(self.repository, snapshot.id, url, RestoreOptions(Selection(), replay=False), self.progress)
+                    if report.plan.rung != Rung.EXACT:
+                        self._find(name, f"it could not be restored exactly here: {report.plan.reasons[0]}", [snapshot])
+                    self._check_restored(snapshot, url)
             except (Damaged, VerificationFailed, EngineFailed) as error:
                 subject = error.subject if isinstance(error, Damaged) else name
                 problem = error.problem if isinstance(error, Damaged) else str(error)

@@ -15,19 +15,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from strongroom.engines.chroma.frozen import ChromaSource
-from strongroom.engines.chroma.target import ChromaTarget
 from strongroom.errors import WrongRequest
+
+if TYPE_CHECKING:
+    from strongroom.engines.chroma.frozen import ChromaSource
+    from strongroom.engines.chroma.target import ChromaTarget
 
 __all__ = ["Chroma"]
 
 
 class Chroma:
-    """The engine plug-in. URLs are `chroma:///absolute/path` and `chroma:relative/path`."""
+    """The engine plug-in. URLs are `chroma:///absolute/path` and `chroma:relative/path`. What it works with is imported when it is
+    used: a child process needs chromadb alone."""
 
     name = "chroma"
+    loading = "strongroom.engines.chroma.client:load"
 
     def version(self) -> str:
         """The installed chromadb's version. Raises WrongRequest if there is none."""
@@ -42,6 +47,8 @@ class Chroma:
 
     def source(self, url: str) -> ChromaSource:
         """Opens nothing. Raises WrongRequest."""
+        from strongroom.engines.chroma.frozen import ChromaSource
+
         return ChromaSource(_path(url))
 
     def scratch(self, directory: Path, collections: Sequence[str]) -> str:
@@ -50,6 +57,8 @@ class Chroma:
 
     def target(self, url: str) -> ChromaTarget:
         """Touches nothing. Raises WrongRequest."""
+        from strongroom.engines.chroma.target import ChromaTarget
+
         return ChromaTarget(_path(url))
 
 

@@ -60,8 +60,9 @@ class _Unsettled(Exception):
     """An index file is being written at this moment."""
 
 
-def capture(source: str, destination: str, hold: float = HOLD_SECONDS) -> None:
-    """Copy one moment of the Chroma directory `source` into the existing empty directory `destination`.
+def capture(source: str, destination: str, lock: int = -1, hold: float = HOLD_SECONDS) -> None:
+    """Copy one moment of the Chroma directory `source` into the existing empty directory `destination`. The descriptor
+    `lock` is of a file whose lock says that somebody works there; it is held until this process ends.
 
     Raises NotFound, Unreadable, Locked (another process holds sqlite's write lock all the time) or SourceChanged.
     """

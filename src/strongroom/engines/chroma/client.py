@@ -26,6 +26,12 @@ def _settings() -> Any:
     return Settings(anonymized_telemetry=False)
 
 
+def load() -> None:
+    """Import chromadb, which takes longer than to ask it."""
+    _settings()
+    import chromadb  # noqa: F401
+
+
 def _client(path: str, tenant: str, database: str) -> Any:
     settings = _settings()
     import chromadb

@@ -48,7 +48,7 @@ class ChromaSource:
             copy = stage / "copy"
             copy.mkdir(mode=0o700)
             progress.begin("copying the database", None, "bytes")
-            isolation.call("strongroom.engines.chroma.capture:capture", str(self._root), str(copy), pass_fds=(lock,))
+            isolation.call("strongroom.engines.chroma.capture:capture", str(self._root), str(copy), isolation.Descriptor(lock))
             progress.advance(sum(file.stat().st_size for file in copy.rglob("*") if file.is_file()))
             frozen = ChromaFrozen(copy)
             try:

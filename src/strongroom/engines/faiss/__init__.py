@@ -1,7 +1,7 @@
 """FAISS: one index file, and beside it perhaps a sidecar with ids, documents and metadata. `faiss:///srv/index.faiss`
 
     layout      where vectors, codes, links and ids lie in an index file
-    held        how files are held open as one moment
+    place       which files a URL names;  held: how they are held open as one moment
     sidecar     the file beside the index;  order, join: which of its records belongs to which vector
     vectors     how vectors are had;  exact: search of those without an index;  freeze, describe: rows, artifacts, answers, catalog
     rebuild     rows to index;  target: how it is put in place
@@ -19,19 +19,23 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from strongroom.engines.faiss.freeze import FaissSource
-from strongroom.engines.faiss.sidecar import SUFFIXES
-from strongroom.engines.faiss.target import FaissTarget
+from strongroom.engines.faiss.place import path_of
 from strongroom.errors import WrongRequest
+
+if TYPE_CHECKING:
+    from strongroom.engines.faiss.freeze import FaissSource
+    from strongroom.engines.faiss.target import FaissTarget
 
 _PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss")
 
 
 class Faiss:
-    """The engine plug-in."""
+    """The engine plug-in. What it works with is imported when it is used: a child process needs the library alone."""
 
     name = "faiss"
+    loading = "strongroom.engines.faiss.library:load"
 
     def version(self) -> str:
         """The version of the installed FAISS package. Raises WrongRequest if there is none."""
@@ -52,10 +56,14 @@ class Faiss:
         return installed is not None and written is not None and installed[0] == written[0] and installed[1] >= written[1]
 
     def source(self, url: str) -> FaissSource:
-        return FaissSource(_path(url), self.version())
+        from strongroom.engines.faiss.freeze import FaissSource
+
+        return FaissSource(path_of(url), self.version())
 
     def target(self, url: str) -> FaissTarget:
-        return FaissTarget(_path(url), self.version())
+        from strongroom.engines.faiss.target import FaissTarget
+
+        return FaissTarget(path_of(url), self.version())
 
     def scratch(self, directory: Path, collections: Sequence[str]) -> str:
         """The URL of an index called as the collection is."""
@@ -66,21 +74,3 @@ class Faiss:
 def _release(text: str) -> tuple[int, int] | None:
     found = re.match(r"(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else None
-
-
-def _path(url: str) -> Path:
-    """The index file of `faiss:///absolute` or `faiss:relative`. Raises WrongRequest."""
-    scheme, _, rest = url.partition(":")
-    hint = "write it as faiss:///srv/index.faiss or faiss:relative/index.faiss"
-    if scheme != "faiss" or not rest:
-        raise WrongRequest(f"{url!r} names no FAISS index", hint=hint)
-    if rest.startswith("//"):
-        rest = rest[2:]
-        if not rest.startswith("/"):
-            raise WrongRequest(f"{url!r} names a host, and a FAISS index is a file", hint=hint)
-    path = Path(rest)
-    if "\0" in rest or rest.endswith("/") or not path.name or path.name == "..":
-        raise WrongRequest(f"{url!r} names no file", hint=hint)
-    if path.suffix in SUFFIXES:
-        raise WrongRequest(f"{path.name} would be its own sidecar", hint="call the index otherwise, for example index.faiss")
-    return path.absolute()

@@ -17,8 +17,9 @@ from strongroom.engines.faiss.join import IdSource, Join, columns_in_order, join
 from strongroom.engines.faiss.layout import METRICS, Layout, Truncated, UnknownFormat, parse
 from strongroom.engines.faiss.library import Found
 from strongroom.engines.faiss.order import Order, order_of
-from strongroom.engines.faiss.sidecar import SUFFIXES, read_sidecar
-from strongroom.engines.isolation import call
+from strongroom.engines.faiss.place import SUFFIXES
+from strongroom.engines.faiss.sidecar import read_sidecar
+from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.protocol import BLOCK_BYTES
 from strongroom.errors import EngineFailed, NotFound, StrongroomError, Unreadable
 from strongroom.model import ROLE, Answers, Description, Position, Region, Role, RowBlock
@@ -124,8 +125,7 @@ class FaissFrozen:
         if field != "vector":
             batches = (block.batch for block in self.rows(collection))
             return exact.search(batches, field, self._layout.metric, queries, k)
-        descriptor = self._held.index.descriptor
-        labels, ids, distances = call(f"{_LIBRARY}:search", descriptor, queries, k, pass_fds=(descriptor,))
+        labels, ids, distances = call(f"{_LIBRARY}:search", Descriptor(self._held.index.descriptor), queries, k)
         found = [labels[i] >= 0 for i in range(len(labels))]
         named = self._named(labels, ids)
         return Answers(
@@ -200,7 +200,7 @@ def _by_library(file: OpenFile, code: str) -> tuple[Layout, Order]:
         problem = "is a binary FAISS index, which isn't supported" if code.startswith("IB") else "is not a FAISS index"
         raise Unreadable(f"{file.path} {problem}", hint="name a file that faiss.read_index opens")
     try:
-        found: Found = call(f"{_LIBRARY}:inspect", file.descriptor, pass_fds=(file.descriptor,))
+        found: Found = call(f"{_LIBRARY}:inspect", Descriptor(file.descriptor))
     except (EngineFailed, Unreadable) as error:
         hint = error.hint or "check the path; if the file is damaged restore it from an earlier snapshot"
         raise Unreadable(f"{file.path}: {error}", hint=hint) from error

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import EngineFailed, Unreadable
@@ -37,6 +36,11 @@ class Found:
     exact: bool
     labels: Ids | None
     ids: Ids | None
+
+
+def load() -> None:
+    """Import the library, which takes longer than to ask it."""
+    import faiss  # noqa: F401
 
 
 def inspect(descriptor: int) -> Found:
@@ -68,6 +72,8 @@ def inspect(descriptor: int) -> Found:
 
 def decode(descriptor: int, out: int) -> None:
     """Write all rows as an Arrow stream to the descriptor `out`: `label` int64, `vector` fixed-size list of float32."""
+    import pyarrow as pa
+
     index = _opened(descriptor)
     inner, _ = _without_id_map(index)
     kind = pa.list_(pa.float32(), inner.d)

@@ -6,17 +6,19 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from strongroom.engines.faiss.library import Plan
 from strongroom.engines.faiss.sidecar import as_vectors
 from strongroom.engines.isolation import call
 from strongroom.errors import WrongRequest
 from strongroom.model import ROLE, Collection, Field, Role
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 DEFAULT_INDEX = "HNSW32,Flat"
 """What is built for rows of another engine: the graph that most other engines build too."""
@@ -111,6 +113,8 @@ class _Spill:
         fields += [batch.schema.field(name).with_name(f"sidecar_{name}" if name in ("id", "vector") else name) for name in names]
         schema = pa.schema(fields, self.provenance)
         if self._writer is None:
+            import pyarrow.parquet as pq
+
             self._writer = pq.ParquetWriter(self.sidecar, schema, compression="zstd")
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 

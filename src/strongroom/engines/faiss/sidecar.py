@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from strongroom.engines.faiss.held import OpenFile
 from strongroom.errors import Unreadable
 from strongroom.model import ROLE, Json, Role
 
-SUFFIXES = (".parquet", ".jsonl")
-"""The sidecars that are looked for, the preferred one first."""
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _LINES_BYTES = 4 << 20  # of JSON text that become one batch: parsed it takes about ten times as much memory
 
@@ -123,7 +122,7 @@ class _Parquet:
         if not columns:
             return
         try:
-            opened = pq.ParquetFile(self.file.stream())
+            opened = _opened(self.file)
             for batch in opened.iter_batches(batch_size=rows, columns=list(columns), use_threads=False):
                 found = [_cast(batch.column(field.name), field) for field in schema]
                 yield pa.RecordBatch.from_arrays(found, schema=schema)
@@ -131,8 +130,14 @@ class _Parquet:
             raise _damaged(self.file, error) from error
 
 
+def _opened(file: OpenFile) -> pq.ParquetFile:
+    import pyarrow.parquet as pq  # takes as long to load as the rest of Arrow, and many an index has no sidecar
+
+    return pq.ParquetFile(file.stream())
+
+
 def _parquet(file: OpenFile) -> _Parquet:
-    opened = pq.ParquetFile(file.stream())
+    opened = _opened(file)
     names = opened.schema_arrow.names
     if len(set(names)) != len(names):
         raise Unreadable(f"{file.path} has two columns of one name", hint="rename one of them")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from strongroom.engines.faiss.freeze import FaissSource
+from strongroom.engines.faiss.place import SUFFIXES
 from strongroom.engines.faiss.rebuild import DEFAULT_INDEX, METRIC_TYPES, factory_of, rebuild, role_of
-from strongroom.engines.faiss.sidecar import SUFFIXES
 from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
 from strongroom.errors import Damaged
 from strongroom.model import Collection, Description, Fidelity, Role, Selection

@@ -13,7 +13,7 @@ import pyarrow as pa
 from strongroom.engines.faiss.held import OpenFile
 from strongroom.engines.faiss.layout import Layout, Lists, Span
 from strongroom.engines.faiss.order import Ids
-from strongroom.engines.isolation import call
+from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import StrongroomError, Unreadable
 
@@ -87,7 +87,7 @@ def _decoded(file: OpenFile, layout: Layout) -> Iterator[pa.Array]:
 
     def run() -> None:
         try:
-            call(f"{_LIBRARY}:decode", file.descriptor, sending, pass_fds=(file.descriptor, sending))
+            call(f"{_LIBRARY}:decode", Descriptor(file.descriptor), Descriptor(sending))
         except StrongroomError as error:
             failures.append(error)
         finally:

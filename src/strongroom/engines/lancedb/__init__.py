@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from strongroom.engines.lancedb.freeze import LanceSource
-from strongroom.engines.lancedb.target import LanceTarget
 from strongroom.errors import WrongRequest
+
+if TYPE_CHECKING:
+    from strongroom.engines.lancedb.freeze import LanceSource
+    from strongroom.engines.lancedb.target import LanceTarget
 
 __all__ = ["LanceDB"]
 
@@ -16,9 +19,11 @@ _SCHEME = "lancedb:"
 
 
 class LanceDB:
-    """The engine plug-in. A URL names the directory that `lancedb.connect` is given: absolute, or relative as `lancedb:path`."""
+    """The engine plug-in. A URL names the directory that `lancedb.connect` is given: absolute, or relative as `lancedb:path`. What
+    it works with is imported when it is used."""
 
     name = "lancedb"
+    loading = "strongroom.engines.lancedb.search:load"
 
     def version(self) -> str:
         """The version of pylance, which writes the files. Raises WrongRequest if it isn't installed."""
@@ -42,10 +47,14 @@ class LanceDB:
 
     def source(self, url: str) -> LanceSource:
         """The source that `url` names. Raises WrongRequest; opens nothing."""
+        from strongroom.engines.lancedb.freeze import LanceSource
+
         return LanceSource(_directory(url))
 
     def target(self, url: str) -> LanceTarget:
         """The target that `url` names. Raises WrongRequest; touches nothing."""
+        from strongroom.engines.lancedb.target import LanceTarget
+
         return LanceTarget(_directory(url))
 
 

@@ -10,11 +10,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.lancedb.columns import vector_dtype
-from strongroom.engines.lancedb.library import failing_as, open_table
+from strongroom.engines.lancedb.library import failing_as, lance, open_table
 from strongroom.errors import EngineFailed
 from strongroom.model import Answers
 
 _READ_AHEAD_BYTES = 64 << 20
+
+
+def load() -> None:
+    """Load Lance, which takes longer than to ask it."""
+    os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))  # read when Lance is loaded, in this process
+    lance()
 
 
 def nearest(table: str, version: int, field: str, queries: npt.NDArray[np.float32], k: int, identifier: str | None) -> Answers:
@@ -22,7 +28,7 @@ def nearest(table: str, version: int, field: str, queries: npt.NDArray[np.float3
 
     Distances are Lance's `_distance` (float32). Rows of equal distance are put in the order of their ids. Raises EngineFailed.
     """
-    os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))  # read when Lance is loaded, in this process
+    load()
     with failing_as(EngineFailed, f"search in {Path(table).name}"):
         data = open_table(Path(table), version)
         # Lance wants queries of the column's own integer type, and takes float32 for both float types.
