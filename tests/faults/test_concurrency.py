@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from strongroom.errors import Locked, WrongKey
 from strongroom.library import init_repository, open_repository
 from strongroom.model import Selection
 from strongroom.operations.verify import Level
+from strongroom.repository import Pack, Repository, Secret, open_store
 
 DONE, FAILED, LOCKED = 0, 1, 11
 
@@ -97,6 +99,26 @@ def test_backups_by_threads_at_once(shared: bool, world: World, tmp_path: Path) 
             assert restored(holder.repository, snapshot, tmp_path / f"{id(holder)}-{number}") == files_of(source)
     report = world.open().verify(level=Level.DATA)
     assert (report.findings, set(report.healthy)) == ((), {*world.order, *made})
+
+
+def test_a_writer_begins_while_others_list_their_packs(world: World) -> None:
+    """In one object, as often as it takes for the two to meet."""
+    store = open_store("memory://writers-begin")
+    for path in world.folder.rglob("*"):
+        if path.is_file():
+            store.create(path.relative_to(world.folder).as_posix(), path.read_bytes())
+    repository = Repository.open(store, Secret.passphrase(PASSWORD))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            listing = [pool.submit(repository.add_index, [Pack(f"{n:064x}", bytes(32), 100, ())]) for n in range(2_500)]
+            while not all(one.done() for one in listing):
+                with repository.writer():
+                    pass
+    finally:
+        sys.setswitchinterval(interval)
+    assert {f"{n:064x}" for n in range(2_500)} <= set(repository.index.packs)
 
 
 def test_backups_at_once_over_s3(seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
