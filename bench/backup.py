@@ -2,8 +2,10 @@
 
     python bench/backup.py [--rows 355000] [--runs 3] [--json FILE] [--plot FILE.png]
 
-Every tool starts with a fresh repository on the same disk, the source in the page cache; times are of whole processes. Restores are
-compared byte for byte. restic and borg are measured if they are installed (Debian's packages).
+Every tool starts with a fresh repository on the same disk, the source in the page cache; times are of whole processes. `durable`
+adds the time until everything is on the disk: Strongroom has waited for that already, others may not have. `limit` is
+bench/limit.py: only reading, hashing, encrypting and writing. Restores are compared byte for byte. restic and borg are measured if
+they are installed (Debian's packages).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -28,17 +30,20 @@ from rich.table import Table
 from sources import hnsw_index, real_vectors
 
 STRONGROOM = str(Path(sys.executable).parent / "strongroom")
+LIMIT = str(Path(__file__).with_name("limit.py"))
 ENVIRONMENT = {**os.environ, "STRONGROOM_PASSWORD": "bench", "RESTIC_PASSWORD": "bench", "BORG_PASSPHRASE": "bench"}
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One tool in one run: seconds and stored bytes."""
+    """One tool in one run: seconds (of the command, and until all of it is on the disk) and stored bytes."""
 
     tool: str
     backup: float
+    backup_durable: float
     restore: float
-    stored: int
+    restore_durable: float
+    stored: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Tool:
     name: str
     prepare: Callable[[Path], Sequence[str]] | None
     backup: Callable[[Path, Path], Sequence[str]]
-    restore: Callable[[Path, Path, Path], Sequence[str]]
+    restore: Callable[[Path, Path, Path], Sequence[str]] | None
 
 
 def tools() -> list[Tool]:
@@ -78,8 +83,9 @@ def tools() -> list[Tool]:
             lambda repo, source: ["cp", str(source), str(repo)],
             lambda repo, source, out: ["cp", str(repo), str(out / source.name)],
         ),
+        Tool("limit", None, lambda repo, source: [sys.executable, LIMIT, str(source), str(repo)], None),
     ]
-    return [tool for tool in known if tool.name == "strongroom" or shutil.which(tool.name)]
+    return [tool for tool in known if tool.name in ("strongroom", "limit") or shutil.which(tool.name)]
 
 
 def measure(tool: Tool, source: Path, place: Path) -> Measured:
@@ -92,37 +98,36 @@ def measure(tool: Tool, source: Path, place: Path) -> Measured:
     environment = {**ENVIRONMENT, "STRONGROOM_STATE_DIR": str(place / "state"), "BORG_BASE_DIR": str(place / "borg")}
     if tool.prepare is not None:
         _run(tool.prepare(repo), out, environment)
-    os.sync()
-    backup = _run(tool.backup(repo, source), out, environment)
-    os.sync()
-    restore = _run(tool.restore(repo, source, out), out, environment)
-    restored = next(path for path in out.rglob(source.name) if path.is_file())
-    if not filecmp.cmp(restored, source, shallow=False):
-        raise AssertionError(f"{tool.name} gave back other bytes")
+    backup, backup_durable = _run(tool.backup(repo, source), out, environment)
+    restore = restore_durable = float("nan")
+    if tool.restore is not None:
+        restore, restore_durable = _run(tool.restore(repo, source, out), out, environment)
+        restored = next(path for path in out.rglob(source.name) if path.is_file())
+        if not filecmp.cmp(restored, source, shallow=False):
+            raise AssertionError(f"{tool.name} gave back other bytes")
     stored = sum(path.stat().st_size for path in (repo.rglob("*") if repo.is_dir() else [repo]) if path.is_file())
     shutil.rmtree(out)
     shutil.rmtree(repo) if repo.is_dir() else repo.unlink()
-    return Measured(tool.name, backup, restore, stored)
+    return Measured(tool.name, backup, backup_durable, restore, restore_durable, stored)
 
 
-def _run(command: Sequence[str], directory: Path, environment: dict[str, str]) -> float:
+def _run(command: Sequence[str], directory: Path, environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds of the command, and until everything that it wrote is on the disk."""
+    os.sync()
     started = time.perf_counter()
     subprocess.run(command, cwd=directory, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    return time.perf_counter() - started
+    ended = time.perf_counter()
+    os.sync()
+    return ended - started, time.perf_counter() - started
 
 
 def medians(results: Sequence[Measured]) -> list[Measured]:
     """One line a tool, in order of appearance."""
-    names = dict.fromkeys(one.tool for one in results)
-    return [
-        Measured(
-            name,
-            statistics.median(one.backup for one in results if one.tool == name),
-            statistics.median(one.restore for one in results if one.tool == name),
-            int(statistics.median(one.stored for one in results if one.tool == name)),
-        )
-        for name in names
-    ]
+    lines = []
+    for name in dict.fromkeys(one.tool for one in results):
+        runs = [astuple(one)[1:] for one in results if one.tool == name]
+        lines.append(Measured(name, *map(statistics.median, zip(*runs, strict=True))))
+    return lines
 
 
 def show(console: Console, source: Path, lines: Sequence[Measured], runs: int) -> None:
@@ -130,14 +135,15 @@ def show(console: Console, source: Path, lines: Sequence[Measured], runs: int) -
     table = Table(
         title=f"{source.name}, {source.stat().st_size / 1e6:,.0f} MB, medians of {runs} interleaved runs", title_justify="left"
     )
-    for name in ("tool", "backup s", "restore s", "stored MB", "time / restic", "bytes / restic", "restore / restic"):
+    for name in ("tool", "backup s", "durable", "restore s", "durable", "stored MB"):
         table.add_column(name, justify="left" if name == "tool" else "right")
+    for name in ("backup / restic", "durable", "restore / restic", "durable", "bytes / restic"):
+        table.add_column(name, justify="right")
     for line in lines:
-        ratios = (
-            [line.backup / restic.backup, line.stored / restic.stored, line.restore / restic.restore] if restic is not None else []
-        )
-        cells = [line.tool, f"{line.backup:.2f}", f"{line.restore:.2f}", f"{line.stored / 1e6:,.1f}"]
-        table.add_row(*cells, *(f"{ratio:.2f}" for ratio in ratios))
+        own = astuple(line)[1:]
+        cells = [line.tool, *(f"{seconds:.2f}" for seconds in own[:-1]), f"{line.stored / 1e6:,.1f}"]
+        ratios = [] if restic is None else [mine / its for mine, its in zip(own, astuple(restic)[1:], strict=True)]
+        table.add_row(*(cell.replace("nan", "") for cell in (*cells, *(f"{ratio:.2f}" for ratio in ratios))))
     console.print(table)
 
 
@@ -148,6 +154,7 @@ def plot(path: Path, lines: Sequence[Measured]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(10, 3))
+    lines = [line for line in lines if line.tool != "limit"]
     names = [line.tool for line in lines]
     for axis, title, values in zip(
         axes,
