@@ -32,6 +32,7 @@ from sources import hnsw_index, real_vectors
 STRONGROOM = str(Path(sys.executable).parent / "strongroom")
 LIMIT = str(Path(__file__).with_name("limit.py"))
 ENVIRONMENT = {**os.environ, "STRONGROOM_PASSWORD": "bench", "RESTIC_PASSWORD": "bench", "BORG_PASSPHRASE": "bench"}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,14 +229,12 @@ def test_another_format_says_what_to_do() -> None:
     assert "newer" in raised.value.hint
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="decode lets RecursionError through")
 def test_json_too_deep_to_read_is_damage() -> None:
     for nested in ("[" * 200_000, '{"a":' * 200_000, "[" * 200_000 + "]" * 200_000):
         with pytest.raises(Damaged):
             decode("snapshots/x", zstandard.compress(nested.encode()))
 
 
-@pytest.mark.xfail(strict=True, raises=MemoryError, reason="decode takes the memory that a frame asks for")
 def test_a_frame_that_claims_to_be_endless_is_damage() -> None:
     """The header says 2^62 bytes; there are three."""
     frame = zstandard.FRAME_HEADER + bytes([0b11000000 | 0b00100000]) + (1 << 62).to_bytes(8, "little") + b"\x19\x00\x00abc"

@@ -306,11 +306,14 @@ def _say(json: bool, value: Any, show: Callable[[], None]) -> None:
 
 
 def _progress(quiet: bool) -> AbstractContextManager[Progress]:
-    from strongroom.cli import render
-    from strongroom.cli.bars import Bars
     from strongroom.progress import SILENT
 
-    return nullcontext(SILENT) if quiet else Bars(render.err)
+    if quiet:
+        return nullcontext(SILENT)
+    from strongroom.cli import render
+    from strongroom.cli.bars import Bars
+
+    return Bars(render.err)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:

@@ -59,7 +59,7 @@ def encode(data: Bytes, kind: str) -> tuple[int, Bytes]:
     return (codec, payload) if payload is not None and len(payload) < len(octets) else (RAW, octets.data)
 
 
-def decode(codec: int, payload: Bytes, length: int) -> bytes:
+def decode(codec: int, payload: Bytes, length: int) -> Bytes:
     """The `length` bytes that `encode` was given. Raises CodecError if the codec is unknown or the payload malformed, truncated or
     of another length; never allocates for more than `length`. Whether they are the right bytes is for the blob's id to tell."""
     if codec == RAW:

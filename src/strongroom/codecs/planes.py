@@ -17,7 +17,6 @@ result.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def encode(data: Octets, layout: Layout) -> Bytes | None:
     return room[: front + sum(stored for _, stored in entries)].data
 
 
-def decode(payload: Bytes, length: int) -> bytes:
+def decode(payload: Bytes, length: int) -> Bytes:
     """The `length` bytes that were encoded. Raises CodecError if the payload is malformed or holds another number of bytes."""
     view = memoryview(payload).cast("B")
     layout, entries = _read_header(view)
@@ -86,12 +85,11 @@ def decode(payload: Bytes, length: int) -> bytes:
     if begin + sum(stored for _, stored in entries) != len(view):
         raise CodecError("the planes of a payload don't add up to its length")
     parts = _read_parts(view[begin:], entries, count)
-    file = io.BytesIO(bytes(length))  # its buffer becomes the result without a copy
-    file.write(edges[: layout.head])
-    join(parts, _words(file.getbuffer(), layout, count), layout.rotated)
-    file.seek(length - tail)
-    file.write(edges[layout.head :])
-    return file.getvalue()
+    result = np.empty(length, np.uint8)
+    result.data[: layout.head] = edges[: layout.head]
+    join(parts, _words(result, layout, count), layout.rotated)
+    result.data[length - tail :] = edges[layout.head :]
+    return result.data
 
 
 def split(words: Words, parts: Sequence[Words], rotated: bool) -> None:
@@ -104,7 +102,7 @@ def split(words: Words, parts: Sequence[Words], rotated: bool) -> None:
 def join(parts: Sequence[Words], words: Words, rotated: bool) -> None:
     """Fill `words`: the inverse of `split`."""
     for piece in _pieces(len(words), words.itemsize):
-        _join_piece([part[piece] for part in parts], words[piece], rotated)
+        _join_piece([np.require(part[piece], requirements="A") for part in parts], words[piece], rotated)
 
 
 def _pieces(count: int, width: int) -> Iterator[slice]:
@@ -200,7 +198,7 @@ def _read_parts(view: memoryview, entries: Sequence[tuple[int, int]], count: int
     if paired:
         if entries[:2] != [(_PAIR, 2 * count), (_PAIR, 0)]:
             raise CodecError(f"two planes of {count} words side by side have entries {entries[:2]}")
-        parts.append(np.require(np.frombuffer(view[: 2 * count], np.uint8).view(_UNSIGNED[2]), requirements="A"))
+        parts.append(np.frombuffer(view[: 2 * count], _UNSIGNED[2]))
         begin = 2 * count
     for method, stored in entries[2 * paired :]:
         parts.append(_decode_plane(method, view[begin : begin + stored], count))

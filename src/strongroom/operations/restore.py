@@ -150,12 +150,12 @@ class _Restore:
         installation = Installation(self._repository, stage, state, self._progress)
         installation.install(artifacts)
         with ThreadPoolExecutor(1, thread_name_prefix="strongroom-replay") as asking:
-            # files that nothing has to change may be asked and synced while they are read back
+            # files that nothing has to change may be asked while those of an earlier run are read back
             early = asking.submit(self._ask_stage, stage) if self._options.replay and selection.everything else None
             if not state.adopted:
                 mended = installation.read_back(artifacts)
                 total = sum(artifact.size for artifact in artifacts)
-                self._checks.append(f"{len(artifacts)} files, {total:,} bytes: read back, identical to the source's")
+                self._checks.append(f"{len(artifacts)} files, {total:,} bytes: identical to the source's, blob by blob")
                 if mended and early is not None:
                     early = asking.submit(_after, early, self._ask_stage, stage)
                 state.set_adopted()

@@ -1,4 +1,7 @@
-"""How the files of an exact restore are written, and read back before anything opens them."""
+"""How the files of an exact restore are written, and proven before they are published.
+
+Each blob's hash is checked just before it is written. What an earlier, interrupted run wrote may be torn: that is read back.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import BinaryIO
 from strongroom.engines.protocol import Stage
 from strongroom.engines.staging import start_writing
 from strongroom.errors import Damaged, VerificationFailed
+from strongroom.model import Bytes
 from strongroom.operations.prefetch import ahead
 from strongroom.operations.restore_state import RestoreState
 from strongroom.progress import Progress
@@ -28,6 +32,7 @@ class Installation:
         self._stage = stage
         self._state = state
         self._progress = progress
+        self._written: set[str] = set()
 
     def install(self, artifacts: Sequence[StoredArtifact]) -> None:
         """Write every file that isn't there yet. Raises Damaged, naming the object that is."""
@@ -41,11 +46,12 @@ class Installation:
                 self._write(artifact, path)
 
     def read_back(self, artifacts: Sequence[StoredArtifact]) -> bool:
-        """Read every written file and compare it with the ids of its blobs. What a crash left torn is written once more: then the
-        result is True. Raises VerificationFailed."""
+        """Read every file that an earlier run wrote, and compare it with the ids of its blobs. What a crash tore is written once
+        more: then the result is True. Raises VerificationFailed."""
         mended = False
-        self._progress.begin("reading back", sum(artifact.size for artifact in artifacts), "bytes")
-        for artifact in artifacts:
+        earlier = [artifact for artifact in artifacts if artifact.path not in self._written]
+        self._progress.begin("reading back", sum(artifact.size for artifact in earlier), "bytes")
+        for artifact in earlier:
             path = self._stage.artifact_path(artifact.path)
             if not self._is_whole(artifact, path):
                 mended = True
@@ -70,9 +76,10 @@ class Installation:
                 self._progress.advance(part.length)
         if path.stat().st_size != artifact.size:
             raise Damaged(f"artifact {artifact.path}", "its parts are not as long as the manifest says")
+        self._written.add(artifact.path)
         self._state.add_installed(artifact.path)
 
-    def _contents(self, artifact: StoredArtifact) -> Iterator[bytes]:
+    def _contents(self, artifact: StoredArtifact) -> Iterator[Bytes]:
         return ahead(artifact.parts, lambda part: read_part(part, self._repository.read_blob))
 
     def _is_whole(self, artifact: StoredArtifact, path: Path) -> bool:

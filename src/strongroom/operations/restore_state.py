@@ -32,7 +32,7 @@ class RestoreState:
         self._write()
 
     def set_adopted(self) -> None:
-        """All artifacts were read back and found whole; from here on the engine may change them."""
+        """All artifacts were found whole; from here on the engine may change them."""
         self.adopted = True
         self._write()
 

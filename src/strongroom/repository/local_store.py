@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,7 +64,10 @@ class LocalStore:
     def size(self, name: str) -> int:
         path = self._root / name
         with _translated(path):
-            return path.stat().st_size
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise NotFound(f"{path} is not there")
+            return found.st_size
 
     def list(self, prefix: str) -> Iterator[Listed]:
         top = self._root / prefix
@@ -119,8 +123,8 @@ def _sync(directory: Path) -> None:
 
 
 def _is_missing(error: OSError) -> bool:
-    """Also where a file stands in the place of a directory above it."""
-    return error.errno in (errno.ENOENT, errno.ENOTDIR)
+    """Also where a file stands in the place of a directory above it, or a directory in its own."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def _raise_unless_missing(error: OSError) -> None:

@@ -144,7 +144,7 @@ class PackReader:
         self._name = pack_name(pack_id)
         self._box = keys.box(Kind.PACK.purpose, salt)
 
-    def open(self, blob: Blob, sealed: Bytes) -> bytes:
+    def open(self, blob: Blob, sealed: Bytes) -> Bytes:
         """The plain bytes of a blob: decrypted, decoded, and its id checked. Raises Damaged."""
         subject = f"{self._name}, blob {blob.id.hex()[:16]}"
         if len(sealed) != blob.stored:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Refused, Unreachable, UnsafeStore, WrongKey
+from strongroom.model import Bytes
 from strongroom.repository import blob_index, config, key_slots
 from strongroom.repository.blob_index import BlobIndex, Place
 from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, random_bytes
@@ -144,7 +145,7 @@ class Repository:
                     given.add(place.pack.id)
                     yield place
 
-    def read_blob(self, blob_id: bytes) -> bytes:
+    def read_blob(self, blob_id: bytes) -> Bytes:
         """The plain bytes of a blob, decrypted and checked, from any pack that still has it whole. Raises Damaged."""
         first: Damaged | None = None
         for place in self.places(blob_id):

@@ -72,7 +72,7 @@ def _store_region(region: Region, content: bytes, submit: Submit) -> Callable[[]
     return functools.partial(_whole, region, submit(content, region.kind if not region.stride else "bytes"))
 
 
-def read_part(part: Part, read_blob: Callable[[bytes], bytes]) -> bytes:
+def read_part(part: Part, read_blob: Callable[[bytes], Bytes]) -> Bytes:
     """The bytes of one part. Raises Damaged."""
     blob = read_blob(bytes.fromhex(part.blob))
     if not part.stride:

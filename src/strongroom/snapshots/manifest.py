@@ -197,6 +197,8 @@ def encode(manifest: Manifest) -> bytes:
 def decode(name: str, content: bytes) -> Manifest:
     """The inverse of `encode`. Raises Damaged if it is no manifest of this format."""
     try:
+        if zstandard.frame_content_size(content) > _LONGEST:
+            raise Damaged(name, "it claims to be longer than any manifest")
         body = json.loads(zstandard.ZstdDecompressor().decompress(content, max_output_size=_LONGEST))
         if body.pop("strongroom_manifest") != FORMAT:
             raise Damaged(name, "a newer Strongroom wrote this manifest", hint="use a newer Strongroom")
@@ -204,7 +206,7 @@ def decode(name: str, content: bytes) -> Manifest:
         if not all(_BLOB_ID.fullmatch(blob) for blob in record.blobs()):
             raise Damaged(name, "it names blobs that can't be")
         return record
-    except (ValueError, KeyError, TypeError, AttributeError, zstandard.ZstdError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zstandard.ZstdError) as error:
         raise Damaged(name, "it is not a manifest") from error
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.errors import Damaged
-from strongroom.model import Answers, Field, Role
+from strongroom.model import Answers, Bytes, Field, Role
 from strongroom.snapshots.fingerprints import role_of
 from strongroom.snapshots.segments import vector_matrix
 
@@ -144,7 +144,7 @@ def encode(probes: Probes) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def decode(content: bytes) -> Probes:
+def decode(content: Bytes) -> Probes:
     """The inverse of `encode`. Raises Damaged if these are no probes."""
     try:
         batch = pa.ipc.open_stream(pa.py_buffer(content)).read_next_batch()

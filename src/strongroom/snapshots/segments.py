@@ -49,7 +49,7 @@ def store_block(block: RowBlock, fields: tuple[Field, ...], submit: Submit) -> P
     return PendingSegment(batch.num_rows, vectors, rest, pack_dead(block.dead))
 
 
-def read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], bytes]) -> RowBlock:
+def read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], Bytes]) -> RowBlock:
     """The block of rows that was stored. Raises Damaged if the blobs don't fit together."""
     try:
         return _read_segment(segment, schema, read_blob)
@@ -57,7 +57,7 @@ def read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes
         raise Damaged(f"segment {segment.rest[:16]}", "its blobs are not the columns of its rows") from error
 
 
-def _read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], bytes]) -> RowBlock:
+def _read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], Bytes]) -> RowBlock:
     rest = pa.ipc.open_stream(pa.py_buffer(read_blob(bytes.fromhex(segment.rest)))).read_next_batch()
     columns = []
     for field in schema:
@@ -85,7 +85,7 @@ def _values(column: pa.Array) -> memoryview:
     return memoryview(buffer)[column.offset * each : (column.offset + len(column)) * each]
 
 
-def _column(field: pa.Field, rows: int, content: bytes) -> pa.Array:
+def _column(field: pa.Field, rows: int, content: Bytes) -> pa.Array:
     kind = field.type.storage_type if isinstance(field.type, pa.ExtensionType) else field.type
     width = kind.bit_width // 8 if not pa.types.is_fixed_size_list(kind) else kind.list_size * kind.value_type.bit_width // 8
     if len(content) != rows * width:
