@@ -24,6 +24,7 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python bench/codec_speed.py
 	$(BIN)/python bench/backup.py
+	$(BIN)/python bench/backup.py --sidecar
 	$(BIN)/python bench/memory.py
 
 lock:

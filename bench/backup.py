@@ -1,6 +1,9 @@
 """How long and how large is a full backup of a FAISS HNSW index, beside restic, borg and cp? One run, interleaved, medians.
 
-    python bench/backup.py [--rows 355000] [--runs 3] [--json FILE] [--plot FILE.png]
+    python bench/backup.py [--rows 355000] [--sidecar] [--runs 3] [--json FILE] [--plot FILE.png]
+
+With `--sidecar` the index has half as many rows, and beside it lies a Parquet file, as pandas or Arrow write it by default, with
+ids, texts and the same vectors: about as many bytes in all.
 
 Every tool starts with a fresh repository on the same disk, the source in the page cache; times are of whole processes. `durable`
 adds the time until everything is on the disk: Strongroom has waited for that already, others may not have. `limit` is
@@ -27,7 +30,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sources import hnsw_index, real_vectors
+from sources import hnsw_index, real_vectors, vectors_sidecar
 
 STRONGROOM = str(Path(sys.executable).parent / "strongroom")
 LIMIT = str(Path(__file__).with_name("limit.py"))
@@ -53,8 +56,8 @@ class Tool:
 
     name: str
     prepare: Callable[[Path], Sequence[str]] | None
-    backup: Callable[[Path, Path], Sequence[str]]
-    restore: Callable[[Path, Path, Path], Sequence[str]] | None
+    backup: Callable[[Path, Sequence[str]], Sequence[str]]
+    restore: Callable[[Path, str, Path], Sequence[str]] | None
 
 
 def tools() -> list[Tool]:
@@ -63,52 +66,52 @@ def tools() -> list[Tool]:
         Tool(
             "strongroom",
             lambda repo: [STRONGROOM, "init", "-r", str(repo)],
-            lambda repo, source: [STRONGROOM, "backup", "-q", "-r", str(repo), f"faiss://{source}"],
-            lambda repo, source, out: [STRONGROOM, "restore", "-q", "-r", str(repo), "latest", f"faiss://{out / source.name}"],
+            lambda repo, files: [STRONGROOM, "backup", "-q", "-r", str(repo), f"faiss://{files[0]}"],
+            lambda repo, name, out: [STRONGROOM, "restore", "-q", "-r", str(repo), "latest", f"faiss://{out / name}"],
         ),
         Tool(
             "restic",
             lambda repo: ["restic", "init", "-q", "-r", str(repo)],
-            lambda repo, source: ["restic", "backup", "-q", "-r", str(repo), str(source)],
-            lambda repo, _source, out: ["restic", "restore", "-q", "-r", str(repo), "latest", "--target", str(out)],
+            lambda repo, files: ["restic", "backup", "-q", "-r", str(repo), *files],
+            lambda repo, _name, out: ["restic", "restore", "-q", "-r", str(repo), "latest", "--target", str(out)],
         ),
         Tool(
             "borg",
             lambda repo: ["borg", "init", "-e", "repokey-blake2", str(repo)],
-            lambda repo, source: ["borg", "create", f"{repo}::one", str(source)],
-            lambda repo, _source, _out: ["borg", "extract", f"{repo}::one"],
+            lambda repo, files: ["borg", "create", f"{repo}::one", *files],
+            lambda repo, _name, _out: ["borg", "extract", f"{repo}::one"],
         ),
         Tool(
             "cp",
-            None,
-            lambda repo, source: ["cp", str(source), str(repo)],
-            lambda repo, source, out: ["cp", str(repo), str(out / source.name)],
+            lambda repo: ["mkdir", str(repo)],
+            lambda repo, files: ["cp", *files, str(repo)],
+            lambda repo, _name, out: ["cp", "-r", f"{repo}/.", str(out)],
         ),
-        Tool("limit", None, lambda repo, source: [sys.executable, LIMIT, str(source), str(repo)], None),
+        Tool("limit", None, lambda repo, files: [sys.executable, LIMIT, *files, str(repo)], None),
     ]
     return [tool for tool in known if tool.name in ("strongroom", "limit") or shutil.which(tool.name)]
 
 
-def measure(tool: Tool, source: Path, place: Path) -> Measured:
+def measure(tool: Tool, files: Sequence[Path], place: Path) -> Measured:
     """One fresh repository, one backup, one restore."""
     repo, out = place / f"{tool.name}-repo", place / f"{tool.name}-out"
     for path in (repo, out):
         shutil.rmtree(path, ignore_errors=True)
-        path.unlink(missing_ok=True)
     out.mkdir()
     environment = {**ENVIRONMENT, "STRONGROOM_STATE_DIR": str(place / "state"), "BORG_BASE_DIR": str(place / "borg")}
     if tool.prepare is not None:
         _run(tool.prepare(repo), out, environment)
-    backup, backup_durable = _run(tool.backup(repo, source), out, environment)
+    backup, backup_durable = _run(tool.backup(repo, [str(file) for file in files]), out, environment)
     restore = restore_durable = float("nan")
     if tool.restore is not None:
-        restore, restore_durable = _run(tool.restore(repo, source, out), out, environment)
-        restored = next(path for path in out.rglob(source.name) if path.is_file())
-        if not filecmp.cmp(restored, source, shallow=False):
-            raise AssertionError(f"{tool.name} gave back other bytes")
-    stored = sum(path.stat().st_size for path in (repo.rglob("*") if repo.is_dir() else [repo]) if path.is_file())
+        restore, restore_durable = _run(tool.restore(repo, files[0].name, out), out, environment)
+        for file in files:
+            restored = next(path for path in out.rglob(file.name) if path.is_file())
+            if not filecmp.cmp(restored, file, shallow=False):
+                raise AssertionError(f"{tool.name} gave back other bytes of {file.name}")
+    stored = sum(path.stat().st_size for path in repo.rglob("*") if path.is_file())
     shutil.rmtree(out)
-    shutil.rmtree(repo) if repo.is_dir() else repo.unlink()
+    shutil.rmtree(repo)
     return Measured(tool.name, backup, backup_durable, restore, restore_durable, stored)
 
 
@@ -131,11 +134,10 @@ def medians(results: Sequence[Measured]) -> list[Measured]:
     return lines
 
 
-def show(console: Console, source: Path, lines: Sequence[Measured], runs: int) -> None:
+def show(console: Console, files: Sequence[Path], lines: Sequence[Measured], runs: int) -> None:
     restic = next((line for line in lines if line.tool == "restic"), None)
-    table = Table(
-        title=f"{source.name}, {source.stat().st_size / 1e6:,.0f} MB, medians of {runs} interleaved runs", title_justify="left"
-    )
+    what = " and ".join(f"{file.name} ({file.stat().st_size / 1e6:,.0f} MB)" for file in files)
+    table = Table(title=f"{what}, medians of {runs} interleaved runs", title_justify="left")
     for name in ("tool", "backup s", "durable", "restore s", "durable", "stored MB"):
         table.add_column(name, justify="left" if name == "tool" else "right")
     for name in ("backup / restic", "durable", "restore / restic", "durable", "bytes / restic"):
@@ -169,26 +171,39 @@ def plot(path: Path, lines: Sequence[Measured]) -> None:
     figure.savefig(path, dpi=110)
 
 
+def sources(directory: Path, rows: int, console: Console, *, sidecar: bool) -> list[Path]:
+    """The index, and its sidecar if it shall have one; made if they aren't there."""
+    rows = rows // 2 if sidecar else rows
+    index = directory / f"hnsw-{rows}{'-pair' * sidecar}.faiss"
+    if not index.exists():
+        console.print(f"building an HNSW index of {rows:,} vectors ({real_vectors()[1]}) …")
+        console.print(f"  built in {hnsw_index(index, rows):.1f} s")
+    files = [index, index.with_suffix(".parquet")][: 1 + sidecar]
+    if sidecar and not files[1].exists():
+        vectors_sidecar(files[1], rows)
+    for file in files:
+        file.read_bytes()  # into the page cache
+    return files
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=355_000)
+    parser.add_argument("--sidecar", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / "strongroom-bench")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
     console = Console()
-    source = asked.directory / f"hnsw-{asked.rows}.faiss"
-    if not source.exists():
-        console.print(f"building an HNSW index of {asked.rows:,} vectors ({real_vectors()[1]}) …")
-        console.print(f"  built in {hnsw_index(source, asked.rows):.1f} s")
+    files = sources(asked.directory, asked.rows, console, sidecar=asked.sidecar)
     results: list[Measured] = []
     for number in range(asked.runs):
         for tool in tools():
-            results.append(measure(tool, source, asked.directory))
+            results.append(measure(tool, files, asked.directory))
             console.print(f"run {number + 1}: {results[-1]}", highlight=False, soft_wrap=True)
     lines = medians(results)
-    show(console, source, lines, asked.runs)
+    show(console, files, lines, asked.runs)
     if asked.json:
         asked.json.write_text(json.dumps([asdict(line) for line in lines], indent=2))
     if asked.plot:

@@ -1,6 +1,6 @@
 """What must a backup do at least, whatever its format? Read the source once, hash it, encrypt it, and write it durably.
 
-    python bench/limit.py SOURCE DIRECTORY [--share 0.78]
+    python bench/limit.py SOURCE [SOURCE ...] DIRECTORY [--share 0.78]
 
 As the repository does it (keyed BLAKE3, AES-256-GCM, packs of 16 MiB, fsync) on as many threads as there are cores, with nothing
 else: no fingerprints, probes, compression or index. `share` of the bytes is written, as if a compressor had taken no time.
@@ -34,16 +34,21 @@ def write_pack(source: int, offset: int, share: float, key: bytes, path: Path) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path)
+    parser.add_argument("sources", type=Path, nargs="+")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--share", type=float, default=0.78)
     asked = parser.parse_args()
     asked.directory.mkdir(parents=True)
     key = secrets.token_bytes(32)
-    descriptor = os.open(asked.source, os.O_RDONLY)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        starts = range(0, asked.source.stat().st_size, PACK_BYTES)
-        list(pool.map(lambda at: write_pack(descriptor, at, asked.share, key, asked.directory / str(at)), starts))
+        writing = []
+        for number, source in enumerate(asked.sources):
+            descriptor = os.open(source, os.O_RDONLY)
+            for at in range(0, source.stat().st_size, PACK_BYTES):
+                path = asked.directory / f"{number}-{at}"
+                writing.append(pool.submit(write_pack, descriptor, at, asked.share, key, path))
+        for pack in writing:
+            pack.result()
 
 
 if __name__ == "__main__":

@@ -59,6 +59,14 @@ def hnsw_index(path: Path, rows: int, links: int = 16) -> float:
     return seconds
 
 
+def vectors_sidecar(path: Path, rows: int) -> None:
+    """The vectors of `hnsw_index` with ids and texts, as Arrow writes Parquet by default."""
+    base, _ = real_vectors()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(more_vectors(base, rows, seed=2).ravel()), DIMENSION)
+    ids, texts = [f"doc-{row}" for row in range(rows)], [f"the text of document {row}" for row in range(rows)]
+    pq.write_table(pa.table({"id": ids, "document": texts, "vector": column}), path)
+
+
 def flat_index(path: Path, size: int) -> None:
     """A FAISS Flat index file of about `size` bytes, written piece by piece."""
     import faiss

@@ -131,6 +131,17 @@ class RowBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """`length` bytes at `place` of a region that are those from byte `offset` of vector column `column` of RowBlock `block`."""
+
+    place: int
+    length: int
+    column: str
+    block: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Region:
     """`length` bytes of an artifact from `offset`, all of one nature, so that they can be compressed well and stored once.
 
@@ -139,7 +150,8 @@ class Region:
     `vector_offset`, `vector_length` bytes long; vectors and remainder are then stored apart.
 
     If `column` is given, the region is that vector column of the collection's RowBlock number `block`, byte for byte: it was
-    read with the rows already and is not read again.
+    read with the rows already and is not read again. If only parts of it are vectors that were read with the rows, `copies` says
+    which, in order and without overlap.
     """
 
     offset: int
@@ -150,6 +162,7 @@ class Region:
     vector_length: int = 0
     column: str = ""
     block: int = 0
+    copies: tuple[Copy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

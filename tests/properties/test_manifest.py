@@ -59,12 +59,15 @@ deads = st.one_of(st.none(), st.lists(st.booleans()).map(lambda bits: np.array(b
 segments = st.builds(Segment, counts, st.dictionaries(texts, hashes, max_size=3), hashes, deads)
 probes = st.builds(ProbeSet, texts, counts, counts, hashes, st.booleans(), st.booleans(), st.none() | floats)
 plain_parts = st.builds(Part, counts, st.sampled_from(["bytes", "int32", "int64"]) | dtypes, hashes)
+copying_parts = st.builds(Part, counts, dtypes, hashes, sources=tuples(hashes), check=hashes)
 strided_parts = st.builds(Part, counts, dtypes, hashes, st.integers(1, 2**40), counts, counts, hashes)
 schemas = st.lists(st.sampled_from(["id", "", "ünï"]), max_size=2).map(
     lambda names: encode_schema(pa.schema([(n, "int8") for n in names]))
 )
 stored_collections = st.builds(StoredCollection, collections, schemas, hashes, tuples(segments), tuples(probes))
-stored_artifacts = st.builds(StoredArtifact, texts, counts, maybe, st.booleans(), tuples(plain_parts | strided_parts))
+stored_artifacts = st.builds(
+    StoredArtifact, texts, counts, maybe, st.booleans(), tuples(plain_parts | copying_parts | strided_parts)
+)
 manifests = st.builds(
     Manifest,
     **dict.fromkeys(("created", "source", "host", "engine", "engine_version", "strongroom_version"), texts),

@@ -145,6 +145,9 @@ class Reader:
         content = self.blob(part["blob"])
         if part["stride"]:
             content = interleave(part, content, self.blob(part["rest"]))
+        if part.get("sources"):
+            content = follow(content, [self.blob(source) for source in part["sources"]])
+            assert blake3(content, key=self.blob_ids).hexdigest() == part["check"]
         assert len(content) == part["length"]
         return content
 
@@ -219,6 +222,16 @@ def bare_vectors(type_, rows, content):
         return pa.Array.from_buffers(type_, rows, [None, pa.py_buffer(content)])
     values = pa.Array.from_buffers(type_.value_type, rows * type_.list_size, [None, pa.py_buffer(content)])
     return pa.FixedSizeListArray.from_arrays(values, type=type_)
+
+
+def follow(recipe, sources):
+    """Literals of the recipe and parts of the sources, in turn."""
+    (count,) = struct.unpack_from("<I", recipe)
+    at, made = 4 + 16 * count, []
+    for literal, source, offset, length in struct.iter_unpack("<4I", recipe[4:at]):
+        made += [recipe[at : at + literal], sources[source][offset : offset + length]]
+        at += literal
+    return b"".join([*made, recipe[at:]])
 
 
 def interleave(part, inserted, rest):

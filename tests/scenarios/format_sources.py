@@ -49,8 +49,9 @@ def faiss_make(folder):
         "pair": pa.array([[row, row + 1] for row in every], pa.list_(pa.int16(), 2)),
         "word": pa.array(some(lambda row: f"word {row % 5}")).dictionary_encode(),
         "nested": some(lambda row: {"b": [row, None], "a": f"ü{row}"}),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors(1, ROWS, 22).ravel()), 22),  # the index's own
     }
-    pq.write_table(pa.table(columns), Path(folder) / "things.parquet")
+    pq.write_table(pa.table(columns), Path(folder) / "things.parquet", data_page_size=5_000, use_dictionary=["word"])
 
 
 def faiss_read(folder):

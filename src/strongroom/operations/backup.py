@@ -158,7 +158,8 @@ class _Backup:
                     stored.append(_constant(known))
                 else:
                     rows = blocks.get(artifact.collection or "", [])
-                    stored.append(store_artifact(artifact, rows, _submitting(writer), self._progress.advance))
+                    identify = self._repository.keys.identify
+                    stored.append(store_artifact(artifact, rows, _submitting(writer), identify, self._progress.advance))
         return stored
 
     def _immutable_of(self, known: Sequence[Snapshot], writer: BlobWriter) -> dict[tuple[str, int], StoredArtifact]:

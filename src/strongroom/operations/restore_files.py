@@ -5,6 +5,7 @@ Each blob's hash is checked just before it is written. What an earlier, interrup
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from strongroom.snapshots.artifacts import holds, offsets, read_part
 from strongroom.snapshots.manifest import Part, StoredArtifact
 
 _FLUSH_BYTES = 32 << 20
+_SOURCES = 4
+"""Blobs that are kept for the next part: parts that copy follow their sources in order."""
 
 
 class Installation:
@@ -80,7 +83,9 @@ class Installation:
         self._state.add_installed(artifact.path)
 
     def _contents(self, artifact: StoredArtifact) -> Iterator[Bytes]:
-        return ahead(artifact.parts, lambda part: read_part(part, self._repository.read_blob))
+        read, identify = self._repository.read_blob, self._repository.keys.identify
+        sources = functools.lru_cache(_SOURCES)(read)
+        return ahead(artifact.parts, lambda part: read_part(part, read, sources, identify))
 
     def _is_whole(self, artifact: StoredArtifact, path: Path) -> bool:
         def same(place: tuple[int, Part]) -> bool:

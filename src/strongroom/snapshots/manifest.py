@@ -70,7 +70,8 @@ def pack_dead(dead: npt.NDArray[np.bool_] | None) -> str:
 @dataclass(frozen=True, slots=True)
 class Part:
     """`length` bytes of an artifact: those of `blob`; or, if `stride` is not 0, records whose vectors are `blob`'s bytes and whose
-    remaining bytes are those of `rest`."""
+    remaining bytes are those of `rest`; or, if there are `sources`, what the recipe in `blob` makes of them (`codecs.copies`), with
+    the keyed hash `check`."""
 
     length: int
     kind: str
@@ -79,11 +80,14 @@ class Part:
     vector_offset: int = 0
     vector_length: int = 0
     rest: str = ""
+    sources: tuple[str, ...] = ()
+    check: str = ""
 
     def blobs(self) -> Iterator[str]:
         yield self.blob
         if self.rest:
             yield self.rest
+        yield from self.sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +237,7 @@ def _collection(body: dict[str, Any]) -> StoredCollection:
 
 
 def _artifact(body: dict[str, Any]) -> StoredArtifact:
-    body["parts"] = tuple(Part(**item) for item in body["parts"])
+    body["parts"] = tuple(Part(**{**item, "sources": tuple(item.get("sources", ()))}) for item in body["parts"])
     return StoredArtifact(**body)
 
 

@@ -3,7 +3,8 @@
     layout      where vectors, codes, links and ids lie in an index file
     place       which files a URL names;  held: how they are held open as one moment
     sidecar     the file beside the index;  order, join: which of its records belongs to which vector
-    vectors     how vectors are had;  exact: search of those without an index;  freeze, describe: rows, artifacts, answers, catalog
+    vectors     how vectors are had;  repeats: where a sidecar holds them again;  exact: search of those without an index
+    freeze      rows, artifacts and answers of one moment;  describe: its catalog
     rebuild     rows to index;  target: how it is put in place
     library     what FAISS itself is asked, in a child process
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.faiss import describe, exact, vectors
+from strongroom.engines.faiss import describe, exact, repeats, vectors
 from strongroom.engines.faiss.held import Held, OpenFile, hold
 from strongroom.engines.faiss.join import IdSource, Join, columns_in_order, join
-from strongroom.engines.faiss.layout import METRICS, Layout, Truncated, UnknownFormat, parse
+from strongroom.engines.faiss.layout import METRICS, Layout, Span, Truncated, UnknownFormat, parse
 from strongroom.engines.faiss.library import Found
 from strongroom.engines.faiss.order import Order, order_of
 from strongroom.engines.faiss.place import SUFFIXES
@@ -35,6 +35,7 @@ class FileArtifact:
     file: OpenFile
     layout: Layout | None
     collection: str
+    repeated: tuple[OpenFile, Span] | None = None  # the index, and where its vectors lie, if a sidecar repeats them in order
     immutable: bool = False
 
     @property
@@ -46,10 +47,11 @@ class FileArtifact:
         return self.file.size
 
     def regions(self) -> Iterable[Region]:
-        """By the layout of the index if it is known; a sidecar's bytes as they are: its vectors, if it has any, lie in pages
-        with headers between them and never where a block of rows is cut."""
+        """By the layout of the index if it is known; a sidecar by what of it is the index's vectors."""
         if self.layout is not None:
             return self.layout.regions()
+        if self.repeated is not None:
+            return repeats.regions(self.file, *self.repeated)
         return (Region(offset, min(BLOCK_BYTES, self.size - offset)) for offset in range(0, self.size, BLOCK_BYTES))
 
     def read(self, offset: int, length: int) -> bytes:
@@ -113,7 +115,10 @@ class FaissFrozen:
     def artifacts(self) -> Sequence[FileArtifact]:
         name = self.description.collections[0].name
         known = self._layout if self._layout.spans or not self._layout.count else None
-        return (FileArtifact(self._held.index, known, name), *(FileArtifact(f, None, name) for f in self._held.sidecars))
+        vectors = self._layout.vectors if self._layout.exact and self._join.repeated and self._join.records is None else None
+        repeated = None if vectors is None else (self._held.index, vectors)
+        sidecars = (FileArtifact(file, None, name, repeated) for file in self._held.sidecars)
+        return (FileArtifact(self._held.index, known, name), *sidecars)
 
     def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
         """What the index answers, with the ids that the rows have; exact search for vectors that lie in the sidecar."""

@@ -1,0 +1,98 @@
+"""Is a vector stored once although the index, its rows and its sidecar hold it? And does every file come back byte for byte?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from commands import DIMENSION, PASSWORD
+
+from strongroom.errors import Damaged
+from strongroom.library import Strongroom, init_repository
+from strongroom.operations.backup import backup
+from strongroom.operations.verify import Level
+from strongroom.repository import Argon2Cost
+from strongroom.snapshots.manifest import Part
+
+ROWS = 40_000
+FORMS: dict[str, dict[str, Any]] = {
+    "as written by default": {},
+    "uncompressed": {"compression": "none"},
+    "without dictionary": {"compression": "none", "use_dictionary": False},
+    "in row groups": {"row_group_size": 7_000, "data_page_size": 100_000, "use_dictionary": False},
+}
+
+
+def build(path: Path, *, order: str = "same", **form: Any) -> tuple[bytes, bytes]:
+    """An index and a sidecar that has its vectors too: the bytes of both."""
+    vectors = np.random.default_rng(5).standard_normal((ROWS, DIMENSION)).astype(np.float32)
+    index = faiss.IndexFlatL2(DIMENSION)
+    index.add(vectors)
+    path.parent.mkdir(exist_ok=True)
+    faiss.write_index(index, str(path))
+    shown = vectors if order == "same" else vectors[::-1]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(shown.ravel()), DIMENSION)
+    table = pa.table(
+        {"id": [f"doc-{row}" for row in range(ROWS)], "embedding": column, "text": [f"text {row}" for row in range(ROWS)]}
+    )
+    pq.write_table(table, path.with_suffix(".parquet"), **form)
+    return path.read_bytes(), path.with_suffix(".parquet").read_bytes()
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Strongroom:
+    return init_repository(str(tmp_path / "repo"), password=PASSWORD, cost=Argon2Cost(1, 1, 64))
+
+
+def copying(room: Strongroom) -> list[Part]:
+    """The parts of the newest snapshot that copy from other blobs."""
+    artifacts = room.snapshot().manifest.artifacts
+    return [part for artifact in artifacts for part in artifact.parts if part.sources]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sidecar_that_repeats_the_vectors_costs_next_to_nothing(form: str, room: Strongroom, tmp_path: Path) -> None:
+    index, sidecar = build(tmp_path / "src" / "x.faiss", **FORMS[form])
+    report = room.backup(f"faiss://{tmp_path}/src/x.faiss")
+    assert report.snapshot.manifest.stored_bytes < 1.2 * len(index)
+    assert len(sidecar) > len(index)
+    assert copying(room)
+    room.restore("latest", f"faiss://{tmp_path}/out/y.faiss")
+    assert (tmp_path / "out" / "y.faiss").read_bytes() == index
+    assert (tmp_path / "out" / "y.parquet").read_bytes() == sidecar
+    assert room.verify("latest", level=Level.ANSWERS).passed
+
+
+@pytest.mark.parametrize(("form", "order"), [({"compression": "zstd"}, "same"), ({}, "reversed")])
+def test_what_can_not_be_found_there_is_kept_as_it_is(form: dict[str, Any], order: str, room: Strongroom, tmp_path: Path) -> None:
+    index, sidecar = build(tmp_path / "src" / "x.faiss", order=order, **form)
+    room.backup(f"faiss://{tmp_path}/src/x.faiss")
+    assert not copying(room)
+    room.restore("latest", f"faiss://{tmp_path}/out/x.faiss")
+    assert (tmp_path / "out" / "x.faiss").read_bytes() == index
+    assert (tmp_path / "out" / "x.parquet").read_bytes() == sidecar
+
+
+def test_a_recipe_of_other_bytes_is_found_by_name(room: Strongroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were a vector blob another one than the file was compared with, the file would come back wrong: it doesn't come back."""
+    build(tmp_path / "src" / "x.faiss")
+    monkeypatch.setattr("strongroom.engines.faiss.repeats._by_block", _one_byte_off)
+    snapshot = backup(room.repository, f"faiss://{tmp_path}/src/x.faiss").snapshot
+    with pytest.raises(Damaged, match="not what was backed up"):
+        room.restore("latest", f"faiss://{tmp_path}/out/x.faiss")
+    assert not (tmp_path / "out" / "x.faiss").exists()
+    report = room.verify("latest", level=Level.RESTORE)
+    assert snapshot.id in {broken for finding in report.findings for broken in finding.snapshots}
+
+
+def _one_byte_off(run: Any, block: int) -> Any:
+    from strongroom.model import Copy
+
+    number, within = divmod(run.offset, block)
+    if within:
+        yield Copy(run.place, min(run.length, block - within), "vector", number, within - 1)
