@@ -36,6 +36,8 @@ class Installation:
         self._state = state
         self._progress = progress
         self._written: set[str] = set()
+        self._places: dict[str, tuple[Path, int, int]] = {}
+        """Where in the files of this run a blob's bytes lie: a file that copies from them need not have them decoded again."""
 
     def install(self, artifacts: Sequence[StoredArtifact]) -> None:
         """Write every file that isn't there yet. Raises Damaged, naming the object that is."""
@@ -80,12 +82,22 @@ class Installation:
         if path.stat().st_size != artifact.size:
             raise Damaged(f"artifact {artifact.path}", "its parts are not as long as the manifest says")
         self._written.add(artifact.path)
+        whole = ((offset, part) for offset, part in offsets(artifact) if not part.stride and not part.sources)
+        self._places.update({part.blob: (path, offset, part.length) for offset, part in whole})
         self._state.add_installed(artifact.path)
 
     def _contents(self, artifact: StoredArtifact) -> Iterator[Bytes]:
         read, identify = self._repository.read_blob, self._repository.keys.identify
-        sources = functools.lru_cache(_SOURCES)(read)
-        return ahead(artifact.parts, lambda part: read_part(part, read, sources, identify))
+        source = functools.lru_cache(_SOURCES)(self._source)
+        return ahead(artifact.parts, lambda part: read_part(part, read, source, identify))
+
+    def _source(self, blob_id: bytes) -> Bytes:
+        """A blob to copy from. What is made of it is checked as a whole."""
+        if blob_id.hex() not in self._places:
+            return self._repository.read_blob(blob_id)
+        path, offset, length = self._places[blob_id.hex()]
+        with path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
 
     def _is_whole(self, artifact: StoredArtifact, path: Path) -> bool:
         def same(place: tuple[int, Part]) -> bool:
