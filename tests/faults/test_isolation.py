@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from strongroom.engines.isolation import call
+from strongroom.engines import isolation
+from strongroom.engines.isolation import Descriptor, call, prepared
 from strongroom.errors import Damaged, EngineFailed
 
 
@@ -60,6 +62,65 @@ def test_an_orphan_dies_with_its_parent():
         assert _wait_for(lambda: not _alive(child))
     finally:
         parent.kill()
+
+
+def test_an_open_file_is_passed_whatever_its_number_and_its_name(tmp_path):
+    (tmp_path / "one").write_bytes(b"one")
+    (tmp_path / "two").write_bytes(b"two")
+    with (tmp_path / "one").open("rb") as one, (tmp_path / "two").open("rb") as two:
+        (tmp_path / "one").unlink()
+        assert call("os:pread", Descriptor(two.fileno()), 3, 0) == b"two"
+        assert call("os:pread", Descriptor(one.fileno()), 3, 0) == b"one"
+        assert call("os:sendfile", Descriptor(_writable(tmp_path / "three")), Descriptor(one.fileno()), 0, 3) == 3
+    assert (tmp_path / "three").read_bytes() == b"one"
+
+
+def _writable(path):
+    return os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+
+
+def test_a_large_request_and_a_large_answer_pass():
+    assert call("builtins:len", bytes(30_000_000)) == 30_000_000
+    assert call("builtins:bytes", 30_000_000) == bytes(30_000_000)
+
+
+def test_a_prepared_child_serves_the_first_call_and_no_other():
+    with prepared("os:getpid"):
+        waiting = isolation._waiting["os"]._process.pid
+        assert call("os:getpid") == waiting
+        assert call("os:getpid") != waiting
+        assert "os" not in isolation._waiting
+    assert not _alive(waiting)
+
+
+def test_a_prepared_child_has_loaded_what_it_needs(tmp_path):
+    """The function is called before anybody asks."""
+    with prepared("threading:active_count"):
+        assert call("threading:active_count") >= 1
+    with prepared("strongroom.engines.faiss.library:load"):
+        waiting = isolation._waiting["strongroom.engines.faiss.library"]._process.pid
+        assert _wait_for(lambda: "_swigfaiss" in Path(f"/proc/{waiting}/maps").read_text())
+
+
+def test_a_prepared_child_that_nobody_asked_ends():
+    with prepared("os:getpid"):
+        waiting = isolation._waiting["os"]._process.pid
+        with prepared("os:getpid"):  # the one that is there does for both
+            assert isolation._waiting["os"]._process.pid == waiting
+        assert _alive(waiting)
+    assert not _alive(waiting)
+    with pytest.raises(KeyError), prepared("os:getpid"):
+        waiting = isolation._waiting["os"]._process.pid
+        raise KeyError
+    assert not _alive(waiting)
+
+
+def test_a_library_that_can_not_be_loaded_is_reported_by_the_call():
+    for loading in ("os:abort", "nowhere:load", "os:no_such"):
+        with prepared(loading), pytest.raises(EngineFailed):
+            call(loading)
+    with prepared("os:no_such"):
+        assert call("os:getpid") > 0
 
 
 def _children(pid):

@@ -90,6 +90,28 @@ def test_a_recipe_of_other_bytes_is_found_by_name(room: Strongroom, tmp_path: Pa
     assert snapshot.id in {broken for finding in report.findings for broken in finding.snapshots}
 
 
+@pytest.mark.parametrize("torn", ["x.faiss", "x.parquet"])
+def test_what_a_killed_restore_left_torn_is_written_again(
+    torn: str, room: Strongroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, sidecar = build(tmp_path / "src" / "x.faiss")
+    room.backup(f"faiss://{tmp_path}/src/x.faiss")
+
+    def killed(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("strongroom.operations.restore_files.Installation.read_back", killed)
+        room.restore("latest", f"faiss://{tmp_path}/out/x.faiss")
+    (staged,) = (path for path in (tmp_path / "out").rglob(torn))
+    with staged.open("r+b") as file:
+        file.seek(staged.stat().st_size // 2)
+        file.write(bytes(64))
+    room.restore("latest", f"faiss://{tmp_path}/out/x.faiss")
+    assert (tmp_path / "out" / "x.faiss").read_bytes() == index
+    assert (tmp_path / "out" / "x.parquet").read_bytes() == sidecar
+
+
 def _one_byte_off(run: Any, block: int) -> Any:
     from strongroom.model import Copy
 
