@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -300,7 +300,8 @@ def _say(json: bool, value: Any, show: Callable[[], None]) -> None:
     from strongroom.cli import render
 
     if json:
-        typer.echo(render.as_json(value))
+        with suppress(BrokenPipeError):  # nobody reads on; the exit code says what was done
+            typer.echo(render.as_json(value))
     else:
         show()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
@@ -22,8 +23,16 @@ from strongroom.repository import KeySlot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import ProbeSet, StoredCollection
 
-out = Console()
-err = Console(stderr=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on: be silent, and leave it to the exit code to say what was done."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+out = _Console()
+err = _Console(stderr=True)
 
 Part = str | tuple[str, str]
 """A piece of a line: a text as it is, or a text and its style."""
@@ -225,8 +234,8 @@ def show_verify(report: VerifyReport) -> None:
         line(_BAD, f" {finding.subject}: {finding.problem}{broken}")
     for name, recall in report.recall.items():
         line(f"  recall {recall:.4f}  {name}")
-    verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {len(report.findings)} findings", "red")
-    looked = ", ".join(f"{value:,} {name}" for name, value in report.looked_at.items())
+    verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {_counted(len(report.findings), 'findings')}", "red")
+    looked = ", ".join(_counted(value, name) for name, value in report.looked_at.items())
     _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
 
 
@@ -259,12 +268,16 @@ def _paragraph(*parts: Part, indent: int = 4) -> None:
         out.print(table)
 
 
+def _counted(count: int, things: str) -> str:
+    return f"{count:,} {things.removesuffix('s') if count == 1 else things}"
+
+
 def _rows(count: int) -> str:
-    return f"{count:,} row" + ("s" if count != 1 else "")
+    return _counted(count, "rows")
 
 
 def _collections(count: int) -> str:
-    return f"{count} collection" + ("s" if count != 1 else "")
+    return _counted(count, "collections")
 
 
 def _size(snapshot: Snapshot) -> str:

@@ -28,12 +28,19 @@ def actual_name(frozen: Frozen, wanted: str) -> str:
 
 
 def replay(repository: Repository, frozen: Frozen, chosen: Sequence[StoredCollection], selection: Selection) -> Iterator[Replayed]:
-    """Every set of probes with what the restored index answers to it: collection, set, sealed probes, given answers."""
+    """Every set of probes with what the restored index answers to it: collection, set, sealed probes, given answers. Left out are
+    those that the engine can't answer and couldn't answer at the source either. Raises EngineFailed for others."""
     for collection in chosen:
         name = actual_name(frozen, selection.target_name(collection.name))
         for probe in collection.probes:
             sealed = probes.decode(repository.read_blob(bytes.fromhex(probe.blob)))
-            yield name, probe, sealed, ask(frozen, name, probe.field, sealed)
+            try:
+                given = ask(frozen, name, probe.field, sealed)
+            except EngineFailed:
+                if probe.live:
+                    raise
+                continue
+            yield name, probe, sealed, given
 
 
 def ask(frozen: Frozen, collection: str, field: str, sealed: Probes) -> Answers:

@@ -31,6 +31,7 @@ from strongroom.repository import Repository
 from strongroom.snapshots import history, probes
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.manifest import ProbeSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +109,30 @@ class _Restore:
         if receipt.get("token") != self._plan.token:
             return False
         try:
-            same = self._holds(receipt["collections"])
+            same = self._holds(target, receipt["collections"])
         except (NotFound, Unreadable, EngineFailed):
             return False
         if same:
             self._checks.append("the target holds this very state already: rows are equal, nothing was done")
         return same
 
-    def _holds(self, roots: Mapping[str, str]) -> bool:
-        """Does the target hold these collections with these rows? Raises NotFound, Unreadable or EngineFailed."""
+    def _holds(self, target: Target, roots: Mapping[str, str]) -> bool:
+        """Does the target hold these collections with these rows, and no others if it is one that is always replaced as a whole?
+        Raises NotFound, Unreadable or EngineFailed."""
         with engines.source_of(self._plan.target).freeze(self._progress) as frozen:
             expected = {actual_name(frozen, name): root for name, root in roots.items()}
-            return set(expected) <= set(names_of(frozen)) and all(
-                _root_of(frozen, name, self._fingerprinter).digest() == root for name, root in expected.items()
-            )
+            names = set(names_of(frozen))
+            if not set(expected) <= names or (target.occupied(()) and names != set(expected)):
+                return False
+            return all(_root_of(frozen, name, self._fingerprinter).digest() == root for name, root in expected.items())
 
     def _build(self, stage: Stage) -> None:
+        if _entangled(Path(self._repository.store.url), stage, self._plan):
+            stage.discard()
+            raise Refused(
+                f"{self._plan.target} would replace the repository or lie inside of it",
+                hint="restore to a place outside of the repository's directory",
+            )
         if self._plan.occupied and not self._options.overwrite:
             stage.discard()
             raise Refused(
@@ -219,7 +228,8 @@ class _Restore:
     def _judge(self, replayed: list[Replayed]) -> None:
         """The restored index must answer as the live one did."""
         exact = 0
-        for name, probe, sealed, given in replayed:
+        for collection, probe, sealed, given in replayed:
+            name = self._asked_of(collection, probe)
             self._recall[name] = sealed.recall(given)
             if sealed.live is None:
                 continue
@@ -239,10 +249,23 @@ class _Restore:
 
     def _measure_recall(self, frozen: Frozen) -> None:
         chosen = chosen_collections(self._snapshot, self._options.selection)
-        for name, probe, sealed, given in replay(self._repository, frozen, chosen, self._options.selection):
+        for collection, probe, sealed, given in replay(self._repository, frozen, chosen, self._options.selection):
+            name = self._asked_of(collection, probe)
             self._recall[name] = sealed.recall(given)
             was = f" (was {probe.recall:.3f} at backup)" if probe.recall is not None else ""
             self._checks.append(f"{name}: recall@{sealed.k} {self._recall[name]:.3f}{was}")
+
+    def _asked_of(self, name: str, probe: ProbeSet) -> str:
+        """The collection, and the field too if the snapshot has several vectors a row somewhere."""
+        several = any(len(collection.probes) > 1 for collection in self._snapshot.manifest.collections)
+        return f"{name}, {probe.field}" if several else name
+
+
+def _entangled(repository: Path, stage: Stage, plan: RestorePlan) -> bool:
+    """Would what is restored lie in the repository's directory, or what is replaced hold it? False for a repository elsewhere."""
+    base, home = stage.directory.resolve().parent, repository.resolve()
+    replaced = [base / Path(taken).name for taken in plan.occupied]
+    return home.is_dir() and (base.is_relative_to(home) or any(home.is_relative_to(one) for one in replaced))
 
 
 def _receipt_of(target: Target) -> Mapping[str, Any]:

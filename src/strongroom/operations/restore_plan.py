@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import pyarrow as pa
 from blake3 import blake3
 
 from strongroom import engines
 from strongroom.engines.protocol import Engine, Target
 from strongroom.errors import NotFound, Refused, WrongRequest
-from strongroom.model import Selection
+from strongroom.model import ROLE, Role, Selection
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredArtifact, StoredCollection
 
@@ -69,7 +70,7 @@ def plan_restore(
         best, reasons = rung, ("asked for", *reasons)
     if require_exact and best != Rung.EXACT:
         raise Refused(f"the restore would not be exact: {reasons[0]}", hint="leave --require out, or restore to the same engine")
-    losses = () if best == Rung.EXACT else _losses(target, chosen, selection)
+    losses = () if best == Rung.EXACT else _losses(target, chosen, selection, best)
     names = [selection.target_name(collection.name) for collection in chosen]
     return RestorePlan(
         snapshot=snapshot.id,
@@ -93,6 +94,9 @@ def chosen_collections(snapshot: Snapshot, selection: Selection) -> tuple[Stored
     for name in (*selection.collections, *selection.renames):
         if name not in present:
             raise NotFound(f"snapshot {snapshot.id[:12]} has no collection {name!r}", hint=f"it has {', '.join(sorted(present))}")
+    for name in selection.renames:
+        if not selection.wants(name):
+            raise WrongRequest(f"{name!r} is renamed and not restored", hint=f"add --collection {name!r}, or leave the rename out")
     chosen = tuple(collection for collection in collections if selection.wants(collection.name))
     names = [selection.target_name(collection.name) for collection in chosen]
     for name in names:
@@ -117,17 +121,27 @@ def _best_rung(snapshot: Snapshot, engine: Engine) -> tuple[Rung, tuple[str, ...
     return Rung.EXACT, (f"same engine, and version {manifest.engine_version} fits the installed {engine.version()}",)
 
 
-def _losses(target: Target, chosen: Sequence[StoredCollection], selection: Selection) -> tuple[str, ...]:
+def _losses(target: Target, chosen: Sequence[StoredCollection], selection: Selection, rung: Rung) -> tuple[str, ...]:
     losses: dict[str, None] = {}
     for collection in chosen:
-        if not collection.schema:
-            continue
-        schema = collection.arrow_schema()
-        objections = target.objections(collection.catalog, schema)
+        schema = collection.arrow_schema() if collection.schema else _empty_schema(collection)
+        named = replace(collection.catalog, name=selection.target_name(collection.name))
+        objections = list(target.objections(named, schema))
+        if rung == Rung.CONVERT and not all(one.dimension for one in named.fields):
+            objections.insert(0, "it never held a vector, so that nobody knows its dimension")
         if objections:
-            raise WrongRequest(f"{collection.name} can't be loaded there: {objections[0]}")
-        losses.update(dict.fromkeys(target.losses(collection.catalog, schema)))
+            hint = "choose collections with --collection, rename them with --rename, or restore to another engine"
+            raise WrongRequest(f"{collection.name} can't be loaded there: {objections[0]}", hint=hint)
+        if collection.schema:
+            losses.update(dict.fromkeys(target.losses(named, schema)))
     return tuple(losses)
+
+
+def _empty_schema(collection: StoredCollection) -> pa.Schema:
+    """What the rows of a collection would look like if it had any."""
+    columns = [("id", pa.string(), Role.ID)]
+    columns += [(one.name, pa.list_(pa.float32(), one.dimension), Role.VECTOR) for one in collection.catalog.fields]
+    return pa.schema([pa.field(name, kind, metadata={ROLE: role.encode()}) for name, kind, role in columns])
 
 
 def _bytes(rung: Rung, chosen: Sequence[StoredCollection], artifacts: Sequence[StoredArtifact]) -> int:

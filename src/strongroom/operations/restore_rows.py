@@ -108,12 +108,20 @@ class RowsLoading:
 
 
 def core_rows(batch: pa.RecordBatch, fidelity: Fidelity) -> pa.RecordBatch:
-    """What must come back of a row: its id, as text, and its vectors if the engine keeps them bit for bit."""
+    """What must come back of a row: its id, as text, and its vectors, as float32, if the engine keeps their values."""
     roles = (Role.ID, Role.VECTOR) if fidelity is Fidelity.KEPT else (Role.ID,)
     kept = [(f, c) for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) in roles]
-    columns = [row_key(column) if role_of(f) == Role.ID else column for f, column in kept]
+    columns = [row_key(column) if role_of(f) == Role.ID else _as_float32(column) for f, column in kept]
     fields = [f.with_type(column.type) for (f, _), column in zip(kept, columns, strict=True)]
     return pa.record_batch(columns, schema=pa.schema(fields))
+
+
+def _as_float32(column: pa.Array) -> pa.Array:
+    """The same vectors in the type that every engine has: each narrower type goes into it without loss."""
+    kind = column.type
+    if not pa.types.is_fixed_size_list(kind) or pa.types.is_float32(kind.value_type):
+        return column
+    return column.cast(pa.list_(pa.float32(), kind.list_size))
 
 
 def _vectors(batch: pa.RecordBatch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:

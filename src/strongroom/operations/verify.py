@@ -356,7 +356,8 @@ class _Verification:
             problem = _mismatch(probe, sealed)
             if problem is None:
                 given = ask(frozen, actual_name(frozen, collection.name), probe.field, sealed)
-                problem = self._judge(f"{snapshot.id[:12]}/{collection.name}", probe, sealed, given)
+                field = f", {probe.field}" if len(collection.probes) > 1 else ""
+                problem = self._judge(f"{snapshot.id[:12]}/{collection.name}{field}", probe, sealed, given)
         except (Damaged, EngineFailed) as error:
             problem = str(error)
         if problem:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from strongroom.errors import WrongRequest
 from strongroom.model import ROLE, Json, Role
 
 _RESERVED = ("chroma:", "#")
@@ -59,7 +60,10 @@ def records(batch: pa.RecordBatch) -> Records:
 
 
 def floats(column: pa.Array) -> npt.NDArray[np.float32]:
-    """A vector column (fixed-size list of numbers, or bfloat16 as fixed-size binary) as n x dimension float32."""
+    """A vector column (fixed-size list of numbers, or bfloat16 as fixed-size binary) as n x dimension float32. Raises WrongRequest
+    if a row has no vector."""
+    if column.null_count:
+        raise WrongRequest("a row has no vector", hint="Chroma can't hold a row without its vector; restore to another engine")
     if pa.types.is_fixed_size_binary(column.type):
         width = column.type.byte_width
         raw = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width : (column.offset + len(column)) * width]

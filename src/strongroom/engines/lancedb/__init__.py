@@ -64,6 +64,8 @@ def _directory(url: str) -> Path:
         raise WrongRequest(f"{url!r} names no LanceDB directory", hint="write it as lancedb:///srv/lancedb")
     if "://" in url and not url.startswith(f"{_SCHEME}//"):
         raise WrongRequest(f"{url!r} names an object store", hint="only local LanceDB directories can be backed up")
+    if "://" in url and not path.startswith("/"):
+        raise WrongRequest(f"{url!r} names a host", hint="write lancedb:///absolute/path or lancedb:relative/path")
     directory = Path(path)
     if directory.suffix == ".lance":
         raise WrongRequest(f"{url!r} names one table", hint=f"name the directory that holds it: lancedb://{directory.parent}")

@@ -1,0 +1,151 @@
+"""What did first users meet? One test each: what they did with real databases, and what must come of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import chromadb
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+from commands import COMMAND, Place, environment
+
+RNG = np.random.default_rng(5)
+
+
+def vectors(rows: int, dimension: int, kind: type = np.float32) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array((RNG.standard_normal((rows, dimension)) * 40).astype(kind).ravel()), dimension
+    )
+
+
+def table(folder: Path, **columns: pa.Array | list[str]) -> str:
+    """A LanceDB database with one table `notes`, as the URL of a source."""
+    lancedb.connect(str(folder)).create_table("notes", pa.table(columns), on_bad_vectors="null")
+    return f"lancedb://{folder}"
+
+
+@pytest.fixture
+def tenants(tmp_path: Path) -> str:
+    """A Chroma database with a collection that never had a vector, and one under a tenant with a slash in its name."""
+    folder = str(tmp_path / "chroma")
+    admin = chromadb.AdminClient(chromadb.Settings(is_persistent=True, persist_directory=folder))
+    admin.create_tenant("acme/eu")
+    admin.create_database("main", tenant="acme/eu")
+    there = chromadb.PersistentClient(folder, tenant="acme/eu", database="main").create_collection("notes", embedding_function=None)
+    there.add(ids=["a", "b", "c"], embeddings=RNG.standard_normal((3, 4)))
+    here = chromadb.PersistentClient(folder)
+    here.create_collection("hollow", embedding_function=None)
+    here.create_collection("people", embedding_function=None).add(ids=["a"], embeddings=[[1.0, 2.0]])
+    return f"chroma://{folder}"
+
+
+# -- names -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_rename_makes_a_name_fit_another_engine(place: Place, tenants: str, tmp_path: Path) -> None:
+    place.run("backup", tenants, "-q").done()
+    chosen = ("--collection", "acme/eu/main/notes", "-q")
+    place.run("restore", "latest", f"lancedb://{tmp_path}/lance", *chosen).failed(2, "--rename")
+    place.run("restore", "latest", f"lancedb://{tmp_path}/lance", *chosen, "--rename", "acme/eu/main/notes=notes").done()
+    assert lancedb.connect(str(tmp_path / "lance")).open_table("notes").count_rows() == 3
+
+
+def test_a_rename_of_what_is_not_restored_is_refused(place: Place, tenants: str, tmp_path: Path) -> None:
+    place.run("backup", tenants, "-q").done()
+    asked = ("--collection", "people", "--rename", "hollow=full")
+    place.run("restore", "latest", f"chroma://{tmp_path}/out", *asked).failed(2, "'hollow'", "--collection")
+
+
+def test_an_empty_collection_is_refused_before_anything_is_built(place: Place, tenants: str, tmp_path: Path) -> None:
+    place.run("backup", tenants, "-q").done()
+    for target in (f"lancedb://{tmp_path}/lance", f"faiss://{tmp_path}/x.faiss"):
+        place.run("restore", "latest", target, "--collection", "hollow").failed(2, "hollow", "dimension", "--collection")
+
+
+def test_two_slashes_do_not_make_a_relative_directory(pristine: Place) -> None:
+    pristine.run("restore", "latest", "lancedb://srv/lance", "--dry-run").failed(2, "host", "lancedb:///")
+
+
+# -- vectors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.float16])
+def test_narrow_vectors_go_into_chroma(kind: type, place: Place, tmp_path: Path) -> None:
+    source = table(tmp_path / "lance", id=[str(row) for row in range(300)], vector=vectors(300, 8, kind))
+    assert place.run("backup", source, "-q").code in (0, 3)
+    place.run("restore", "latest", f"chroma://{tmp_path}/out", "-q").done()
+    found = chromadb.PersistentClient(str(tmp_path / "out")).get_collection("notes").get(include=["embeddings"])
+    held = lancedb.connect(str(tmp_path / "lance")).open_table("notes").to_arrow().column("vector").to_pylist()
+    given = dict(zip(found["ids"], np.asarray(found["embeddings"]).tolist(), strict=True))
+    assert [given[str(row)] for row in range(300)] == held
+
+
+def test_a_field_that_its_engine_cannot_search_does_not_stop_a_restore(place: Place, tmp_path: Path) -> None:
+    source = table(tmp_path / "lance", id=["a", "b"], vector=vectors(2, 8, np.int8))
+    assert place.run("backup", source, "-q").code == 3
+    for folder, more in (("exact", ()), ("rebuilt", ("--rung", "rebuild"))):
+        place.run("restore", "latest", f"lancedb://{tmp_path}/{folder}", "-q", *more).done()
+        assert lancedb.connect(str(tmp_path / folder)).open_table("notes").count_rows() == 2
+
+
+def test_a_row_without_a_vector_is_refused_in_words(place: Place, tmp_path: Path) -> None:
+    column = pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2))
+    place.run("backup", table(tmp_path / "lance", id=["a", "b", "c"], vector=column), "-q").done()
+    place.run("restore", "latest", f"chroma://{tmp_path}/out", "-q").failed(2, "no vector")
+
+
+def test_each_field_has_its_own_recall(place: Place, tmp_path: Path) -> None:
+    source = table(tmp_path / "lance", id=["a", "b"], left=vectors(2, 4), right=vectors(2, 8))
+    place.run("backup", source, "-q").done()
+    looked = place.run("verify", "latest", "--level", "answers", "-q", "--json").done().json
+    assert sorted(name.partition("/")[2] for name in looked["recall"]) == ["notes, left", "notes, right"]
+    report = place.run("restore", "latest", f"lancedb://{tmp_path}/out", "-q", "--json").done().json
+    assert sorted(report["recall"]) == ["notes, left", "notes, right"]
+
+
+# -- places ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["chroma:{0}/repo", "faiss:{0}/repo", "chroma:{0}", "faiss:{0}/repo/index/x.faiss"])
+def test_a_repository_is_never_restored_over_or_into(target: str, pristine: Place, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    place = Place(Path(shutil.copytree(pristine.repo, home / "repo")), pristine.index)
+    before = sorted(home.rglob("*"))
+    place.run("restore", "latest", target.format(home), "--overwrite", "--rename", "x=xxx").failed(5, "repository", "outside")
+    assert sorted(home.rglob("*")) == before
+    place.assert_whole(tmp_path)
+
+
+def test_what_was_added_since_a_restore_is_seen(place: Place, tenants: str, tmp_path: Path) -> None:
+    place.run("backup", tenants, "-q").done()
+    again = ("restore", "latest", f"chroma://{tmp_path}/out", "-q", "--collection", "people")
+    place.run(*again).done()
+    assert "already" in place.run(*again).done().out
+    added = "import chromadb, sys; chromadb.PersistentClient(sys.argv[1]).create_collection('extra', embedding_function=None)"
+    subprocess.run([sys.executable, "-c", added, str(tmp_path / "out")], check=True)
+    place.run(*again).failed(5, "--overwrite")
+    place.run(*again, "--overwrite").done()
+    assert [one.name for one in chromadb.PersistentClient(str(tmp_path / "out")).list_collections()] == ["people"]
+
+
+@pytest.mark.parametrize("arguments", [["show", "latest"], ["show", "latest", "--json"], ["backup", "{source}", "-q"]])
+def test_a_reader_that_stops_early_changes_no_exit_code(arguments: list[str], place: Place) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    given = [COMMAND, *(one.format(source=place.source) for one in arguments)]
+    ended = subprocess.run(given, stdout=writing, stderr=subprocess.PIPE, env=environment(**place.env), check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_what_is_one_is_not_many(place: Place) -> None:
+    said = place.run("verify", "latest", "-q").done().out
+    assert "1 snapshot," in said
+    assert json.loads(place.run("verify", "-q", "--json").done().out)["looked_at"]["snapshots"] == 1
