@@ -215,7 +215,10 @@ def test_other_kinds_are_kept_with_the_vectors_that_faiss_gives(built, vectors, 
         assert_searches_like(frozen.search("index", "vector", asked, 10), path, asked)
         items = {item.item: item for item in frozen.description.ledger}
     positions = [place_of[i] for i in table.column("id").to_pylist()]
-    assert matrix(table).tobytes() == raw[positions].tobytes()
+    if kind.startswith("PCA"):  # turned back by matrix products, which round by the number of rows at once
+        assert np.allclose(matrix(table), raw[positions], rtol=1e-4, atol=1e-6)
+    else:
+        assert matrix(table).tobytes() == raw[positions].tobytes()
     unknown = kind in ("LSH", "NSG16", "PQ8x4fs")
     assert ("plain bytes" in items["index"].note) == unknown
     assert ("original vectors" in items) == (kind not in EXACT)

@@ -57,7 +57,10 @@ def back_up(store: Store, source: Path, secret: Secret = OLD) -> str:
 def files_in(repository: Repository, snapshot: str) -> tuple[bytes, ...]:
     """The files of a snapshot, joined from their blobs."""
     artifacts = history.read(repository, snapshot).manifest.artifacts
-    return tuple(b"".join(read_part(part, repository.read_blob) for part in artifact.parts) for artifact in artifacts)
+    return tuple(
+        b"".join(read_part(part, repository.read_blob, repository.read_blob, repository.keys.identify) for part in artifact.parts)
+        for artifact in artifacts
+    )
 
 
 def create(store: Store, secret: Secret = OLD) -> Repository:

@@ -17,6 +17,7 @@ from strongroom import engines
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import EngineFailed
 from strongroom.model import Answers, Bytes, Collection, Field, LedgerItem, Lineage, RowBlock, Status
+from strongroom.operations.processor import processor
 from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository
@@ -110,6 +111,7 @@ class _Backup:
             source_bytes=sum(artifact.size for artifact in files),
             stored_bytes=writer.stored_bytes,
             seconds={name: round(value, 4) for name, value in self._seconds.items()},
+            processor=processor(),
         )
         snapshot_id = self._repository.add_manifest(manifest.encode(record))
         return BackupReport(Snapshot(snapshot_id, record), tuple(self._partly))

@@ -154,7 +154,8 @@ class StoredCollection:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything about one snapshot. `parents` are the snapshots that were the newest ones when this was made: a snapshot that
-    another one names and that isn't there was removed. `rows_plane` is 'segments' or 'artifacts' (DESIGN, incremental by row)."""
+    another one names and that isn't there was removed. `rows_plane` is 'segments' or 'artifacts' (DESIGN, incremental by row).
+    `processor` is the kind that computed the live answers, '' if nobody said."""
 
     created: str
     source: str
@@ -174,6 +175,7 @@ class Manifest:
     source_bytes: int
     stored_bytes: int
     seconds: Mapping[str, float] = field(default_factory=dict)
+    processor: str = ""
 
     @property
     def rows(self) -> int:
