@@ -142,14 +142,14 @@ def test_equal_manifests_are_equal_bytes(manifest: Manifest) -> None:
     assert encode(decode("snapshots/x", content)) == content
 
 
-@settings(max_examples=30, deadline=None)
-@given(manifests, manifests)
 def test_a_part_needs_all_blobs_that_it_is_made_of() -> None:
     assert list(Part(1, "bytes", "a").blobs()) == ["a"]
     assert list(Part(1, "float32", "a", 8, 0, 4, "b").blobs()) == ["a", "b"]
     assert list(Part(1, "bytes", "a", sources=("b", "c"), check="d").blobs()) == ["a", "b", "c"]
 
 
+@settings(max_examples=30, deadline=None)
+@given(manifests, manifests)
 def test_every_field_is_kept_apart(manifest: Manifest, source: Manifest) -> None:
     """A change of one field is a change of the bytes, and of the manifest that is read."""
     content = encode(manifest)
