@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 150)
     files = sources(asked.directory, asked.rows, console, sidecar=asked.sidecar)
     results: list[Measured] = []
     for number in range(asked.runs):

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pytest
 from commands import COMMAND, Place, environment
 
+from strongroom.engines.faiss.order import unique
+
 RNG = np.random.default_rng(5)
 
 
@@ -149,3 +151,49 @@ def test_what_is_one_is_not_many(place: Place) -> None:
     said = place.run("verify", "latest", "-q").done().out
     assert "1 snapshot," in said
     assert json.loads(place.run("verify", "-q", "--json").done().out)["looked_at"]["snapshots"] == 1
+
+
+# -- what a target holds ---------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_catalog_is_not_taken_for_the_restored_one(place: Place, tmp_path: Path) -> None:
+    folder = str(tmp_path / "chroma")
+    notes = chromadb.PersistentClient(folder).create_collection("notes", metadata={"owner": "ann"}, embedding_function=None)
+    notes.add(ids=["a", "b"], embeddings=RNG.standard_normal((2, 4)))
+    place.run("backup", f"chroma://{folder}", "-q").done()
+    target = f"chroma://{tmp_path}/out"
+    place.run("restore", "latest", target, "-q").done()
+    assert "already" in place.run("restore", "latest", target, "-q").done().out
+    chromadb.PersistentClient(str(tmp_path / "out")).get_collection("notes").modify(metadata={"owner": "bob"})
+    place.run("restore", "latest", target, "-q").failed(5, "--overwrite")
+
+
+def test_an_index_has_room_for_one_collection(place: Place, tmp_path: Path) -> None:
+    client = chromadb.PersistentClient(str(tmp_path / "chroma"))
+    for name in ("left", "right"):
+        client.create_collection(name, embedding_function=None).add(ids=["a", "b"], embeddings=RNG.standard_normal((2, 4)))
+    place.run("backup", f"chroma://{tmp_path}/chroma", "-q").done()
+    place.run("restore", "latest", f"faiss://{tmp_path}/x.faiss", "-q").failed(2, "one collection", "--collection")
+    place.run("restore", "latest", f"faiss://{tmp_path}/x.faiss", "-q", "--collection", "left").done()
+
+
+def test_a_backup_of_nothing_says_so(place: Place, tmp_path: Path) -> None:
+    """What looked at nothing is no success: a wrong path to an empty database would pass for a backup for months."""
+    chromadb.PersistentClient(str(tmp_path / "chroma"))
+    ended = place.run("backup", f"chroma://{tmp_path}/chroma", "-q")
+    assert ended.code == 3
+    assert "not one row" in ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    ("ids", "distinct"),
+    [
+        ([-(2**63) + 5, 2**62], True),
+        ([2**62, -(2**63) + 5], True),
+        ([0, 2**62, -(2**63) + 1, -(2**62) - 2**61, 0], False),
+        ([5, 5], False),
+        ([], True),
+    ],
+)
+def test_ids_that_lie_far_apart_are_told_apart(ids: list[int], distinct: bool) -> None:
+    assert unique(np.array(ids, np.int64)) is distinct

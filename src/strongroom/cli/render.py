@@ -89,6 +89,7 @@ def snapshot_detail(snapshot: Snapshot) -> dict[str, Any]:
         "rows_plane": record.rows_plane,
         "parents": list(record.parents),
         "seconds": dict(record.seconds),
+        "processor": record.processor,
         "catalog": record.catalog,
         "ledger": plain(record.ledger),
         "artifacts": [{"path": one.path, "size": one.size, "collection": one.collection} for one in record.artifacts],

@@ -140,6 +140,10 @@ class Stage(Protocol):
 
 
 class Target(Protocol):
+    @property
+    def holds_one(self) -> bool:
+        """True if there is room for one collection only."""
+
     def occupied(self, collections: Sequence[str]) -> Sequence[str]:
         """What of the target exists already and would be replaced if `collections` (the names that will be written) were
         restored; empty if nothing."""

@@ -87,6 +87,8 @@ class _Backup:
             with self._timed("probes"):
                 asked = [reading.probes(self._partly) for reading in readings]
             frozen.check()
+            if not any(reading.root.count for reading in readings):
+                self._partly.append(LedgerItem("rows", Status.NOT_CAPTURED, "the source holds not one row: that proves nothing"))
             stored = [reading.finish(writer, answers) for reading, answers in zip(readings, asked, strict=True)]
             files = tuple(artifact() for artifact in artifacts)
             description, position, rows_plane = frozen.description, frozen.position, _rows_plane(frozen)

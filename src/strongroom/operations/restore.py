@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from strongroom import engines
 from strongroom.engines.protocol import Frozen, Source, Stage, Target
 from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
-from strongroom.model import Selection
+from strongroom.model import Collection, Selection
 from strongroom.operations.processor import reproducible, rounds_alike
 from strongroom.operations.replay import Replayed, actual_name, names_of, replay
 from strongroom.operations.restore_files import Installation
@@ -127,7 +127,8 @@ class _Restore:
             names = set(names_of(frozen))
             if not set(expected) <= names or (target.occupied(()) and names != set(expected)):
                 return False
-            return all(self._has_rows(frozen, name, root) for name, root in expected.items())
+            rows = all(self._has_rows(frozen, name, root) for name, root in expected.items())
+            return rows and (self._plan.rung != Rung.EXACT or self._has_catalog(frozen))
 
     def _build(self, stage: Stage) -> None:
         if _entangled(Path(self._repository.store.url), stage, self._plan):
@@ -230,6 +231,13 @@ class _Restore:
                 raise VerificationFailed(f"{name}: the restored rows are not the ones that were backed up")
         self._checks.append(f"{self._plan.rows:,} rows in {len(roots)} collections: read back, equal to the manifest's root")
 
+    def _has_catalog(self, frozen: Frozen) -> bool:
+        """Has every collection the vector fields, indexes and metadata that it had? Not asked of renamed ones."""
+        chosen = chosen_collections(self._snapshot, self._options.selection)
+        kept = [one.catalog for one in chosen if one.name not in self._options.selection.renames]
+        found = {one.name: one for one in frozen.description.collections}
+        return all(_catalog_of(found[actual_name(frozen, one.name)]) == _catalog_of(one) for one in kept)
+
     def _has_rows(self, frozen: Frozen, name: str, root: str) -> bool:
         """Has the collection the rows of this root? One without any is decoded, and here otherwise than where it was backed up."""
         return not root or _root_of(frozen, name, self._fingerprinter).digest() == root
@@ -283,6 +291,11 @@ def _receipt_of(target: Target) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return receipt if isinstance(receipt, dict) else {}
+
+
+def _catalog_of(collection: Collection) -> str:
+    """What the engine keeps about a collection, in one form whether it was read from it or from a manifest."""
+    return json.dumps([[asdict(one) for one in collection.fields], dict(collection.catalog)], sort_keys=True, default=str)
 
 
 def _after(first: Future[list[Replayed]], again: Callable[[Stage], list[Replayed]], stage: Stage) -> list[Replayed]:

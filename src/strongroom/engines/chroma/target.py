@@ -27,6 +27,8 @@ _PARAMETERS = {key: key for key in ("ef_construction", "ef_search", "max_neighbo
 class ChromaTarget:
     """The directory to restore to."""
 
+    holds_one = False
+
     def __init__(self, root: Path) -> None:
         self._root = root
 

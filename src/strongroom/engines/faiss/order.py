@@ -64,10 +64,12 @@ def order_of(layout: Layout, read: Read) -> Order:
 
 def unique(ids: Ids) -> bool:
     """Does every value occur once?"""
-    if len(ids) < 2 or all((np.diff(part) > 0).all() for part in _overlapping(ids)):
-        return True
-    ordered = _sorted(ids)
-    return all((np.diff(part) > 0).all() for part in _overlapping(ordered))
+    return len(ids) < 2 or _ascending(ids) or _ascending(_sorted(ids))
+
+
+def _ascending(ids: Ids) -> bool:
+    """Is every value greater than the one before it? Compared, as a difference of two int64 may be too large for one."""
+    return all(bool((part[1:] > part[:-1]).all()) for part in _overlapping(ids))
 
 
 def are_positions(ids: Ids) -> bool:

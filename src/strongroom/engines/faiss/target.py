@@ -18,6 +18,8 @@ from strongroom.model import Collection, Description, Fidelity, Role, Selection
 class FaissTarget:
     """The place of an index file and its sidecar."""
 
+    holds_one = True
+
     def __init__(self, path: Path, engine_version: str) -> None:
         self._path = path
         self._version = engine_version

@@ -34,6 +34,8 @@ _RESERVED = ("_rowid", "_rowaddr", "_rowoffset", "_distance", "_score")
 class LanceTarget:
     """A LanceDB directory, to be written. Tables that a restore doesn't name are never touched."""
 
+    holds_one = False
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
