@@ -73,11 +73,11 @@ def _make(engine: str, source: Path, size: int) -> None:
     elif engine == "lancedb":
         lance_table(source, size)
     else:
-        chroma_database(source, size // 60_000)
+        chroma_database(source, size)
 
 
 def measure(engine: str, size: int, place: Path) -> list[Peak]:
-    """Back up and restore one source of `size` bytes (Chroma, which writes slowly, of a twentieth of it)."""
+    """Back up and restore one source of about `size` bytes (Chroma takes a quarter of an hour to be filled with 3 GB)."""
     source = place / {"faiss": "big.faiss", "lancedb": "big-lancedb", "chroma": "big-chroma"}[engine]
     if not source.exists():
         _make(engine, source, size)

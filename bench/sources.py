@@ -102,13 +102,18 @@ def lance_table(path: Path, size: int) -> None:
     lance.write_dataset(batches(), str(path / "rows.lance"), schema=schema)
 
 
-def chroma_database(path: Path, rows: int) -> None:
-    """A Chroma database with one collection of `rows` rows."""
+def chroma_database(path: Path, size: int) -> None:
+    """A Chroma database with one collection of about `size` bytes: wide vectors, eight real ones in a row, since Chroma takes its
+    time for each row."""
     import chromadb
 
     base, _ = real_vectors()
-    collection = chromadb.PersistentClient(str(path)).create_collection("rows", embedding_function=None)
-    for start in range(0, rows, 5000):
-        count = min(5000, rows - start)
+    settings = {"hnsw": {"ef_construction": 20, "max_neighbors": 8}}
+    client = chromadb.PersistentClient(str(path))
+    collection = client.create_collection("rows", configuration=settings, embedding_function=None)
+    rows = size // (4 * 8 * DIMENSION)
+    for start in range(0, rows, 1000):
+        count = min(1000, rows - start)
         ids = [f"row-{start + number}" for number in range(count)]
-        collection.add(ids=ids, embeddings=more_vectors(base, count, start), documents=[f"the text of {name}" for name in ids])
+        wide = more_vectors(base, 8 * count, start).reshape(count, -1)
+        collection.add(ids=ids, embeddings=wide, documents=[f"the text of {name}" for name in ids])

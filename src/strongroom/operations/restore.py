@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from strongroom import engines
 from strongroom.engines.protocol import Frozen, Source, Stage, Target
 from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
-from strongroom.model import Collection, Selection
+from strongroom.model import Selection
 from strongroom.operations.processor import reproducible, rounds_alike
 from strongroom.operations.replay import Replayed, actual_name, names_of, replay
 from strongroom.operations.restore_files import Installation
@@ -87,6 +89,7 @@ class _Restore:
         self._fingerprinter = Fingerprinter(repository.keys.fingerprint)
         self._checks: list[str] = []
         self._recall: dict[str, float] = {}
+        self._catalogs: dict[str, str] = {}
 
     def run(self) -> RestoreReport:
         started = time.perf_counter()
@@ -112,23 +115,23 @@ class _Restore:
         if receipt.get("token") != self._plan.token:
             return False
         try:
-            same = self._holds(target, receipt["collections"])
+            same = self._holds(target, receipt)
         except (NotFound, Unreadable, EngineFailed):
             return False
         if same:
             self._checks.append("the target holds this very state already: rows are equal, nothing was done")
         return same
 
-    def _holds(self, target: Target, roots: Mapping[str, str]) -> bool:
-        """Does the target hold these collections with these rows, and no others if it is one that is always replaced as a whole?
-        Raises NotFound, Unreadable or EngineFailed."""
+    def _holds(self, target: Target, receipt: Mapping[str, Any]) -> bool:
+        """Does the target hold the receipt's collections as they were, and no others if it is one that is always replaced as a
+        whole? Raises NotFound, Unreadable or EngineFailed."""
         with engines.source_of(self._plan.target).freeze(self._progress) as frozen:
-            expected = {actual_name(frozen, name): root for name, root in roots.items()}
+            expected = {actual_name(frozen, name): root for name, root in receipt["collections"].items()}
             names = set(names_of(frozen))
             if not set(expected) <= names or (target.occupied(()) and names != set(expected)):
                 return False
             rows = all(self._has_rows(frozen, name, root) for name, root in expected.items())
-            return rows and (self._plan.rung != Rung.EXACT or self._has_catalog(frozen))
+            return rows and receipt.get("catalogs", {}).items() <= _catalogs_of(frozen).items()
 
     def _build(self, stage: Stage) -> None:
         if _entangled(Path(self._repository.store.url), stage, self._plan):
@@ -152,6 +155,7 @@ class _Restore:
             "rung": self._plan.rung.value,
             "token": self._plan.token,
             "collections": roots,
+            "catalogs": {name: self._catalogs[name] for name in roots if name in self._catalogs},
         }
         state.set_receipt(json.dumps(receipt, indent=1).encode())
         stage.publish(state.receipt(), overwrite=self._options.overwrite)
@@ -190,6 +194,7 @@ class _Restore:
     def _ask_stage(self, stage: Stage) -> list[Replayed]:
         chosen = chosen_collections(self._snapshot, self._options.selection)
         with stage.source().freeze(SILENT) as frozen:
+            self._catalogs = _catalogs_of(frozen)
             return list(replay(self._repository, frozen, chosen, self._options.selection))
 
     def _from_rows(self, stage: Stage, state: RestoreState) -> dict[str, str]:
@@ -230,13 +235,6 @@ class _Restore:
             if not self._has_rows(frozen, name, root):
                 raise VerificationFailed(f"{name}: the restored rows are not the ones that were backed up")
         self._checks.append(f"{self._plan.rows:,} rows in {len(roots)} collections: read back, equal to the manifest's root")
-
-    def _has_catalog(self, frozen: Frozen) -> bool:
-        """Has every collection the vector fields, indexes and metadata that it had? Not asked of renamed ones."""
-        chosen = chosen_collections(self._snapshot, self._options.selection)
-        kept = [one.catalog for one in chosen if one.name not in self._options.selection.renames]
-        found = {one.name: one for one in frozen.description.collections}
-        return all(_catalog_of(found[actual_name(frozen, one.name)]) == _catalog_of(one) for one in kept)
 
     def _has_rows(self, frozen: Frozen, name: str, root: str) -> bool:
         """Has the collection the rows of this root? One without any is decoded, and here otherwise than where it was backed up."""
@@ -293,9 +291,10 @@ def _receipt_of(target: Target) -> Mapping[str, Any]:
     return receipt if isinstance(receipt, dict) else {}
 
 
-def _catalog_of(collection: Collection) -> str:
-    """What the engine keeps about a collection, in one form whether it was read from it or from a manifest."""
-    return json.dumps([[asdict(one) for one in collection.fields], dict(collection.catalog)], sort_keys=True, default=str)
+def _catalogs_of(frozen: Frozen) -> dict[str, str]:
+    """Of each collection a hash of its vector fields, indexes and whatever else the engine keeps about it."""
+    texts = {one.name: [[asdict(field) for field in one.fields], dict(one.catalog)] for one in frozen.description.collections}
+    return {name: blake3(json.dumps(text, sort_keys=True, default=str).encode()).hexdigest() for name, text in texts.items()}
 
 
 def _after(first: Future[list[Replayed]], again: Callable[[Stage], list[Replayed]], stage: Stage) -> list[Replayed]:

@@ -61,8 +61,6 @@ def plan_restore(
     chosen = chosen_collections(snapshot, selection)
     engine = engines.engine_of(target_url)
     target = engine.target(target_url)
-    if target.holds_one and len(chosen) > 1:
-        raise WrongRequest(f"{target_url} has room for one collection, not {len(chosen)}", hint="choose one with --collection")
     best, reasons = _best_rung(snapshot, engine)
     if rung is not None and list(Rung).index(rung) < list(Rung).index(best):
         raise WrongRequest(f"the rung {rung.value!r} can't be reached: {reasons[0]}", hint=f"the best one here is {best.value!r}")
@@ -72,6 +70,8 @@ def plan_restore(
         best, reasons = rung, ("asked for", *reasons)
     if require_exact and best != Rung.EXACT:
         raise Refused(f"the restore would not be exact: {reasons[0]}", hint="leave --require out, or restore to the same engine")
+    if best != Rung.EXACT and target.holds_one and len(chosen) > 1:
+        raise WrongRequest(f"{target_url} has room for one collection, not {len(chosen)}", hint="choose one with --collection")
     losses = () if best == Rung.EXACT else _losses(target, chosen, selection, best)
     names = [selection.target_name(collection.name) for collection in chosen]
     return RestorePlan(
