@@ -15,6 +15,7 @@ import pytest
 from worlds import CHEAP, PASSWORD, STRONGROOM, World, build_source, files_of, restored
 
 from strongroom import engines
+from strongroom.engines.staging import StagedEntries
 from strongroom.errors import Locked, WrongKey
 from strongroom.library import init_repository, open_repository
 from strongroom.model import Selection
@@ -174,6 +175,31 @@ def test_restores_to_one_target_at_once(count: int, turn: int, world: World, tmp
     assert DONE in codes, ended
     assert files_of(target) == world.expected[world.order[turn]]
     assert sorted(path.name for path in target.parent.iterdir()) == ["index.faiss", "index.faiss.strongroom.json", "index.parquet"]
+
+
+def test_a_stage_has_one_owner_while_others_take_theirs_away(tmp_path: Path) -> None:
+    """It is opened, made and removed by all at once: each has it alone, or is told that it is locked, and nothing else."""
+    inside, most = [0], [0]
+
+    def use(_: int) -> int:
+        owned = 0
+        for _ in range(200):
+            try:
+                stage = StagedEntries(tmp_path, "token", ["x"])
+            except Locked:
+                continue
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            assert stage.new.is_dir()
+            owned += 1
+            inside[0] -= 1
+            stage.discard()
+        return owned
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(use, range(4))) > 4
+    assert most == [1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_restore_waits_for_nobody(world: World, tmp_path: Path) -> None:

@@ -13,14 +13,17 @@ import ctypes
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from strongroom.errors import Damaged, Locked, Refused
 
 _DONE = ".done"
+_ATTEMPTS = 100
 _WRITE_WITHOUT_WAITING = 2  # SYNC_FILE_RANGE_WRITE of Linux's sync_file_range(2)
 
 
@@ -66,11 +69,44 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a file or a directory, if it is there; also while another process does."""
+    while os.path.lexists(path):
+        with suppress(FileNotFoundError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _locked(directory: Path) -> int:
+    """The lock of a stage's directory, which is made if it isn't there. Raises Locked if another process has it. One that ends
+    meanwhile takes the directory away, and its lock with it: then there is another one to be had."""
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError, FileExistsError):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            if not _take(lock):
+                os.close(lock)
+                break
+            if _is_at(lock, directory / "lock"):
+                return lock
+            os.close(lock)
+    raise Locked(f"another restore is building {directory}")
+
+
+def _take(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class StagedEntries:
@@ -84,15 +120,9 @@ class StagedEntries:
         self._records = frozenset(records)
         self.directory = base / f".strongroom-{token}"
         base.mkdir(parents=True, exist_ok=True)
-        for leftover in base.glob(f".strongroom-{token}{_DONE}"):
+        for leftover in base.glob(f".strongroom-{token}{_DONE}*"):
             remove(leftover)
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise Locked(f"another restore is building {self.directory}") from error
+        self._lock = _locked(self.directory)
         self.new = self.directory / "new"
         self._old = self.directory / "old"
         self.new.mkdir(exist_ok=True)
@@ -139,8 +169,7 @@ class StagedEntries:
 
     def discard(self) -> None:
         """Remove the stage and let go of its lock. It is renamed first, so that a crash can't leave half a stage to resume."""
-        doomed = self._base / f"{self.directory.name}{_DONE}"
-        remove(doomed)
+        doomed = self._base / f"{self.directory.name}{_DONE}-{secrets.token_hex(4)}"
         os.rename(self.directory, doomed)
         sync_directory(self._base)
         remove(doomed)
