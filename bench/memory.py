@@ -77,7 +77,7 @@ def _make(engine: str, source: Path, size: int) -> None:
 
 
 def measure(engine: str, size: int, place: Path) -> list[Peak]:
-    """Back up and restore one source of about `size` bytes (Chroma takes a quarter of an hour to be filled with 3 GB)."""
+    """Back up and restore one source of about `size` bytes. Chroma takes its time to be filled: about 6 MB/s here."""
     source = place / {"faiss": "big.faiss", "lancedb": "big-lancedb", "chroma": "big-chroma"}[engine]
     if not source.exists():
         _make(engine, source, size)
