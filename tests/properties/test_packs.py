@@ -98,6 +98,18 @@ def test_a_blob_is_bound_to_what_is_said_of_it(part: str) -> None:
         PackReader(KEYS, pack.id, pack.salt).open(wrong, content[first.offset : first.offset + first.stored])
 
 
+def test_a_blob_that_was_sealed_under_the_id_of_another_is_damage() -> None:
+    """It decrypts and decodes: only its hash tells. A restore relies on that, and doesn't read back what it writes."""
+    plain = b"not what its id says"
+    open_pack = OpenPack(KEYS, bytearray(1 << 12))
+    place = open_pack.reserve(KEYS.identify(b"something else"), codecs.RAW, len(plain), len(plain))
+    assert place is not None
+    open_pack.fill(place, plain)
+    pack, content = open_pack.finish()
+    with pytest.raises(Damaged, match="not what its id says"):
+        opened(KEYS, pack, bytes(content))
+
+
 def test_swapped_blobs_are_damage() -> None:
     pack, content = packed([(b"first text", "text"), (b"other text", "text")])
     first, other = pack.blobs
