@@ -150,8 +150,12 @@ class Region:
     `vector_offset`, `vector_length` bytes long; vectors and remainder are then stored apart.
 
     If `column` is given, the region is that vector column of the collection's RowBlock number `block`, byte for byte: it was
-    read with the rows already and is not read again. If only parts of it are vectors that were read with the rows, `copies` says
-    which, in order and without overlap.
+    read with the rows already and is not read again. With a stride, it is the vectors of its records that are that column. If only
+    parts of it are vectors that were read with the rows, `copies` says which, in order and without overlap.
+
+    `key` names the region among those of its file, the same in every later state of the file: what isn't vectors in it is then
+    stored as its difference to the region of that key in the snapshot before, if that is smaller. So the same things should lie at
+    the same offsets of regions of one key, in files that grow at the end of a list too.
     """
 
     offset: int
@@ -163,6 +167,7 @@ class Region:
     column: str = ""
     block: int = 0
     copies: tuple[Copy, ...] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
