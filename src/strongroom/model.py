@@ -150,8 +150,10 @@ class Region:
     `vector_offset`, `vector_length` bytes long; vectors and remainder are then stored apart.
 
     If `column` is given, the region is that vector column of the collection's RowBlock number `block`, byte for byte: it was
-    read with the rows already and is not read again. With a stride, it is the vectors of its records that are that column. If only
-    parts of it are vectors that were read with the rows, `copies` says which, in order and without overlap.
+    read with the rows already and is not read again. With a stride, it is the vectors of its records that are that column; with a
+    stride and `block` -1 they are some vectors of that field, nobody knows which. The collection is the artifact's; `collection`
+    names it if that has none. If only parts of the region are vectors that were read with the rows, `copies` says which, in order
+    and without overlap.
 
     `key` names the region among those of its file, the same in every later state of the file: what isn't vectors in it is then
     stored as its difference to the region of that key in the snapshot before, if that is smaller. So the same things should lie at
@@ -165,9 +167,10 @@ class Region:
     vector_offset: int = 0
     vector_length: int = 0
     column: str = ""
-    block: int = 0
+    block: int = -1
     copies: tuple[Copy, ...] = ()
     key: str = ""
+    collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)

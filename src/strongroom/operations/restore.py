@@ -164,7 +164,8 @@ class _Restore:
         """Install the files, prove them, let the engine take them over, ask it the probes. Gives the roots of the collections."""
         selection = self._options.selection
         artifacts = installed_artifacts(self._snapshot, selection)
-        installation = Installation(self._repository, stage, state, self._progress)
+        collections = self._snapshot.manifest.collections
+        installation = Installation(self._repository, collections, stage, state, self._progress)
         installation.install(artifacts)
         with ThreadPoolExecutor(1, thread_name_prefix="strongroom-replay") as asking:
             # files that nothing has to change may be asked while those of an earlier run are read back

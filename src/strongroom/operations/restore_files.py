@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from strongroom.codecs import strided
 from strongroom.engines.protocol import Stage
 from strongroom.engines.staging import start_writing
 from strongroom.errors import Damaged, VerificationFailed
@@ -19,8 +20,9 @@ from strongroom.operations.prefetch import ahead
 from strongroom.operations.restore_state import RestoreState
 from strongroom.progress import Progress
 from strongroom.repository import Repository
-from strongroom.snapshots.artifacts import holds, offsets, read_part
-from strongroom.snapshots.manifest import Part, StoredArtifact
+from strongroom.snapshots.artifacts import ArtifactReader, holds, offsets
+from strongroom.snapshots.manifest import Part, StoredArtifact, StoredCollection
+from strongroom.snapshots.slots import Slots
 
 _FLUSH_BYTES = 32 << 20
 _SOURCES = 4
@@ -30,14 +32,25 @@ _SOURCES = 4
 class Installation:
     """Writes a snapshot's artifacts into a stage."""
 
-    def __init__(self, repository: Repository, stage: Stage, state: RestoreState, progress: Progress) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        collections: Sequence[StoredCollection],
+        stage: Stage,
+        state: RestoreState,
+        progress: Progress,
+    ) -> None:
+        """`collections` are all of the snapshot: files refer to their vectors."""
         self._repository = repository
+        source = functools.lru_cache(_SOURCES)(self._source)
+        slots = {one.name: Slots(one, self._source) for one in collections}
+        self._reader = ArtifactReader(slots, repository.read_blob, repository.keys.identify, source)
         self._stage = stage
         self._state = state
         self._progress = progress
         self._written: set[str] = set()
-        self._places: dict[str, tuple[Path, int, int]] = {}
-        """Where in the files of this run a blob's bytes lie: a file that copies from them need not have them decoded again."""
+        self._places: dict[str, tuple[Path, int, Part]] = {}
+        """Where in the files of this run a blob's bytes lie: a file that has them again need not have them decoded again."""
 
     def install(self, artifacts: Sequence[StoredArtifact]) -> None:
         """Write every file that isn't there yet. Raises Damaged, naming the object that is."""
@@ -82,22 +95,25 @@ class Installation:
         if path.stat().st_size != artifact.size:
             raise Damaged(f"artifact {artifact.path}", "its parts are not as long as the manifest says")
         self._written.add(artifact.path)
-        whole = ((offset, part) for offset, part in offsets(artifact) if not part.stride and not part.sources)
-        self._places.update({part.blob: (path, offset, part.length) for offset, part in whole})
+        for offset, part in offsets(artifact):
+            blob = self._reader.block(part)
+            if blob:
+                self._places[blob] = (path, offset, part)
         self._state.add_installed(artifact.path)
 
     def _contents(self, artifact: StoredArtifact) -> Iterator[Bytes]:
-        read, identify = self._repository.read_blob, self._repository.keys.identify
-        source = functools.lru_cache(_SOURCES)(self._source)
-        return ahead(artifact.parts, lambda part: read_part(part, read, source, identify))
+        return ahead(artifact.parts, self._reader.read)
 
     def _source(self, blob_id: bytes) -> Bytes:
-        """A blob to copy from. What is made of it is checked as a whole."""
+        """A blob of which other bytes are made. These are checked as a whole."""
         if blob_id.hex() not in self._places:
             return self._repository.read_blob(blob_id)
-        path, offset, length = self._places[blob_id.hex()]
+        path, offset, part = self._places[blob_id.hex()]
         with path.open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), length, offset)
+            content = _pread(file, offset, part)
+        if part.stride in (0, part.vector_length):
+            return content
+        return strided.split(content, part.stride, part.vector_offset, part.vector_length)[0]
 
     def _is_whole(self, artifact: StoredArtifact, path: Path) -> bool:
         def same(place: tuple[int, Part]) -> bool:

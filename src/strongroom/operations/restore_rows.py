@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from strongroom.engines.protocol import Frozen, Source, Stage
 from strongroom.errors import Damaged, VerificationFailed
-from strongroom.model import Collection, Fidelity, Role
+from strongroom.model import Collection, Fidelity, Role, RowBlock
 from strongroom.operations.consistency import contradiction_of
 from strongroom.operations.prefetch import ahead
 from strongroom.operations.processor import reproducible
@@ -24,6 +24,7 @@ from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot, role_of, 
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredCollection
 from strongroom.snapshots.segments import read_segment
+from strongroom.snapshots.slots import Slots
 
 _SAMPLE = 1000
 _SAME_DIRECTION = 0.9999
@@ -89,8 +90,7 @@ class RowsLoading:
     def _rows(self, stage: Stage, collection: StoredCollection) -> Iterator[pa.RecordBatch]:
         if self.snapshot.manifest.rows_plane == "segments":
             if collection.schema:
-                schema = collection.arrow_schema()
-                for block in ahead(collection.segments, lambda one: read_segment(one, schema, self.repository.read_blob)):
+                for block in stored_rows(self.repository, collection):
                     yield block.live()
             return
         with self.open_scratch(stage.directory / "scratch", collection.name).freeze(SILENT) as frozen:
@@ -106,6 +106,12 @@ class RowsLoading:
             if len(sample) >= _SAMPLE:
                 break
         return sample
+
+
+def stored_rows(repository: Repository, collection: StoredCollection) -> Iterator[RowBlock]:
+    """The rows of a collection's segments, dead slots included. Raises Damaged."""
+    schema, slots = collection.arrow_schema(), Slots(collection, repository.read_blob)
+    yield from ahead(collection.segments, lambda one: read_segment(one, schema, slots, repository.read_blob))
 
 
 def core_rows(batch: pa.RecordBatch, fidelity: Fidelity) -> pa.RecordBatch:

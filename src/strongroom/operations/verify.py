@@ -18,11 +18,11 @@ from strongroom.engines.protocol import Frozen
 from strongroom.errors import Damaged, EngineFailed, NotFound, StrongroomError, VerificationFailed
 from strongroom.model import Answers, Collection, Selection
 from strongroom.operations.consistency import contradictions
-from strongroom.operations.prefetch import ahead
 from strongroom.operations.processor import reproducible, rounds_alike
 from strongroom.operations.replay import actual_name, ask, names_of
 from strongroom.operations.restore import RestoreOptions, restore
 from strongroom.operations.restore_plan import Rung
+from strongroom.operations.restore_rows import stored_rows
 from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import PACKS, SNAPSHOTS, Pack, Repository
@@ -32,7 +32,6 @@ from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import ProbeSet, StoredCollection
 from strongroom.snapshots.probes import Probes
-from strongroom.snapshots.segments import read_segment
 
 _READERS = 3
 
@@ -290,8 +289,7 @@ class _Verification:
         """The rows plane by itself: an exact restore needs none of it, one into another version or engine nothing else."""
         root = RowsRoot(self._fingerprinter)
         try:
-            schema = collection.arrow_schema() if collection.schema else None
-            for block in ahead(collection.segments, lambda one: read_segment(one, schema, self.repository.read_blob)):
+            for block in stored_rows(self.repository, collection) if collection.schema else ():
                 root.add(block.live())
         except Damaged as error:
             self._find(_subject(snapshot, collection), str(error), [snapshot])

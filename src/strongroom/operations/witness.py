@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from strongroom.repository import Repository
+from strongroom.repository.state import state_directory
 
 Notes = dict[str, Any]
 
@@ -103,10 +103,3 @@ def _alone_at(path: Path) -> Iterator[None]:
     with path.with_suffix(".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def state_directory() -> Path:
-    named = os.environ.get("STRONGROOM_STATE_DIR")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "strongroom"

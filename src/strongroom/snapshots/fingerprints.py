@@ -11,12 +11,17 @@ pass of AES over a whole column, at memory speed; and whoever can choose rows ca
 
 Sums don't depend on the order of rows, so the same rows have the same root however they are stored, and a root can be brought
 forward by adding and subtracting. A null is the same as a column that isn't there.
+
+A vector by itself, whatever holds it, has a fingerprint of its bytes alone:
+
+    vector fingerprint = E(sum of E(block ^ mask[place in value]) ^ "vector" and length)
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +29,13 @@ import numpy.typing as npt
 import pyarrow as pa
 from blake3 import blake3
 
-from strongroom.model import ROLE, Role
+from strongroom.model import ROLE, Bytes, Role
 from strongroom.repository.crypto import block_cipher, derive
 
 Words = npt.NDArray[np.uint64]
 Octets = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
+Short = npt.NDArray[np.uint32]
 BUCKETS = 1024
 _CHUNK_BLOCKS = 1 << 13
 
@@ -45,6 +51,14 @@ class Values:
     even: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Prints:
+    """The fingerprints of a batch: of its rows, shape (rows, 2), and of the vectors of its vector columns, likewise."""
+
+    rows: Words
+    vectors: Mapping[str, Words]
+
+
 class Fingerprinter:
     """Fingerprints rows under one repository's key."""
 
@@ -56,28 +70,46 @@ class Fingerprinter:
 
     def rows(self, batch: pa.RecordBatch) -> Words:
         """The fingerprints of the rows of a batch: shape (rows, 2). Columns are known by role, else by name."""
-        total = np.zeros((batch.num_rows, 2), np.uint64)
-        vectors = [f.name for f in batch.schema if role_of(f) == Role.VECTOR]
-        for field, column in zip(batch.schema, batch.columns, strict=True):
-            name = canonical_name(field, single_vector=len(vectors) == 1)
-            total ^= self._column(name, column)
-        total[:, 0] ^= np.uint64(1)
-        return self._encrypt(total)
+        return self.prints(batch).rows
 
-    def _column(self, name: str, column: pa.Array) -> Words:
+    def prints(self, batch: pa.RecordBatch) -> Prints:
+        """The fingerprints of the rows, and those of the vectors of each vector column without nulls, for one pass over them."""
+        total, vectors = np.zeros((batch.num_rows, 2), np.uint64), dict[str, Words]()
+        single = sum(role_of(field) == Role.VECTOR for field in batch.schema) == 1
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            values = _values_of(_bare(column))
+            sums = self._sums(values)
+            if role_of(field) == Role.VECTOR and not column.null_count and values.even:
+                vectors[field.name] = self._of_vectors(sums, values.lengths)
+            total ^= self._column(canonical_name(field, single_vector=single), column, values, sums)
+        total[:, 0] ^= np.uint64(1)
+        return Prints(self._encrypt(total), vectors)
+
+    def vectors(self, content: Bytes, width: int) -> Words:
+        """The fingerprints of vectors of `width` bytes that lie one after another: shape (vectors, 2)."""
+        data = np.frombuffer(content, np.uint8)
+        rows = len(data) // width
+        return self._of_vectors(self._even(data, rows, width), np.full(rows, width, np.int64))
+
+    def _of_vectors(self, sums: Words, lengths: Places) -> Words:
+        named = sums ^ self._names("vector")
+        named[:, 0] ^= lengths.astype(np.uint64)
+        return self._encrypt(named)
+
+    def _column(self, name: str, column: pa.Array, values: Values, sums: Words) -> Words:
         """E(D_c) for each row, zero where the value is null."""
         column = _bare(column)
-        terms = self._terms(name, _values_of(column))
+        terms = self._terms(name, values, sums)
         gaps = _with_null_elements(column)
         if gaps is not None:
-            terms[gaps] = self._terms(name, _as_json(column.filter(pa.array(gaps))))
+            odd = _as_json(column.filter(pa.array(gaps)))
+            terms[gaps] = self._terms(name, odd, self._sums(odd))
         if column.null_count:
             terms[np.asarray(column.is_null())] = 0
         return terms
 
-    def _terms(self, name: str, values: Values) -> Words:
+    def _terms(self, name: str, values: Values, sums: Words) -> Words:
         """E(D_c) of each value, also of those beneath nulls."""
-        sums = self._sums(values)
         sums ^= self._names(f"{values.kind}:{name}")
         sums[:, 0] ^= values.lengths.astype(np.uint64)
         return self._encrypt(self._encrypt(sums))
@@ -172,7 +204,10 @@ class RowsRoot:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count the rows of a batch in."""
-        prints = self._fingerprinter.rows(batch)
+        self.add_prints(self._fingerprinter.rows(batch))
+
+    def add_prints(self, prints: Words) -> None:
+        """Count rows in by their fingerprints, shape (rows, 2)."""
         buckets = (prints[:, 0] & np.uint64(BUCKETS - 1)).astype(np.intp)
         np.add.at(self._sums[:, 0], buckets, prints[:, 0])
         np.add.at(self._sums[:, 1], buckets, prints[:, 1])
@@ -182,6 +217,15 @@ class RowsRoot:
         """The root, 64 hex digits."""
         content = self._sums.astype("<u8").tobytes() + self._counts.astype("<i8").tobytes()
         return blake3(content, key=self._fingerprinter.root_key).hexdigest()
+
+
+def short(prints: Words) -> Short:
+    """The first SHORT_BYTES of fingerprints, shape (rows, 3): enough to know a row or vector again, and less to keep. That two of a
+    thousand million differ and look equal has a chance of 10^-11."""
+    return np.ascontiguousarray(prints).view(np.uint32).reshape(-1, 4)[:, :3].copy()
+
+
+SHORT_BYTES = 12
 
 
 def role_of(field: pa.Field) -> Role | None:

@@ -17,38 +17,47 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import zstandard
+from pyroaring import BitMap
 
 from strongroom.errors import Damaged
 from strongroom.model import Collection, Description, Field, Json, LedgerItem, Lineage, Position, Status
 
-FORMAT = 1
+FORMAT = 2
 _LONGEST = 1 << 30
+_NEEDED = ("length", "kind", "blob")
 _BLOB_ID = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """An immutable block of `rows` row slots: one blob for each vector column and one for all other columns (Arrow IPC).
+    """An immutable block of `rows` rows, numbered from `start`: one blob for all columns that aren't vectors (Arrow IPC), and one
+    of the rows' fingerprints ('' if there is none).
 
-    `dead` is the deletion vector, one bit a slot (least significant first), base64; '' if no slot is dead.
+    `vectors` maps a vector column to a blob of runs that say which vector each row has; a column that it doesn't name, and that
+    isn't in `rest`, has the vectors of the rows' own numbers. `dead` is the deletion vector: the slots that are rows no longer, as
+    a Roaring bitmap in base64; '' if there are none.
     """
 
+    start: int
     rows: int
-    vectors: Mapping[str, str]
     rest: str
+    prints: str = ""
+    vectors: Mapping[str, str] = field(default_factory=dict)
     dead: str = ""
 
     def dead_slots(self) -> npt.NDArray[np.bool_] | None:
-        """None if every slot is live. Raises Damaged if there isn't one bit a slot."""
+        """None if every slot is live. Raises Damaged if it names slots that aren't there."""
         if not self.dead:
             return None
         try:
-            bits = np.frombuffer(base64.b64decode(self.dead, validate=True), np.uint8)
-        except ValueError:
-            bits = np.zeros(0, np.uint8)
-        if len(bits) != (self.rows + 7) // 8:
+            slots = np.frombuffer(BitMap.deserialize(base64.b64decode(self.dead, validate=True)).to_array(), np.uint32)
+        except ValueError as error:
+            raise Damaged(f"segment {self.rest[:16]}", "its deletion vector can't be read") from error
+        if len(slots) and int(slots[-1]) >= self.rows:
             raise Damaged(f"segment {self.rest[:16]}", f"its deletion vector isn't one of {self.rows} rows")
-        return np.unpackbits(bits, count=self.rows, bitorder="little").astype(np.bool_)
+        dead = np.zeros(self.rows, np.bool_)
+        dead[slots] = True
+        return dead
 
     def dead_count(self) -> int:
         """How many slots are dead. Raises Damaged."""
@@ -56,22 +65,64 @@ class Segment:
         return 0 if dead is None else int(dead.sum())
 
     def blobs(self) -> Iterator[str]:
-        yield from self.vectors.values()
         yield self.rest
+        if self.prints:
+            yield self.prints
+        yield from self.vectors.values()
 
 
 def pack_dead(dead: npt.NDArray[np.bool_] | None) -> str:
     """The deletion vector as `Segment.dead` holds it."""
     if dead is None or not dead.any():
         return ""
-    return base64.b64encode(np.packbits(dead, bitorder="little").tobytes()).decode()
+    slots = BitMap(np.flatnonzero(dead).astype(np.uint32))
+    slots.run_optimize()
+    return base64.b64encode(slots.serialize()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """`count` vectors of one field, numbered from `start`, one after another in `blob`; their fingerprints in `prints`. `used` of
+    them belong to a row or a file of this snapshot."""
+
+    start: int
+    count: int
+    blob: str
+    prints: str = ""
+    used: int = 0
+
+    def blobs(self) -> Iterator[str]:
+        yield self.blob
+        if self.prints:
+            yield self.prints
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """`count` vectors of a field of a collection, as an artifact refers to them: those of the storage order's slots from `first` on
+    if `by` is 'slots', those numbered from `first` on if it is 'numbers', or those of the numbers in `places`, a blob of runs."""
+
+    collection: str
+    field: str
+    count: int
+    by: str
+    first: int = 0
+    places: str = ""
+
+    def blobs(self) -> Iterator[str]:
+        if self.places:
+            yield self.places
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`length` bytes of an artifact: those of `blob`; or, if `stride` is not 0, records whose vectors are `blob`'s bytes and whose
-    remaining bytes are those of `rest`; or, if there are `sources`, what the recipe in `blob` makes of them (`codecs.copies`), with
-    the keyed hash `check`."""
+    """`length` bytes of an artifact: those of `blob`.
+
+    If `stride` is not 0, records of that length, each with a vector at `vector_offset`: the vectors are `vectors` (or those of
+    `blob`), what else the records hold is `rest`. If there are `sources` or `ranges`, the blob is a recipe that copies from them
+    (`codecs.copies`). If there are `differences`, `rest` (or `blob` where there are no records) is XORed with each of them.
+    `key` is that of the region, `check` the keyed hash by which a part made of several blobs is proven (`check_of`).
+    """
 
     length: int
     kind: str
@@ -82,12 +133,21 @@ class Part:
     rest: str = ""
     sources: tuple[str, ...] = ()
     check: str = ""
+    key: str = ""
+    differences: tuple[str, ...] = ()
+    vectors: Vectors | None = None
+    ranges: tuple[Vectors, ...] = ()
 
     def blobs(self) -> Iterator[str]:
-        yield self.blob
+        if self.blob:
+            yield self.blob
         if self.rest:
             yield self.rest
         yield from self.sources
+        yield from self.differences
+        for one in (self.vectors, *self.ranges):
+            if one is not None:
+                yield from one.blobs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +181,20 @@ class ProbeSet:
 
 @dataclass(frozen=True, slots=True)
 class StoredCollection:
-    """A collection as captured: catalog, schema of its rows (Arrow IPC, base64), segments, root and probes."""
+    """A collection as captured: catalog, schema of its rows (Arrow IPC, base64), segments, root and probes.
+
+    `vectors` are the stored vectors of each field. `order` says which row lies in each of the `slots` of the engine's own storage
+    order: blobs of runs, each of which replaces some of the ones before; to begin with, slot i has row number i.
+    """
 
     catalog: Collection
     schema: str
     rows_root: str
     segments: tuple[Segment, ...]
     probes: tuple[ProbeSet, ...]
+    vectors: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    slots: int = 0
 
     @property
     def name(self) -> str:
@@ -147,6 +214,10 @@ class StoredCollection:
     def blobs(self) -> Iterator[str]:
         for segment in self.segments:
             yield from segment.blobs()
+        for blocks in self.vectors.values():
+            for block in blocks:
+                yield from block.blobs()
+        yield from self.order
         for probe in self.probes:
             yield probe.blob
 
@@ -197,6 +268,10 @@ class Manifest:
 def encode(manifest: Manifest) -> bytes:
     """JSON, compressed by zstandard."""
     body = {"strongroom_manifest": FORMAT, **dataclasses.asdict(manifest)}
+    for artifact in body["artifacts"]:
+        artifact["parts"] = [
+            {name: value for name, value in part.items() if value or name in _NEEDED} for part in artifact["parts"]
+        ]
     return zstandard.compress(json.dumps(body, sort_keys=True, separators=(",", ":")).encode(), 9)
 
 
@@ -206,9 +281,10 @@ def decode(name: str, content: bytes) -> Manifest:
         if zstandard.frame_content_size(content) > _LONGEST:
             raise Damaged(name, "it claims to be longer than any manifest")
         body = json.loads(zstandard.ZstdDecompressor().decompress(content, max_output_size=_LONGEST))
-        if body.pop("strongroom_manifest") != FORMAT:
+        version = body.pop("strongroom_manifest")
+        if version not in (1, FORMAT):
             raise Damaged(name, "a newer Strongroom wrote this manifest", hint="use a newer Strongroom")
-        record = _manifest(body)
+        record = _manifest(_from_first_format(body) if version == 1 else body)
         if not all(_BLOB_ID.fullmatch(blob) for blob in record.blobs()):
             raise Damaged(name, "it names blobs that can't be")
         return record
@@ -235,12 +311,44 @@ def _collection(body: dict[str, Any]) -> StoredCollection:
         rows_root=body["rows_root"],
         segments=tuple(Segment(**item) for item in body["segments"]),
         probes=tuple(ProbeSet(**item) for item in body["probes"]),
+        vectors={name: tuple(Block(**item) for item in blocks) for name, blocks in body["vectors"].items()},
+        order=tuple(body["order"]),
+        slots=body["slots"],
     )
 
 
 def _artifact(body: dict[str, Any]) -> StoredArtifact:
-    body["parts"] = tuple(Part(**{**item, "sources": tuple(item.get("sources", ()))}) for item in body["parts"])
+    body["parts"] = tuple(_part(item) for item in body["parts"])
     return StoredArtifact(**body)
+
+
+def _part(item: dict[str, Any]) -> Part:
+    for name in ("sources", "differences"):
+        item[name] = tuple(item.get(name, ()))
+    item["vectors"] = Vectors(**item["vectors"]) if item.get("vectors") else None
+    item["ranges"] = tuple(Vectors(**one) for one in item.get("ranges", ()))
+    return Part(**item)
+
+
+def _from_first_format(body: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of format 1 in the words of this one: there each segment has blobs of its own vectors, and a bit a slot."""
+    for collection in body["collections"]:
+        start, vectors = 0, dict[str, list[dict[str, Any]]]()
+        for segment in collection["segments"]:
+            rows = segment["rows"]
+            for name, blob in segment.pop("vectors").items():
+                vectors.setdefault(name, []).append({"start": start, "count": rows, "blob": blob})
+            segment.update(start=start, dead=_dead_of_bits(segment["rest"], segment.get("dead", ""), rows))
+            start += rows
+        collection.update(vectors=vectors, order=[], slots=start)
+    return body
+
+
+def _dead_of_bits(name: str, dead: str, rows: int) -> str:
+    bits = np.frombuffer(base64.b64decode(dead, validate=True), np.uint8)
+    if dead and len(bits) != (rows + 7) // 8:
+        raise Damaged(f"segment {name[:16]}", f"its deletion vector isn't one of {rows} rows")
+    return pack_dead(np.unpackbits(bits, count=rows, bitorder="little").astype(np.bool_)) if dead else ""
 
 
 def encode_schema(schema: pa.Schema) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,57 +11,45 @@ import pyarrow as pa
 from strongroom.errors import Damaged
 from strongroom.model import Bytes, Field, Role, RowBlock
 from strongroom.snapshots.fingerprints import role_of
-from strongroom.snapshots.manifest import Segment, pack_dead
+from strongroom.snapshots.manifest import Segment
+from strongroom.snapshots.slots import Slots
 
 Submit = Callable[[Bytes, str], "Future[bytes]"]
 
 
-@dataclass(frozen=True, slots=True)
-class PendingSegment:
-    """A segment whose blobs are on their way: their ids to come, and not the rows. `vectors` has each column's bytes and blob."""
-
-    rows: int
-    vectors: Mapping[str, tuple[int, Future[bytes]]]
-    rest: Future[bytes]
-    dead: str
-
-    def result(self) -> Segment:
-        """The segment, once all of its blobs are known."""
-        ids = {name: blob.result().hex() for name, (_, blob) in self.vectors.items()}
-        return Segment(self.rows, ids, self.rest.result().hex(), self.dead)
+def vector_columns(batch: pa.RecordBatch, fields: tuple[Field, ...]) -> dict[str, memoryview]:
+    """The bare values of the vector columns that are stored as vectors, one after another: those of `fields` without nulls."""
+    names = {field.name for field in fields}
+    return {
+        field.name: bare_values(column)
+        for field, column in zip(batch.schema, batch.columns, strict=True)
+        if field.name in names and role_of(field) == Role.VECTOR and not column.null_count
+    }
 
 
-def store_block(block: RowBlock, fields: tuple[Field, ...], submit: Submit) -> PendingSegment:
-    """Hand the columns of a block to `submit`.
-
-    A vector column without nulls is one blob of its bare values; so it is the same blob as a region of an index file that holds
-    the same vectors, and as another engine's. All other columns are one blob together.
-    """
-    kinds = {field.name: field.dtype for field in fields}
-    batch = block.batch
-    vectors: dict[str, tuple[int, Future[bytes]]] = {}
-    for field, column in zip(batch.schema, batch.columns, strict=True):
-        if role_of(field) == Role.VECTOR and field.name in kinds and not column.null_count:
-            values = _values(column)
-            vectors[field.name] = (values.nbytes, submit(values, kinds[field.name]))
-    rest = submit(_ipc(batch.drop_columns(list(vectors)) if vectors else batch), "text")
-    return PendingSegment(batch.num_rows, vectors, rest, pack_dead(block.dead))
+def encode_rest(batch: pa.RecordBatch) -> memoryview:
+    """An Arrow IPC stream of one batch."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return memoryview(sink.getvalue())
 
 
-def read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], Bytes]) -> RowBlock:
+def read_segment(segment: Segment, schema: pa.Schema, slots: Slots, read_blob: Callable[[bytes], Bytes]) -> RowBlock:
     """The block of rows that was stored. Raises Damaged if the blobs don't fit together."""
     try:
-        return _read_segment(segment, schema, read_blob)
+        return _read_segment(segment, schema, slots, read_blob)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, StopIteration) as error:
         raise Damaged(f"segment {segment.rest[:16]}", "its blobs are not the columns of its rows") from error
 
 
-def _read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[bytes], Bytes]) -> RowBlock:
+def _read_segment(segment: Segment, schema: pa.Schema, slots: Slots, read_blob: Callable[[bytes], Bytes]) -> RowBlock:
     rest = pa.ipc.open_stream(pa.py_buffer(read_blob(bytes.fromhex(segment.rest)))).read_next_batch()
     columns = []
     for field in schema:
-        if field.name in segment.vectors:
-            column = _column(field, segment.rows, read_blob(bytes.fromhex(segment.vectors[field.name])))
+        if role_of(field) == Role.VECTOR and field.name not in rest.schema.names:
+            places = slots.of_segment(segment, field.name)
+            column = _column(field, segment.rows, slots.reader(field.name).take(places))
         else:
             column = rest.column(field.name)
         if len(column) != segment.rows:
@@ -71,7 +58,7 @@ def _read_segment(segment: Segment, schema: pa.Schema, read_blob: Callable[[byte
     return RowBlock(pa.record_batch(columns, schema=schema), segment.dead_slots())
 
 
-def _values(column: pa.Array) -> memoryview:
+def bare_values(column: pa.Array) -> memoryview:
     """The bare bytes of a fixed-width column, without a copy."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
@@ -98,17 +85,10 @@ def _column(field: pa.Field, rows: int, content: Bytes) -> pa.Array:
     return pa.ExtensionArray.from_storage(field.type, array) if isinstance(field.type, pa.ExtensionType) else array
 
 
-def _ipc(batch: pa.RecordBatch) -> memoryview:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    return memoryview(sink.getvalue())
-
-
 def vector_matrix(batch: pa.RecordBatch, field: Field) -> np.ndarray:
     """A vector column as float32, shape (rows, dimension). Rows whose vector is null are left out by the caller."""
     column = batch.column(field.name)
-    raw = np.frombuffer(_values(column), np.uint8)
+    raw = np.frombuffer(bare_values(column), np.uint8)
     if field.dtype == "bfloat16":
         words = raw.view(np.uint16).astype(np.uint32) << np.uint32(16)
         return words.view(np.float32).reshape(-1, field.dimension)

@@ -1,0 +1,112 @@
+"""What of earlier snapshots may a new one rely on? The newest of the same source for its rows and files, others for their vectors.
+
+It relies on nothing that isn't there: what the store has lost, or what is known to be damaged, counts as never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blake3 import blake3
+
+from strongroom.errors import Damaged
+from strongroom.model import Collection
+from strongroom.repository import BlobWriter, Repository
+from strongroom.repository.state import state_directory
+from strongroom.snapshots.artifacts import Before
+from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.known import KnownRows, open_known
+from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection
+from strongroom.snapshots.rows_writer import HIGHEST, following
+from strongroom.snapshots.seeds import Seeds, seeds_of
+
+
+@dataclass
+class Predecessor:
+    """The newest snapshot of a source, if there is one, and those of other sources, newest first."""
+
+    repository: Repository
+    writer: BlobWriter
+    source: str
+    snapshot: Snapshot | None
+    others: Sequence[Snapshot] = ()
+    _there: dict[str, bool] = field(default_factory=dict)
+
+    def has(self, blob: str) -> bool:
+        """Is the blob really there?"""
+        if blob not in self._there:
+            self._there[blob] = self.writer.has(bytes.fromhex(blob))
+        return self._there[blob]
+
+    def collection(self, name: str) -> StoredCollection | None:
+        """The collection of that name in the snapshot before."""
+        manifest = self.snapshot.manifest if self.snapshot else None
+        return next((one for one in manifest.collections if one.name == name), None) if manifest else None
+
+    def rows(self, collection: Collection, schema: str, rows_plane: str) -> KnownRows | None:
+        """What is known of the collection's rows; None if they can't be told apart from the new ones or not be relied on."""
+        before = self.collection(collection.name)
+        if before is None or self.snapshot is None or not before.slots or following(before) > HIGHEST:
+            return None
+        if before.schema != schema or self.snapshot.manifest.rows_plane != rows_plane or not _same_fields(before, collection):
+            return None
+        mapped = (blob for segment in before.segments for blob in segment.vectors.values())
+        if not all(segment.prints for segment in before.segments) or not all(map(self.has, (*before.order, *mapped))):
+            return None
+        try:
+            return open_known(before, self.cache(collection.name), self.repository.keys.identify, self.repository.read_blob)
+        except Damaged:  # what it would be compared with is lost: then all of it is new
+            return None
+
+    def seeds(self, collection: Collection, *, known: bool) -> Seeds:
+        """The vectors of other collections that this one may use; none if its own of before are known."""
+        if known:
+            return Seeds()
+        before = self.collection(collection.name)
+        others = [*([before] if before else []), *(one for snapshot in self.others for one in snapshot.manifest.collections)]
+        return seeds_of(collection.fields, others, self.has, self.repository.read_blob)
+
+    def file(self, path: str) -> Before:
+        """The parts of a file in the snapshot before that are still there."""
+        found = self._artifact(path)
+        if found is None:
+            return Before()
+        parts = {part.key: part for part in found.parts if part.key and self._is_there(part)}
+        return Before(parts, self.repository.read_blob)
+
+    def immutable(self, path: str, size: int) -> StoredArtifact | None:
+        """A file that the engine never changes, if all of it is still there."""
+        found = self._artifact(path)
+        usable = found is not None and found.immutable and found.size == size and all(map(self.has, found.blobs()))
+        return found if usable else None
+
+    def cache(self, collection: str) -> Path:
+        """Where this machine keeps what it knows of a collection's rows."""
+        name = blake3(f"{self.source}\0{collection}".encode()).hexdigest()[:32]
+        return state_directory() / self.repository.config.repository_id.hex() / "rows" / name
+
+    def _artifact(self, path: str) -> StoredArtifact | None:
+        manifest: Manifest | None = self.snapshot.manifest if self.snapshot else None
+        return next((one for one in manifest.artifacts if one.path == path), None) if manifest else None
+
+    def _is_there(self, part: Part) -> bool:
+        return all(map(self.has, part.blobs()))
+
+
+def predecessor_of(repository: Repository, writer: BlobWriter, source: str, engine: str, known: Sequence[Snapshot]) -> Predecessor:
+    """What a backup of `source` may rely on. `known` are all readable snapshots, oldest first."""
+    newest = {one.manifest.source: one for one in known}
+    mine = newest.pop(source, None)
+    if mine is not None and mine.manifest.engine != engine:
+        newest[""], mine = mine, None
+    others = sorted(newest.values(), key=lambda one: one.manifest.created, reverse=True)
+    return Predecessor(repository, writer, source, mine, others)
+
+
+def _same_fields(before: StoredCollection, collection: Collection) -> bool:
+    def shape(one: Collection) -> list[tuple[str, str, int]]:
+        return [(field.name, field.dtype, field.dimension) for field in one.fields]
+
+    return shape(before.catalog) == shape(collection)

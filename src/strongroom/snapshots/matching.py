@@ -1,0 +1,152 @@
+"""Which rows and vectors of a block does the snapshot before have already?
+
+Each row is looked for by its fingerprint, first where it lay before, then anywhere; each vector by its own, then among what other
+collections have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from strongroom.codecs.runs import NONE, Numbers
+from strongroom.snapshots.fingerprints import Short
+from strongroom.snapshots.known import KnownRows, Lines, Lookup
+from strongroom.snapshots.manifest import Block
+from strongroom.snapshots.marks import Marks, in_pieces
+from strongroom.snapshots.seeds import Adopt, Seeds
+
+_STRAYS = 64
+_STRAY_SHARE = 1 / 16
+"""So many rows of a block that aren't where they were are simply taken for new; if there are more, all are looked for anywhere."""
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A block of rows by its fingerprints: of the rows, of the vectors of each field, and which slots are dead."""
+
+    first: int
+    rows: Short
+    vectors: Mapping[str, Short]
+    dead: Flags
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The number of each row, and for each field those of the vectors; NONE for what isn't stored yet."""
+
+    numbers: Numbers
+    places: dict[str, Numbers]
+
+
+class Matcher:
+    """Finds rows of one collection again, block after block in storage order. No row is found twice."""
+
+    def __init__(
+        self,
+        known: KnownRows | None,
+        seeds: Seeds,
+        adopt: Adopt,
+        given_up: frozenset[int],
+        blocks_given_up: Mapping[str, frozenset[int]],
+    ) -> None:
+        """`given_up` are the first numbers of segments and blocks whose rows and vectors are to be stored anew."""
+        self._known = known
+        self._seeds = seeds
+        self._adopt = adopt
+        before = known.collection if known else None
+        segments = before.segments if before else ()
+        vectors: Mapping[str, tuple[Block, ...]] = before.vectors if before else {}
+        self._gone = [(one.start, one.start + one.rows) for one in segments if one.start in given_up]
+        self._blocks_gone = {
+            name: [(one.start, one.start + one.count) for one in vectors.get(name, ()) if one.start in starts]
+            for name, starts in blocks_given_up.items()
+        }
+        self._claimed = Marks()
+        self._rows: Lookup | None = None
+        self._vectors: dict[str, Lookup] = {}
+
+    def before(self, first: int, count: int) -> Numbers:
+        """The numbers of the rows that lay in these slots in the snapshot before; to begin with, those of the slots."""
+        numbers = np.arange(first, first + count, dtype=np.uint32)
+        if self._known is not None:
+            then = self._known.lines(first, count).numbers
+            numbers[: len(then)] = then
+            numbers[len(then) :] = NONE
+        return numbers
+
+    def find(self, seen: Seen) -> Found:
+        """What of a block is stored already."""
+        found = Found(np.full(len(seen), NONE, np.uint32), {name: np.full(len(seen), NONE, np.uint32) for name in seen.vectors})
+        if self._known is not None:
+            then = self._known.lines(seen.first, len(seen))
+            self._in_place(then, seen, found)
+            strays = int((found.numbers[: len(then)] == NONE).sum())
+            if self._rows is not None or strays > max(_STRAYS, len(seen) * _STRAY_SHARE):
+                self._anywhere(seen, found)
+        for name, prints in seen.vectors.items():
+            missing = np.flatnonzero(found.places[name] == NONE)
+            if len(missing) and self._seeds.has(name):
+                found.places[name][missing] = self._seeds.find(name, prints[missing], self._adopt)
+        self._claimed.mark(found.numbers)
+        return found
+
+    def _in_place(self, then: Lines, seen: Seen, found: Found) -> None:
+        """What lies where it lay: live rows by the whole row, dead slots by their vectors, which are all that is left of them."""
+        there = slice(0, len(then))
+        dead, buried = seen.dead[there], seen.dead[there].copy()
+        for name, prints in seen.vectors.items():
+            same = _equal(prints[there], then.vectors[name]) if name in then.vectors else np.zeros(len(then), np.bool_)
+            known = np.where(same, then.places[name], NONE) if name in then.vectors else np.full(len(then), NONE, np.uint32)
+            found.places[name][there] = self._still(name, known)
+            buried &= same
+        alike = _equal(seen.rows[there], _shortened(then)) & then.live & ~dead
+        found.numbers[there] = self._unclaimed(np.where(alike | buried, then.numbers, NONE))
+
+    def _anywhere(self, seen: Seen, found: Found) -> None:
+        assert self._known is not None  # noqa: S101 - asked for only then
+        self._rows = self._rows or self._known.row_lookup()
+        missing = np.flatnonzero((found.numbers == NONE) & ~seen.dead)
+        taken = self._unclaimed(self._rows.find(seen.rows[missing]), among=found.numbers)
+        found.numbers[missing] = taken
+        for name, prints in seen.vectors.items():
+            missing = np.flatnonzero(found.places[name] == NONE)
+            if len(missing):
+                if name not in self._vectors:
+                    self._vectors[name] = self._known.vector_lookup(name)
+                found.places[name][missing] = self._still(name, self._vectors[name].find(prints[missing]))
+
+    def _still(self, name: str, places: Numbers) -> Numbers:
+        """These, but for those in blocks that are given up."""
+        gone = self._blocks_gone.get(name)
+        return np.where(in_pieces(places, gone), NONE, places) if gone else places
+
+    def _unclaimed(self, numbers: Numbers, among: Numbers | None = None) -> Numbers:
+        """These, but for those in segments that are given up, of rows that were found before, and for repetitions."""
+        result = numbers.copy()
+        result[in_pieces(result, self._gone) | self._claimed.of(result)] = NONE
+        if among is not None:
+            result[np.isin(result, among)] = NONE
+        there = np.flatnonzero(result != NONE)
+        _, firsts = np.unique(result[there], return_index=True)
+        again = np.ones(len(there), np.bool_)
+        again[firsts] = False
+        result[there[again]] = NONE
+        return result
+
+
+def _equal(some: Short, others: Short) -> Flags:
+    same: Flags = (some == others).all(axis=1)
+    return same
+
+
+def _shortened(lines: Lines) -> Short:
+    return lines.rows.view(np.uint32).reshape(-1, 4)[:, :3]
