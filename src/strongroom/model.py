@@ -33,6 +33,14 @@ class Role(StrEnum):
     COLUMN = "column"  # any other Arrow column that the engine has as a column of its own
 
 
+class Cut(StrEnum):
+    """How a file of the index plane is cut into the pieces that are stored."""
+
+    FORMAT = "by its format"  # vectors, links, codes and ids apart
+    CONTENT = "by content"  # where its bytes say (codecs.chunks): it is of no known format
+    BLOCKS = "in fixed blocks"  # of one length each
+
+
 class Status(StrEnum):
     CAPTURED = "captured"
     NOT_OFFERED = "not offered by the engine"
@@ -150,8 +158,9 @@ class Region:
     `vector_offset`, `vector_length` bytes long; vectors and remainder are then stored apart.
 
     If `column` is given, the region is that vector column of the collection's RowBlock number `block`, byte for byte: it was
-    read with the rows already and is not read again. With a stride, it is the vectors of its records that are that column. If only
-    parts of it are vectors that were read with the rows, `copies` says which, in order and without overlap.
+    read with the rows already and is not read again. With a stride, it is the vectors of its records that are that column. The
+    collection is the artifact's; `collection` names it if that has none. If only parts of the region are vectors that were
+    read with the rows, `copies` says which, in order and without overlap.
 
     `key` names the region among those of its file, the same in every later state of the file: what isn't vectors in it is then
     stored as its difference to the region of that key in the snapshot before, if that is smaller. So the same things should lie at
@@ -168,6 +177,7 @@ class Region:
     block: int = 0
     copies: tuple[Copy, ...] = ()
     key: str = ""
+    collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
