@@ -42,8 +42,10 @@ def store_artifact(
         advance(region.length)
     if end != artifact.size:
         raise SourceChanged(f"{artifact.path}: {end} of {artifact.size} bytes could be read")
-    collection = artifact.collection
-    return lambda: StoredArtifact(artifact.path, artifact.size, collection, artifact.immutable, tuple(part() for part in parts))
+    collection, cut = artifact.collection, str(artifact.cut)
+    return lambda: StoredArtifact(
+        artifact.path, artifact.size, collection, artifact.immutable, tuple(part() for part in parts), cut
+    )
 
 
 def _column_of(region: Region, blocks: Sequence[PendingSegment]) -> Future[bytes] | None:
