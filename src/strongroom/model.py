@@ -33,6 +33,14 @@ class Role(StrEnum):
     COLUMN = "column"  # any other Arrow column that the engine has as a column of its own
 
 
+class Cut(StrEnum):
+    """How a file of the index plane is cut into the pieces that are stored."""
+
+    FORMAT = "by its format"  # vectors, links, codes and ids apart
+    CONTENT = "by content"  # where its bytes say (codecs.chunks): it is of no known format
+    BLOCKS = "in fixed blocks"  # of one length each
+
+
 class Status(StrEnum):
     CAPTURED = "captured"
     NOT_OFFERED = "not offered by the engine"

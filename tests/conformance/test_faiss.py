@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from strongroom.engines.faiss import Faiss
-from strongroom.engines.faiss.layout import Truncated, UnknownFormat, parse
+from strongroom.engines.faiss.headers import Truncated, UnknownFormat, parse
 from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
 from strongroom.errors import Damaged, Locked, NotFound, Refused, SourceChanged, StrongroomError, Unreadable, WrongRequest
 from strongroom.model import ROLE, Collection, Field, Role, Selection, Status
@@ -246,7 +246,8 @@ def test_regions_are_typed(built, kind) -> None:
     kinds = {region.kind: 0 for region in layout.regions()}
     for region in layout.regions():
         kinds[region.kind] += region.length
-    assert kinds["bytes"] < 2_500
+    short_lists = 12 * ROWS if kind == "IVF20,PQ8x4" else 0  # codes and ids lie side by side in one region
+    assert kinds["bytes"] < 2_500 + short_lists
     assert kinds["int64"] >= 8 * ROWS
     if kind.startswith("HNSW"):
         assert kinds["int32"] > 16 * 4 * ROWS

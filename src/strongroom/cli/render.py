@@ -21,7 +21,7 @@ from strongroom.operations.restore_plan import RestorePlan
 from strongroom.operations.verify import VerifyReport
 from strongroom.repository import KeySlot
 from strongroom.snapshots.history import Snapshot
-from strongroom.snapshots.manifest import ProbeSet, StoredCollection
+from strongroom.snapshots.manifest import ProbeSet, StoredArtifact, StoredCollection
 
 
 class _Console(Console):
@@ -39,6 +39,9 @@ Part = str | tuple[str, str]
 
 _OK, _BAD = ("✓", "green"), ("✗", "red")
 _MARKS = {Status.CAPTURED: _OK, Status.NOT_OFFERED: ("–", "dim"), Status.NOT_CAPTURED: ("!", "yellow")}
+
+_MOST_FILES = 24
+"""Shown to people: an engine may have thousands."""
 
 
 def as_json(value: Any) -> str:
@@ -92,7 +95,9 @@ def snapshot_detail(snapshot: Snapshot) -> dict[str, Any]:
         "processor": record.processor,
         "catalog": record.catalog,
         "ledger": plain(record.ledger),
-        "artifacts": [{"path": one.path, "size": one.size, "collection": one.collection} for one in record.artifacts],
+        "artifacts": [
+            {"path": one.path, "size": one.size, "collection": one.collection, "cut": one.cut} for one in record.artifacts
+        ],
         "collections": [
             {
                 **plain(one.catalog),
@@ -183,7 +188,18 @@ def show_snapshot(snapshot: Snapshot) -> None:
             index = str(field.index.get("kind", "no index"))
             probes = _probes(next((probe for probe in one.probes if probe.field == field.name), None))
             line(f"    {field.name}  {field.dimension} x {field.dtype}{decoded}  {field.metric}  {index}  {probes}")
+    _show_files(record.artifacts)
     show_ledger(record.ledger)
+
+
+def _show_files(files: Sequence[StoredArtifact]) -> None:
+    """Each file of the index plane, its size, and by what it is cut into what is stored."""
+    if files:
+        line(("files", "bold"))
+    for one in files[:_MOST_FILES]:
+        line(f"  {one.path}  {amount(one.size, 'bytes')}", f"  {one.cut}" if one.cut else "")
+    if len(files) > _MOST_FILES:
+        line(f"  and {len(files) - _MOST_FILES:,} more: --json lists all")
 
 
 def _model(collection: StoredCollection) -> str:

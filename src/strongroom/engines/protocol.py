@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from strongroom.model import Answers, Collection, Description, Fidelity, Position, Region, RowBlock, Selection
+    from strongroom.model import Answers, Collection, Cut, Description, Fidelity, Position, Region, RowBlock, Selection
     from strongroom.progress import Progress
 
 BLOCK_BYTES = 8 << 20
@@ -50,6 +50,10 @@ class Artifact(Protocol):
     @property
     def immutable(self) -> bool:
         """True if the engine never changes a file of this path and size, so that an earlier snapshot's copy stands for it."""
+
+    @property
+    def cut(self) -> Cut:
+        """By what `regions` cuts it."""
 
     def regions(self) -> Iterable[Region]:
         """The file cut into regions, in order, without gap or overlap, none longer than BLOCK_BYTES where it can be helped.

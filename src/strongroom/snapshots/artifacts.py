@@ -67,7 +67,8 @@ class ArtifactWriter:
         if end != artifact.size:
             raise SourceChanged(f"{artifact.path}: {end} of {artifact.size} bytes could be read")
         name, size, collection, immutable = artifact.path, artifact.size, artifact.collection, artifact.immutable
-        return lambda: StoredArtifact(name, size, collection, immutable, tuple(part() for part in parts))
+        cut = str(artifact.cut)
+        return lambda: StoredArtifact(name, size, collection, immutable, tuple(part() for part in parts), cut)
 
     def _part(self, artifact: Artifact, region: Region, before: Before) -> PendingPart:
         collection = region.collection or artifact.collection or ""

@@ -152,13 +152,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class StoredArtifact:
-    """A file of the index plane: the concatenation of its parts."""
+    """A file of the index plane: the concatenation of its parts. `cut` says by what it was cut (`model.Cut`), '' if nobody said."""
 
     path: str
     size: int
     collection: str | None
     immutable: bool
     parts: tuple[Part, ...]
+    cut: str = ""
 
     def blobs(self) -> Iterator[str]:
         for part in self.parts:

@@ -20,14 +20,19 @@ import numpy.typing as npt
 from strongroom.engines import isolation
 from strongroom.engines.chroma import catalog, rows
 from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
+from strongroom.engines.chroma.catalog import FIELD
 from strongroom.engines.chroma.hnsw import Header
 from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
+from strongroom.engines.regions import fixed_blocks
 from strongroom.errors import NotFound, SourceChanged, Unreadable
-from strongroom.model import Answers, Collection, Description, LedgerItem, Position, Region, RowBlock, Status
+from strongroom.model import Answers, Collection, Cut, Description, LedgerItem, Position, Region, RowBlock, Status
 from strongroom.progress import Progress
 
 _PREFIX = ".strongroom-moment-"
 _DATABASE_BLOCK = 1 << 20
+"""Whole pages of sqlite, whatever their size. After 1 % of inserts and of updates (12,000 summaries, 11.3 MB) 0.67 MB were stored
+by blocks of 1 MiB as what sets each apart from itself before, 0.75 by 256 KiB, 0.84 by 64 KiB; as they are 4.9, 4.5, 4.0, and 2.0
+by 4 KiB."""
 _RANDOM = "each time that it is opened, Chroma takes them into the index in random order, and its answers may differ a little"
 
 
@@ -105,7 +110,7 @@ class ChromaFrozen:
             self._position = catalog.last_position(connection)
             self._catalog = catalog.source_catalog(connection, migrations)
         self._counts = {name: place.count for name, place in places.items()}
-        self._headers = {self._entries[name].vector_segment: place.header for name, place in places.items()}
+        self._indices = {self._entries[name].vector_segment: (name, place.header) for name, place in places.items()}
         self._lost = {name: place.lost for name, place in places.items() if place.lost}
         self._unsettled = {name: place.pending for name, place in places.items() if place.pending}
         self._artifacts = tuple(self._files())
@@ -155,11 +160,11 @@ class ChromaFrozen:
         return self._artifacts
 
     def _files(self) -> Iterator[_File]:
-        for segment, header in sorted(self._headers.items()):
+        for segment, (collection, header) in sorted(self._indices.items(), key=lambda index: index[0]):
             for name in INDEX_FILES:
                 if (self._root / segment / name).exists():
-                    yield _File(self._root, f"{segment}/{name}", _CUTS.get(name, _plain)(header))
-        yield _File(self._root, DATABASE, _pieces("bytes", _DATABASE_BLOCK))
+                    yield _File(self._root, f"{segment}/{name}", *_cut(name, collection, header))
+        yield _File(self._root, DATABASE, Cut.BLOCKS, _blocks(_DATABASE_BLOCK))
 
     def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
         """What Chroma answers from the copy, opened in a child process: distances are its float32. Chroma may take the log's
@@ -186,39 +191,48 @@ class ChromaFrozen:
             artifact.close()
 
 
-Cut = Callable[[int], Iterable[Region]]
+Pieces = Callable[[int], Iterable[Region]]
 """From a file's size to its regions."""
 
 
-def _pieces(kind: str, length: int, start: int = 0) -> Cut:
-    return lambda size: (Region(at, min(length, size - at), kind) for at in range(start, size, length))
+def _blocks(length: int = BLOCK_BYTES, kind: str = "bytes") -> Pieces:
+    return lambda size: fixed_blocks("block", 0, size, length, kind)
 
 
-def _plain(_: Header | None) -> Cut:
-    return _pieces("bytes", BLOCK_BYTES)
-
-
-def _links(_: Header | None) -> Cut:
-    return _pieces("int32", BLOCK_BYTES)
-
-
-def _elements(header: Header | None) -> Cut:
+def _elements(collection: str, header: Header | None) -> Pieces:
     """Cut at the same slots as the row blocks; what lies beyond the last element (Chroma writes its whole capacity) as bytes."""
     if header is None:
-        return _pieces("bytes", BLOCK_BYTES)
+        return _blocks()
     block = rows_per_block(4 * header.dimension)
     stride, offset, length_of = header.stride, header.data_offset, 4 * header.dimension
 
     def cut(size: int) -> Iterator[Region]:
-        for slot in range(0, header.count, block):
+        for number, slot in enumerate(range(0, header.count, block)):
             length = min(block, header.count - slot) * header.stride
-            yield Region(slot * stride, length, "float32", stride, offset, length_of)
-        yield from _pieces("bytes", BLOCK_BYTES, header.count * header.stride)(size)
+            yield Region(
+                slot * stride,
+                length,
+                "float32",
+                stride,
+                offset,
+                length_of,
+                FIELD,
+                number,
+                key=f"level0 {number}",
+                collection=collection,
+            )
+        yield from fixed_blocks("unused", header.count * header.stride, size)
 
     return cut
 
 
-_CUTS = {"data_level0.bin": _elements, "link_lists.bin": _links}
+def _cut(name: str, collection: str, header: Header | None) -> tuple[Cut, Pieces]:
+    """The links of upper levels, lengths and ids lie in order of slots: what is added comes at the end."""
+    if name == "data_level0.bin":
+        return Cut.FORMAT, _elements(collection, header)
+    if name == "link_lists.bin":
+        return Cut.FORMAT, _blocks(kind="int32")
+    return Cut.BLOCKS, _blocks()
 
 
 class _File:
@@ -227,16 +241,17 @@ class _File:
     immutable = False
     collection: str | None = None
 
-    def __init__(self, root: Path, path: str, cut: Cut) -> None:
+    def __init__(self, root: Path, path: str, cut: Cut, pieces: Pieces) -> None:
         self._place = root / path
-        self._cut = cut
+        self._pieces = pieces
+        self.cut = cut
         self._lock = threading.Lock()
         self._descriptor = -1
         self.path = path
         self.size = self._place.stat().st_size
 
     def regions(self) -> Iterable[Region]:
-        return self._cut(self.size)
+        return self._pieces(self.size)
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly these bytes, from any thread. Raises SourceChanged if the copy was meddled with."""

@@ -12,17 +12,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.faiss import describe, exact, repeats, vectors
+from strongroom.engines.faiss.headers import METRICS, Truncated, UnknownFormat, parse
 from strongroom.engines.faiss.held import Held, OpenFile, hold
 from strongroom.engines.faiss.join import IdSource, Join, columns_in_order, join
-from strongroom.engines.faiss.layout import METRICS, Layout, Span, Truncated, UnknownFormat, parse
+from strongroom.engines.faiss.layout import Layout, Span
 from strongroom.engines.faiss.library import Found
 from strongroom.engines.faiss.order import Order, order_of
 from strongroom.engines.faiss.place import SUFFIXES
 from strongroom.engines.faiss.sidecar import read_sidecar
 from strongroom.engines.isolation import Descriptor, call
-from strongroom.engines.protocol import BLOCK_BYTES
+from strongroom.engines.regions import by_content
 from strongroom.errors import EngineFailed, NotFound, StrongroomError, Unreadable
-from strongroom.model import ROLE, Answers, Description, Position, Region, Role, RowBlock
+from strongroom.model import ROLE, Answers, Cut, Description, Position, Region, Role, RowBlock
 from strongroom.progress import Progress
 
 _LIBRARY = "strongroom.engines.faiss.library"
@@ -46,13 +47,17 @@ class FileArtifact:
     def size(self) -> int:
         return self.file.size
 
+    @property
+    def cut(self) -> Cut:
+        return Cut.CONTENT if self.layout is None else Cut.FORMAT
+
     def regions(self) -> Iterable[Region]:
-        """By the layout of the index if it is known; a sidecar by what of it is the index's vectors."""
+        """By the layout of the index if it is known; a sidecar by what of it is the index's vectors; all else by content."""
         if self.layout is not None:
             return self.layout.regions()
         if self.repeated is not None:
             return repeats.regions(self.file, *self.repeated)
-        return (Region(offset, min(BLOCK_BYTES, self.size - offset)) for offset in range(0, self.size, BLOCK_BYTES))
+        return by_content(self.read, self.size)
 
     def read(self, offset: int, length: int) -> bytes:
         return self.file.read(offset, length)

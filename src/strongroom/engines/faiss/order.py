@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from strongroom.engines.faiss.layout import Layout, Read
+from strongroom.engines.faiss.headers import Read
+from strongroom.engines.faiss.layout import Layout
 
 Ids = npt.NDArray[np.int64]
 

@@ -6,22 +6,51 @@ they are. So they lie there in their order, in runs that are found by looking fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from strongroom.codecs.copies import Run, Trail
 from strongroom.engines.faiss.held import OpenFile
 from strongroom.engines.faiss.layout import Span
 from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
+from strongroom.engines.regions import by_content
 from strongroom.model import Copy, Region
+
+_HEADERS = 4096
+"""Bytes between two runs that are no region of their own: a recipe holds them just as well."""
 
 
 def regions(sidecar: OpenFile, index: OpenFile, vectors: Span) -> Iterator[Region]:
-    """The whole sidecar as regions that say what of them is the column `vector` of the index's row blocks."""
+    """The whole sidecar as regions that say what of them is the column `vector` of the index's row blocks. What lies between, other
+    columns say, is cut by content."""
     trail = Trail(lambda offset, length: index.read(vectors.offset + offset, length), vectors.length)
     block = rows_per_block(vectors.record) * vectors.record
     for offset in range(0, sidecar.size, BLOCK_BYTES):
         piece = sidecar.read(offset, min(BLOCK_BYTES, sidecar.size - offset))
-        yield Region(offset, len(piece), copies=tuple(copy for run in trail.runs(piece) for copy in _by_block(run, block)))
+        end = 0
+        for start, stop, runs in _together(trail.runs(piece)):
+            yield from _between(sidecar, offset + end, offset + start)
+            copies = (_by_block(replace(run, place=run.place - start), block) for run in runs)
+            yield Region(offset + start, stop - start, copies=tuple(copy for of_run in copies for copy in of_run))
+            end = stop
+        yield from _between(sidecar, offset + end, offset + len(piece))
+
+
+def _together(found: Iterable[Run]) -> Iterator[tuple[int, int, list[Run]]]:
+    """Runs with no more than page headers between them, and where they begin and end in their piece."""
+    runs: list[Run] = []
+    for run in found:
+        if runs and run.place - (runs[-1].place + runs[-1].length) > _HEADERS:
+            yield runs[0].place, runs[-1].place + runs[-1].length, runs
+            runs = []
+        runs.append(run)
+    if runs:
+        yield runs[0].place, runs[-1].place + runs[-1].length, runs
+
+
+def _between(sidecar: OpenFile, start: int, stop: int) -> Iterator[Region]:
+    for region in by_content(sidecar.read, stop - start, start):
+        yield replace(region, key="")  # what lies before it is only the place where vectors end
 
 
 def _by_block(run: Run, block: int) -> Iterator[Copy]:

@@ -21,7 +21,7 @@ from strongroom.engines.lancedb.regions import regions
 from strongroom.engines.lancedb.versions import SUFFIX, PinnedTable, manifests, pin_table
 from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
 from strongroom.errors import NotFound, SourceChanged, Unreadable
-from strongroom.model import Answers, Description, Position, Region, RowBlock
+from strongroom.model import Answers, Cut, Description, Position, Region, RowBlock
 from strongroom.progress import Progress
 
 _IMMUTABLE = ("data", "_deletions", "_indices", "_transactions")
@@ -42,9 +42,17 @@ class LanceFile:
     immutable: bool
     file: Path
 
+    @property
+    def cut(self) -> Cut:
+        return Cut.FORMAT if self._is_lance else Cut.BLOCKS
+
+    @property
+    def _is_lance(self) -> bool:
+        return self.file.suffix in (SUFFIX, ".idx")
+
     def regions(self) -> Iterator[Region]:
         """Float vectors apart from the rest: see `regions`."""
-        return regions(self.file, self.size, lance_file=self.file.suffix in (SUFFIX, ".idx"))
+        return regions(self.file, self.size, lance_file=self._is_lance)
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly these bytes. Raises SourceChanged if the file is gone or shorter than it was."""

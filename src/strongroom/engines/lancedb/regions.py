@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def regions(path: Path, size: int, *, lance_file: bool) -> Iterator[Region]:
     for page in _vector_pages(path) if lance_file else ():
         if page.offset >= end and page.offset + page.length <= size:
             yield from _pieces(end, page.offset - end, "bytes", BLOCK_BYTES)
-            yield from _pieces(page.offset, page.length, page.kind, rows_per_block(page.stride) * page.stride)
+            yield from _vectors(page)
             end = page.offset + page.length
     yield from _pieces(end, size - end, "bytes", BLOCK_BYTES)
 
@@ -32,6 +33,12 @@ def regions(path: Path, size: int, *, lance_file: bool) -> Iterator[Region]:
 def _pieces(offset: int, length: int, kind: str, step: int) -> Iterator[Region]:
     for start in range(0, length, step):
         yield Region(offset + start, min(step, length - start), kind)
+
+
+def _vectors(page: Region) -> Iterator[Region]:
+    """Records of a vector and nothing else: each may be stored already, in a file that `optimize` has made this one of."""
+    for piece in _pieces(page.offset, page.length, page.kind, rows_per_block(page.stride) * page.stride):
+        yield replace(piece, stride=page.stride, vector_length=page.stride)
 
 
 def _vector_pages(path: Path) -> list[Region]:
