@@ -180,13 +180,10 @@ class Repository:
         require_conditional_create(self.store, config.NAME, self.config.encode())
         self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
-        present = BlobIndex()
         with self._loading:
             indexed = list(self._index.packs.values())
-        for pack in indexed:
-            if pack.id not in damaged and there.get(pack.name) == pack.size:
-                present.add(pack)
-        return BlobWriter(self.store, self.keys, present)
+        present = {pack.id for pack in indexed if pack.id not in damaged and there.get(pack.name) == pack.size}
+        return BlobWriter(self.store, self.keys, self._index.only(present))
 
     def add_index(self, packs: Sequence[Pack]) -> None:
         """List new packs in the blob index, durably. To be called when the packs are, and before any manifest that needs them."""
