@@ -24,7 +24,7 @@ from strongroom.repository import BlobWriter, Repository
 from strongroom.snapshots import history, manifest, probes
 from strongroom.snapshots.artifacts import store_artifact
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
-from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.history import Headline, Snapshot
 from strongroom.snapshots.manifest import Manifest, ProbeSet, StoredArtifact, StoredCollection
 from strongroom.snapshots.probes import ExactSearch, Probes
 from strongroom.snapshots.segments import PendingSegment, store_block
@@ -75,7 +75,7 @@ class _Backup:
 
     def run(self) -> BackupReport:
         source = engines.source_of(self._url)
-        known, _ = history.read_all(self._repository)
+        known, _ = history.headlines(self._repository)
         with (
             self._timed("total"),
             self._repository.writer(Witness(self._repository).damaged) as writer,
@@ -166,16 +166,16 @@ class _Backup:
                     stored.append(store_artifact(artifact, rows, _submitting(writer), identify, self._progress.advance))
         return stored
 
-    def _immutable_of(self, known: Sequence[Snapshot], writer: BlobWriter) -> dict[tuple[str, int], StoredArtifact]:
+    def _immutable_of(self, known: Sequence[Headline], writer: BlobWriter) -> dict[tuple[str, int], StoredArtifact]:
         """Files that the engine never changes, from the newest snapshot of this source, if all of their blobs are still there."""
-        for snapshot in reversed(known):
-            if snapshot.manifest.source == without_password(self._url):
-                return {
-                    (artifact.path, artifact.size): artifact
-                    for artifact in snapshot.manifest.artifacts
-                    if artifact.immutable and all(writer.has(bytes.fromhex(blob)) for blob in artifact.blobs())
-                }
-        return {}
+        snapshot = history.newest_of(self._repository, known, without_password(self._url))
+        if snapshot is None:
+            return {}
+        return {
+            (artifact.path, artifact.size): artifact
+            for artifact in snapshot.manifest.artifacts
+            if artifact.immutable and all(writer.has(bytes.fromhex(blob)) for blob in artifact.blobs())
+        }
 
     def _timed(self, name: str) -> _Timed:
         return _Timed(self._seconds, name, self._repository.clock.timer)
