@@ -46,7 +46,9 @@ class Strongroom:
 
         options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes)
         report = backup(self.repository, source, options, progress)
-        Witness(self.repository).saw(history.heads(self.snapshots()), self.repository.manifest_ids())
+        known, damaged = history.headlines(self.repository)
+        present = {headline.id for headline in known} | {problem.subject.rpartition("/")[2] for problem in damaged}
+        Witness(self.repository).saw(history.heads(known), present)
         return report
 
     def snapshots(self) -> list[Snapshot]:

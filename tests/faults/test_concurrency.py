@@ -113,7 +113,7 @@ def test_a_writer_begins_while_others_list_their_packs(world: World) -> None:
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(2) as pool:
-            listing = [pool.submit(repository.add_index, [Pack(f"{n:064x}", bytes(32), 100, ())]) for n in range(2_500)]
+            listing = [pool.submit(repository.add_index, [Pack(f"{n:064x}", bytes(32), 100, b"")]) for n in range(2_500)]
             while not all(one.done() for one in listing):
                 with repository.writer():
                     pass

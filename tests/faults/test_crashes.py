@@ -124,10 +124,19 @@ def fresh_source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("moment", ["crash before", "crash after"])
-def test_backup_crashes_at_every_operation(moment: str, oracle: Oracle, fresh_source: Path) -> None:
-    """Packs, then the blob index, then the manifest: whatever is missing, nothing refers to it."""
+def test_backup_crashes_at_every_operation(
+    moment: str, oracle: Oracle, fresh_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packs, then the blob index, then the manifest: whatever is missing, nothing refers to it. Each time by a machine that has
+    never seen the repository, and so has all to read; what it remembers after the crash must serve the next backup."""
+
+    def another_machine() -> None:
+        monkeypatch.setenv("STRONGROOM_STATE_DIR", str(oracle.folder / f"state-{next(_NAMES)}"))
+
+    another_machine()
     count = operations_of(stored_copy(oracle.world), lambda store: back_up(store, fresh_source))
     for number in every(count):
+        another_machine()
         store = stored_copy(oracle.world)
         before = everything(store)
         with pytest.raises(SimulatedCrash):

@@ -196,7 +196,10 @@ def test_copies_of_a_backup_that_crashed_before_its_index_serve(world: World, so
     all_restore(world, tmp_path)
 
 
-def test_an_index_object_that_could_not_be_read_is_tried_again(world: World) -> None:
+def test_an_index_object_that_could_not_be_read_is_tried_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRONGROOM_STATE_DIR", str(tmp_path / "another machine"))
     store = FaultyStore(open_store(str(world.folder)))
     repository = Repository.open(store, SECRET)
     first = len(store.operations) + 1

@@ -491,11 +491,16 @@ def test_a_rolled_back_repository_stays_suspect_after_another_backup(world: Worl
     assert made in report.healthy
 
 
-def test_latest_is_not_silently_an_older_snapshot(world: World, tmp_path: Path) -> None:
-    """Which snapshot is the newest can't be said while one can't be read."""
-    flip(manifest_of(world, 2), 0.5)
+@pytest.mark.parametrize(("machine", "place"), [("same", 2), ("other", 2), ("other", 0)])
+def test_latest_is_not_silently_an_older_snapshot(
+    machine: str, place: int, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which snapshot is the newest can't be said while one can't be read of which this machine knows nothing."""
+    if machine == "other":
+        monkeypatch.setenv("STRONGROOM_STATE_DIR", str(tmp_path / "state"))
+    flip(manifest_of(world, place), 0.5)
     room = world.open()
-    with pytest.raises(Damaged, match=world.order[2]) as raised:
+    with pytest.raises(Damaged, match=world.order[place]) as raised:
         room.restore("latest", f"faiss://{tmp_path}/out/index.faiss")
     assert "id" in raised.value.hint
     assert not (tmp_path / "out").exists()

@@ -64,7 +64,7 @@ class _Backup:
 
     def run(self) -> BackupReport:
         source = engines.source_of(self._url)
-        known, _ = history.read_all(self._repository)
+        known, _ = history.headlines(self._repository)
         with (
             self._timed("total"),
             self._repository.writer(Witness(self._repository).damaged) as writer,

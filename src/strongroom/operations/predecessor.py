@@ -15,23 +15,27 @@ from strongroom.errors import Damaged
 from strongroom.model import Collection
 from strongroom.repository import BlobWriter, Repository
 from strongroom.repository.state import state_directory
+from strongroom.snapshots import history
 from strongroom.snapshots.artifacts import Before
-from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.history import Headline, Snapshot
 from strongroom.snapshots.known import KnownRows, open_known
 from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection
 from strongroom.snapshots.rows_writer import HIGHEST, following
 from strongroom.snapshots.seeds import Seeds, seeds_of
 
+MOST_SOURCES = 32
+"""So many other sources, those of the newest snapshots, are asked for vectors that a new one has too."""
+
 
 @dataclass
 class Predecessor:
-    """The newest snapshot of a source, if there is one, and those of other sources, newest first."""
+    """The newest snapshot of a source, if there is one, and the headlines of all."""
 
     repository: Repository
     writer: BlobWriter
     source: str
     snapshot: Snapshot | None
-    others: Sequence[Snapshot] = ()
+    known: Sequence[Headline] = ()
     _there: dict[str, bool] = field(default_factory=dict)
 
     def has(self, blob: str) -> bool:
@@ -65,8 +69,10 @@ class Predecessor:
         if known:
             return Seeds()
         before = self.collection(collection.name)
-        others = [*([before] if before else []), *(one for snapshot in self.others for one in snapshot.manifest.collections)]
-        return seeds_of(collection.fields, others, self.has, self.repository.read_blob)
+        sources = dict.fromkeys(one.source for one in reversed(self.known) if one.source != self.source)
+        newest = [history.newest_of(self.repository, self.known, source) for source in list(sources)[:MOST_SOURCES]]
+        others = [one for snapshot in newest if snapshot for one in snapshot.manifest.collections]
+        return seeds_of(collection.fields, [*([before] if before else []), *others], self.has, self.repository.read_blob)
 
     def file(self, path: str) -> Before:
         """The parts of a file in the snapshot before that are still there."""

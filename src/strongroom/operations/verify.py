@@ -101,6 +101,7 @@ class _Verification:
         self._fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
 
     def run(self, name: str | None) -> VerifyReport:
+        self.repository.distrust_cache()
         snapshots, damaged = history.read_all(self.repository)
         self._check_history(snapshots, damaged)
         chosen = self._chosen(name, snapshots)

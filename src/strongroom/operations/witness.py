@@ -7,21 +7,19 @@ must be told not to rely on it. Losing this file costs only that knowledge; it h
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from strongroom.repository import Repository
-from strongroom.repository.state import state_directory
+from strongroom.repository.state import alone_at, state_directory
 
 Notes = dict[str, Any]
 
 
 class Witness:
-    """The notes about one repository, in $STRONGROOM_STATE_DIR, else $XDG_STATE_HOME/strongroom or ~/.local/state/strongroom."""
+    """The notes about one repository, in the state directory."""
 
     def __init__(self, repository: Repository) -> None:
         self._path = state_directory() / f"{repository.config.repository_id.hex()}.json"
@@ -75,8 +73,7 @@ class Witness:
     def _change(self, change: Callable[[Notes], None]) -> None:
         """Change the notes as they are now, one writer at a time. Best effort: a machine that can't remember can still back up."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _alone_at(self._path):
+            with alone_at(self._path):
                 self._notes = self._read()
                 change(self._notes)
                 fresh = self._path.with_suffix(".fresh")
@@ -95,11 +92,3 @@ def remembering_damage(repository: Repository) -> Iterator[None]:
         met = repository.take_damaged()
         if met:
             Witness(repository).judged(repository.clock.now().timestamp(), damaged=met)
-
-
-@contextmanager
-def _alone_at(path: Path) -> Iterator[None]:
-    """While no other process or thread that asks for the same is."""
-    with path.with_suffix(".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from strongroom import codecs
 from strongroom.errors import Damaged
@@ -21,7 +23,11 @@ from strongroom.model import Bytes
 from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthentic, content_hash, random_bytes
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header, require_whole
 
+ID_BYTES = 32
 ENTRY = struct.Struct("<32sBII")
+ENTRIES = np.dtype([("head", ">u8"), ("tail", "V24"), ("codec", "u1"), ("plain", "<u4"), ("stored", "<u4")])
+"""The same entry for numpy: `head` are the first 8 bytes of the blob's id."""
+
 PACK_BYTES = 16 << 20
 """A pack is closed when the next blob would take it past this size."""
 
@@ -46,16 +52,31 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A finished pack: its id (64 hex digits), its salt, its length and what it holds."""
+    """A finished pack: its id (64 hex digits), its salt, its length and its directory, which is 41 bytes a blob; `blobs` and `blob`
+    read it when they are asked, since an index knows millions of blobs and needs few."""
 
     id: str
     salt: bytes
     size: int
-    blobs: tuple[Blob, ...]
+    directory: bytes
 
     @property
     def name(self) -> str:
         return pack_name(self.id)
+
+    @property
+    def count(self) -> int:
+        return len(self.directory) // ENTRY.size
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        return tuple(blobs_of(self.directory))
+
+    def blob(self, number: int) -> Blob:
+        """One blob, by its place among the pack's."""
+        blob_id, codec, plain, stored = ENTRY.unpack_from(self.directory, number * ENTRY.size)
+        before = np.frombuffer(self.directory, ENTRIES, number)["stored"].sum(dtype=np.uint64)
+        return Blob(blob_id, codec, plain, _START + int(before), stored, number)
 
 
 def pack_name(pack_id: str) -> str:
@@ -114,26 +135,25 @@ class OpenPack:
         with self._idle:
             self._idle.wait_for(lambda: self._unfinished == 0)
         bound = header(Kind.PACK) + self._keys.repository_id
-        directory = self._box.seal(0, directory_of(self._blobs), bound)
+        plain = directory_of(self._blobs)
+        directory = self._box.seal(0, plain, bound)
         tail = directory + _LENGTH.pack(len(directory))
         self._buffer[self._end : self._end + len(tail)] = tail
         content = memoryview(self._buffer)[: self._end + len(tail)]
-        return Pack(content_hash(content).hex(), self._salt, len(content), tuple(self._blobs)), content
+        return Pack(content_hash(content).hex(), self._salt, len(content), plain), content
 
 
-def directory_of(blobs: list[Blob] | tuple[Blob, ...]) -> bytes:
+def directory_of(blobs: Iterable[Blob]) -> bytes:
     """The directory's plain bytes."""
     return b"".join(ENTRY.pack(blob.id, blob.codec, blob.plain, blob.stored) for blob in blobs)
 
 
-def blobs_of(directory: Bytes) -> tuple[Blob, ...]:
+def blobs_of(directory: Bytes) -> Iterator[Blob]:
     """The inverse of `directory_of`: offsets and numbers follow from the order."""
-    blobs = []
     offset = _START
     for number, (blob_id, codec, plain, stored) in enumerate(ENTRY.iter_unpack(directory)):
-        blobs.append(Blob(blob_id, codec, plain, offset, stored, number))
+        yield Blob(blob_id, codec, plain, offset, stored, number)
         offset += stored
-    return tuple(blobs)
 
 
 class PackReader:
@@ -179,4 +199,6 @@ def read_directory(keys: Keys, name: str, size: int, read: Callable[[int, int], 
         directory = keys.box(Kind.PACK.purpose, salt).open(0, read(at, size - _LENGTH.size - at), start + keys.repository_id)
     except NotAuthentic as error:
         raise Damaged(name, "its directory was not written with this repository's key") from error
-    return Pack(name.rpartition("/")[2], salt, size, blobs_of(directory))
+    if len(directory) % ENTRY.size:
+        raise Damaged(name, "its directory ends in the middle of an entry")
+    return Pack(name.rpartition("/")[2], salt, size, directory)

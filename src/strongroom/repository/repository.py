@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
@@ -13,6 +13,7 @@ from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Re
 from strongroom.model import Bytes
 from strongroom.repository import blob_index, config, key_slots
 from strongroom.repository.blob_index import BlobIndex, Place
+from strongroom.repository.cache import Cache, Record
 from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, random_bytes
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.key_slots import KeySlot, Secret
@@ -23,6 +24,8 @@ from strongroom.repository.writer import BlobWriter, create_once
 INDEX = "index/"
 SNAPSHOTS = "snapshots/"
 PACKS = "packs/"
+_INDEX_CACHE = "index"
+_BATCH = 1_000
 
 
 class Repository:
@@ -40,6 +43,7 @@ class Repository:
         self._index = BlobIndex()
         self._damaged: set[str] = set()
         self._seen: set[str] | None = None
+        self._distrusting = False
         self._loading = threading.Lock()
         self._readers = functools.lru_cache(maxsize=64)(functools.partial(PackReader, keys))
 
@@ -99,20 +103,43 @@ class Repository:
         """Read the index objects that were added since the blob index was read: other processes back up too. Those that couldn't
         be read are tried again, and `problems` tells how it is now."""
         with self._loading:
-            seen = self._seen or set()
-            names = sorted({listed.name for listed in self.store.list(INDEX)} - seen)
+            listed = {one.name.removeprefix(INDEX): one.size for one in self.store.list(INDEX)}
+            seen = self._recall_index(listed) if self._seen is None else self._seen
             problems = [problem for problem in self.problems if not problem.subject.startswith(INDEX)]
-            with ThreadPoolExecutor(8) as pool:
-                for name, read in zip(names, pool.map(self._read_index_object, names), strict=True):
-                    if isinstance(read, Damaged):
-                        problems.append(read)
-                        continue
-                    for pack in read:
-                        self._index.add(pack)
-                    seen.add(name)
+            for some in _batches(sorted(listed.keys() - seen)):
+                problems += self._read_index_objects(some, listed, seen)
+            if self._distrusting and any(problem.subject.startswith(INDEX) for problem in problems):
+                Cache(self.keys, _INDEX_CACHE).clear()  # so that the next backup finds the damage too, and stores anew
             self.problems, self._seen = problems, seen
 
-    def _read_index_object(self, name: str) -> list[Pack] | Damaged:
+    def _recall_index(self, listed: Mapping[str, int]) -> set[str]:
+        """Add what the cache knows of listed index objects; gives their ids."""
+        seen: set[str] = set()
+        for record in self.recall(_INDEX_CACHE, listed):
+            with contextlib.suppress(Damaged):
+                for pack in list(blob_index.decode(INDEX + record.id, record.content)):
+                    self._index.add(pack)
+                seen.add(record.id)
+        return seen
+
+    def _read_index_objects(self, ids: Sequence[str], listed: Mapping[str, int], seen: set[str]) -> list[Damaged]:
+        """Add these index objects from the store; gives those that can't be read, and adds the others to `seen`."""
+        problems: list[Damaged] = []
+        records: list[Record] = []
+        with ThreadPoolExecutor(8) as pool:
+            for object_id, read in zip(ids, pool.map(self._read_index_object, ids), strict=True):
+                if isinstance(read, Damaged):
+                    problems.append(read)
+                    continue
+                for pack in read:
+                    self._index.add(pack)
+                seen.add(object_id)
+                records.append(Record(object_id, listed[object_id], blob_index.encode(read)))
+        self.remember(_INDEX_CACHE, records)
+        return problems
+
+    def _read_index_object(self, object_id: str) -> list[Pack] | Damaged:
+        name = INDEX + object_id
         try:
             return list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, self.store.read(name))))
         except NotFound:
@@ -180,23 +207,41 @@ class Repository:
         require_conditional_create(self.store, config.NAME, self.config.encode())
         self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
-        present = BlobIndex()
         with self._loading:
             indexed = list(self._index.packs.values())
-        for pack in indexed:
-            if pack.id not in damaged and there.get(pack.name) == pack.size:
-                present.add(pack)
-        return BlobWriter(self.store, self.keys, present)
+        present = {pack.id for pack in indexed if pack.id not in damaged and there.get(pack.name) == pack.size}
+        return BlobWriter(self.store, self.keys, self._index.only(present))
 
     def add_index(self, packs: Sequence[Pack]) -> None:
         """List new packs in the blob index, durably. To be called when the packs are, and before any manifest that needs them."""
         if not packs:
             return
-        object_id, content = seal(self.keys, Kind.INDEX, blob_index.encode(packs))
+        plain = blob_index.encode(packs)
+        object_id, content = seal(self.keys, Kind.INDEX, plain)
         create_once(self.store, INDEX + object_id, content)
         with self._loading:
             for pack in packs:
                 self._index.add(pack)
+            if self._seen is not None:
+                self._seen.add(object_id)
+        self.remember(_INDEX_CACHE, [Record(object_id, len(content), plain)])
+
+    # -- what this machine remembers ---------------------------------------------------------------------------------------
+
+    def recall(self, kind: str, listed: Mapping[str, int]) -> Iterator[Record]:
+        """What this machine's cache of a kind knows of objects that were just listed: id to length."""
+        return iter(()) if self._distrusting else Cache(self.keys, kind).read(listed)
+
+    def remember(self, kind: str, records: Sequence[Record]) -> None:
+        """Keep what was read in the cache of a kind, if this machine can."""
+        if records and not self._distrusting:
+            Cache(self.keys, kind).add(records)
+
+    def distrust_cache(self) -> None:
+        """From here on everything is read from the store itself, the blob index anew: what a verification must look at."""
+        with self._loading:
+            self._distrusting = True
+            self._index, self._seen = BlobIndex(), None
 
     # -- manifests -------------------------------------------------------------------------------------------------------
 
@@ -206,9 +251,13 @@ class Repository:
         create_once(self.store, SNAPSHOTS + snapshot_id, content)
         return snapshot_id
 
+    def manifests(self) -> dict[str, int]:
+        """The ids of all snapshots, in no meaningful order, and the lengths of their objects."""
+        return {listed.name.removeprefix(SNAPSHOTS): listed.size for listed in self.store.list(SNAPSHOTS)}
+
     def manifest_ids(self) -> list[str]:
         """The ids of all snapshots, in no meaningful order."""
-        return sorted(listed.name.removeprefix(SNAPSHOTS) for listed in self.store.list(SNAPSHOTS))
+        return sorted(self.manifests())
 
     def read_manifest(self, snapshot_id: str) -> bytes:
         """The signed bytes of a manifest. Raises NotFound or Damaged."""
@@ -270,6 +319,11 @@ class Repository:
         if not self.key_slots()[0]:
             create_once(self.store, slot.name, content)
             raise Refused("another process removed the other key slots: this one was put back", hint="see 'strongroom key list'")
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """So many that a machine that is stopped has kept most of what it read."""
+    return (ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH))
 
 
 def read_config(store: Store) -> config.Config:

@@ -74,7 +74,7 @@ class BlobWriter:
 
     def has(self, blob_id: bytes) -> bool:
         """Is the blob in a pack that was really there when the session began?"""
-        return bool(self._known.places(blob_id))
+        return blob_id in self._known
 
     def close(self) -> tuple[Pack, ...]:
         """Wait for everything, upload the last pack, and give all packs of this session. Raises what any worker raised."""
@@ -109,7 +109,7 @@ class BlobWriter:
 
     def _claim(self, blob_id: bytes) -> bool:
         with self._lock:
-            if blob_id in self._claimed or self._known.places(blob_id):
+            if blob_id in self._claimed or blob_id in self._known:
                 return False
             self._claimed.add(blob_id)
             return True

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 from strongroom.errors import Damaged, NotFound
 from strongroom.repository import Repository
+from strongroom.repository.cache import Record
 from strongroom.snapshots.manifest import Manifest, decode
+
+_CACHE = "headline"
+_BATCH = 1_000
+_READERS = 8
+
+
+class Descendant(Protocol):
+    """Whatever says which snapshots were the newest when it was made: a snapshot or its headline."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def parents(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +35,76 @@ class Snapshot:
     id: str
     manifest: Manifest
 
+    @property
+    def parents(self) -> tuple[str, ...]:
+        return self.manifest.parents
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What its place in the history needs of a snapshot, as its manifest says it."""
+
+    id: str
+    created: str
+    source: str
+    parents: tuple[str, ...]
+
+
+def headlines(repository: Repository) -> tuple[list[Headline], list[Damaged]]:
+    """All snapshots, oldest first, and the manifests that can't be read. Costs one listing, and one manifest for each snapshot that
+    this machine hasn't met before; the store's listing alone says which there are."""
+    listed = repository.manifests()
+    known = {record.id: _recalled(record) for record in repository.recall(_CACHE, listed)}
+    damaged: list[Damaged] = []
+    unknown = sorted(listed.keys() - known.keys())
+    with ThreadPoolExecutor(_READERS) as pool:
+        for at in range(0, len(unknown), _BATCH):
+            fresh: list[Headline] = []
+            for read_one in pool.map(lambda snapshot_id: _try(repository, snapshot_id), unknown[at : at + _BATCH]):
+                if isinstance(read_one, Damaged):
+                    damaged.append(read_one)
+                else:
+                    record = read_one.manifest
+                    fresh.append(Headline(read_one.id, record.created, record.source, record.parents))
+            known |= {headline.id: headline for headline in fresh}
+            repository.remember(_CACHE, [Record(one.id, listed[one.id], _record_of(one)) for one in fresh])
+    return sorted(known.values(), key=lambda headline: (headline.created, headline.id)), damaged
+
+
+def newest_of(repository: Repository, known: Sequence[Headline], source: str) -> Snapshot | None:
+    """The newest snapshot of a source (its URL without password) that can be read."""
+    for headline in reversed(known):
+        if headline.source == source:
+            found = _try(repository, headline.id)
+            if isinstance(found, Snapshot):
+                return found
+    return None
+
 
 def read_all(repository: Repository) -> tuple[list[Snapshot], list[Damaged]]:
-    """All snapshots, oldest first, and the manifests that can't be read."""
-    snapshots: list[Snapshot] = []
-    damaged: list[Damaged] = []
-    for snapshot_id in repository.manifest_ids():
-        try:
-            snapshots.append(read(repository, snapshot_id))
-        except Damaged as error:
-            damaged.append(error)
-        except NotFound:
-            damaged.append(Damaged(f"snapshots/{snapshot_id}", "it was listed and is not there"))
+    """All snapshots with their manifests, oldest first, and the manifests that can't be read; from the store itself."""
+    found = [_try(repository, snapshot_id) for snapshot_id in repository.manifest_ids()]
+    snapshots = [one for one in found if isinstance(one, Snapshot)]
+    damaged = [one for one in found if isinstance(one, Damaged)]
     return sorted(snapshots, key=lambda snapshot: (snapshot.manifest.created, snapshot.id)), damaged
+
+
+def _try(repository: Repository, snapshot_id: str) -> Snapshot | Damaged:
+    try:
+        return read(repository, snapshot_id)
+    except Damaged as error:
+        return error
+    except NotFound:
+        return Damaged(f"snapshots/{snapshot_id}", "it was listed and is not there")
+
+
+def _record_of(headline: Headline) -> bytes:
+    return json.dumps([headline.created, headline.source, *headline.parents]).encode()
+
+
+def _recalled(record: Record) -> Headline:
+    created, source, *parents = json.loads(record.content)
+    return Headline(record.id, created, source, tuple(parents))
 
 
 def read(repository: Repository, snapshot_id: str) -> Snapshot:
@@ -41,25 +116,30 @@ def read(repository: Repository, snapshot_id: str) -> Snapshot:
 def find(repository: Repository, name: str) -> Snapshot:
     """The snapshot that 'latest' or the beginning of an id means. Raises NotFound, or Damaged if it can't be read or if 'latest'
     can't be told because some other can't: an older state must not pass for the newest in silence."""
-    ids = repository.manifest_ids()
     if name == "latest":
-        snapshots, damaged = read_all(repository)
-        if damaged:
-            hint = "it may be the latest: give a snapshot's id; 'strongroom snapshots' lists those that can be read"
-            raise Damaged(damaged[0].subject, damaged[0].problem, hint=hint)
-        if snapshots:
-            return snapshots[-1]
-        raise NotFound("the repository has no snapshot yet", hint="make one with 'strongroom backup SOURCE'")
-    found = [snapshot_id for snapshot_id in ids if snapshot_id.startswith(name.lower())]
+        return _latest(repository)
+    found = [snapshot_id for snapshot_id in repository.manifest_ids() if snapshot_id.startswith(name.lower())]
     if len(found) != 1 or not name:
         what = "no snapshot's id begins" if not found else f"{len(found)} snapshots' ids begin"
         raise NotFound(f"{what} with {name!r}", hint="see 'strongroom snapshots'")
     return read(repository, found[0])
 
 
-def heads(snapshots: Sequence[Snapshot]) -> tuple[str, ...]:
+def _latest(repository: Repository) -> Snapshot:
+    """Of the others their headlines are enough, by which this machine knows that they are older."""
+    known, damaged = headlines(repository)
+    if not damaged and not known:
+        raise NotFound("the repository has no snapshot yet", hint="make one with 'strongroom backup SOURCE'")
+    newest = damaged[0] if damaged else _try(repository, known[-1].id)
+    if isinstance(newest, Snapshot):
+        return newest
+    hint = "it may be the latest: give a snapshot's id; 'strongroom snapshots' lists those that can be read"
+    raise Damaged(newest.subject, newest.problem, hint=hint)
+
+
+def heads(snapshots: Sequence[Descendant]) -> tuple[str, ...]:
     """The snapshots that no other names as its parent: what a new one names."""
-    named = {parent for snapshot in snapshots for parent in snapshot.manifest.parents}
+    named = {parent for snapshot in snapshots for parent in snapshot.parents}
     return tuple(snapshot.id for snapshot in snapshots if snapshot.id not in named)
 
 

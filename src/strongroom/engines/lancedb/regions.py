@@ -38,7 +38,7 @@ def _pieces(offset: int, length: int, kind: str, step: int) -> Iterator[Region]:
 def _vectors(page: Region) -> Iterator[Region]:
     """Records of a vector and nothing else: each may be stored already, in a file that `optimize` has made this one of."""
     for piece in _pieces(page.offset, page.length, page.kind, rows_per_block(page.stride) * page.stride):
-        yield replace(piece, stride=page.stride, vector_length=page.stride)
+        yield replace(piece, stride=page.stride, vector_length=page.stride, column=page.column)
 
 
 def _vector_pages(path: Path) -> list[Region]:
@@ -53,15 +53,16 @@ def _vector_pages(path: Path) -> list[Region]:
 
 
 def _pages_of(metadata: Any) -> Iterator[Region]:
-    kinds = {vector_bytes(field.type): str(vector_dtype(field.type)) for field in _float_vectors(metadata.schema)}
+    # of two fields of one width either will do: vectors are known again by their bytes
+    kinds = {vector_bytes(field.type): (field.name, str(vector_dtype(field.type))) for field in _float_vectors(metadata.schema)}
     for column in metadata.columns:
         buffers = [buffer for page in column.pages for buffer in page.buffers]
-        for stride, kind in kinds.items():
+        for stride, (name, kind) in kinds.items():
             # A column whose buffers together are exactly its rows times a vector's bytes holds nothing but the values.
             if sum(buffer.size for buffer in buffers) == metadata.num_rows * stride:
                 for buffer in buffers:
                     if buffer.size and buffer.size % stride == 0:
-                        yield Region(buffer.position, buffer.size, kind, stride)
+                        yield Region(buffer.position, buffer.size, kind, stride, column=name)
                 break
 
 
