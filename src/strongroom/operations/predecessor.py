@@ -101,14 +101,11 @@ class Predecessor:
         return all(map(self.has, part.blobs()))
 
 
-def predecessor_of(repository: Repository, writer: BlobWriter, source: str, engine: str, known: Sequence[Snapshot]) -> Predecessor:
-    """What a backup of `source` may rely on. `known` are all readable snapshots, oldest first."""
-    newest = {one.manifest.source: one for one in known}
-    mine = newest.pop(source, None)
-    if mine is not None and mine.manifest.engine != engine:
-        newest[""], mine = mine, None
-    others = sorted(newest.values(), key=lambda one: one.manifest.created, reverse=True)
-    return Predecessor(repository, writer, source, mine, others)
+def predecessor_of(repository: Repository, writer: BlobWriter, source: str, engine: str, known: Sequence[Headline]) -> Predecessor:
+    """What a backup of `source` may rely on. `known` are the headlines of all readable snapshots, oldest first."""
+    newest = history.newest_of(repository, known, source)
+    same = newest is not None and newest.manifest.engine == engine
+    return Predecessor(repository, writer, source, newest if same else None, known)
 
 
 def _same_fields(before: StoredCollection, collection: Collection) -> bool:
