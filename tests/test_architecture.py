@@ -37,6 +37,7 @@ DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 HOMES = {
     "chromadb": ("engines/chroma/", "cli/demo/database.py"),  # the demo has a user of its own, who knows no adapter
     "faiss": ("engines/faiss/",),
+    "hnswlib": ("engines/hnswlib/",),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
     "obstore": ("repository/object_store.py",),
@@ -114,7 +115,7 @@ def test_imports_point_downward() -> None:
 
 def test_no_engine_knows_another() -> None:
     folders = {PATHS[module].split("/")[1] for module in PATHS if re.match("engines/.*/", PATHS[module])}
-    assert folders == {"chroma", "faiss", "indexfile", "lancedb"}
+    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb"}
     engines = folders - {"indexfile"}  # what engines of one file have in common: it knows none of them either
     for module, tree in TREES.items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines
