@@ -40,6 +40,7 @@ HOMES = {
     "hnswlib": ("engines/hnswlib/",),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
+    "usearch": ("engines/usearch/",),
     "obstore": ("repository/object_store.py",),
     "cryptography": ("repository/crypto.py",),
     "typer": ("cli/",),
@@ -115,7 +116,7 @@ def test_imports_point_downward() -> None:
 
 def test_no_engine_knows_another() -> None:
     folders = {PATHS[module].split("/")[1] for module in PATHS if re.match("engines/.*/", PATHS[module])}
-    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb"}
+    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", "usearch"}
     engines = folders - {"indexfile"}  # what engines of one file have in common: it knows none of them either
     for module, tree in TREES.items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines

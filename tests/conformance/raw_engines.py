@@ -185,6 +185,35 @@ def lancedb_ask(path, name="things"):
     return [[row["id"] for row in rows] for rows in found], [[row["_distance"] for row in rows] for rows in found]
 
 
+# -- USearch ---------------------------------------------------------------------------------------------------------------
+
+
+def usearch_make(path, start, count):
+    from usearch.index import Index
+
+    index = Index.restore(path) if Path(path).exists() else Index(ndim=DIMENSION, metric="l2sq", dtype="f32")
+    done = len(index)
+    index.add(np.arange(done, done + count), vectors_of(start, count))
+    index.save(path)
+    _sidecar_too(path, start, count)
+
+
+def usearch_read(path, name="things"):
+    from usearch.index import Index
+
+    index, table = Index.restore(path), pq.read_table(Path(path).with_suffix(".parquet"))
+    vectors = index.get(np.arange(len(index)))
+    rows = zip(table["id"].to_pylist(), vectors, table["document"].to_pylist(), strict=True)
+    return {str(key): (np.asarray(vector, np.float32).tobytes(), document) for key, vector, document in rows}
+
+
+def usearch_ask(path, name="things"):
+    from usearch.index import Index
+
+    found = Index.restore(path).search(queries(), 10)
+    return found.keys.tolist(), found.distances.tolist()
+
+
 @dataclass(frozen=True)
 class Raw:
     """An engine as its own users know it. `leaf` is the name of its file or directory."""
@@ -209,5 +238,6 @@ RAW = {
         Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask),
         Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
+        Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask),
     )
 }

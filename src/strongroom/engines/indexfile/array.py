@@ -30,10 +30,12 @@ def regions(array: OpenFile, vectors: Matrix | None) -> Iterator[Region]:
     step = rows_per_block(record) * record
     for block, offset in enumerate(range(start, array.size, step)):
         length = min(step, array.size - offset)
-        if vectors is not None and vectors.record == record and _repeats(array, offset, length, vectors, block * step):
-            yield Region(offset, length, kind, column="vector", block=block)
-        else:
-            yield Region(offset, length, kind, stride=record, vector_length=record, key=f"vectors {block}")
+        alike = vectors is not None and (vectors.kind, vectors.record) == (kind, record)
+        if alike and vectors is not None and _repeats(array, offset, length, vectors, block * step):
+            yield Region(offset, length, kind, column="vector", block=block, key=f"vectors {block}")
+        else:  # in another order, or other vectors: found one by one
+            column = "vector" if alike else ""
+            yield Region(offset, length, kind, record, vector_length=record, column=column, key=f"vectors {block}")
 
 
 def _repeats(array: OpenFile, offset: int, length: int, vectors: Matrix, place: int) -> bool:

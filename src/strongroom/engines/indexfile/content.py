@@ -24,6 +24,7 @@ class Matrix:
     read: Callable[[int, int], bytes]
     length: int
     record: int
+    kind: str = "float32"
 
 
 class Content(Protocol):
