@@ -103,6 +103,50 @@ def faiss_ask(path, name="things"):
     return ids.tolist(), distances.tolist()
 
 
+# -- hnswlib ---------------------------------------------------------------------------------------------------------------
+
+
+def _sidecar_too(path, start, count):
+    sidecar = Path(path).with_suffix(".parquet")
+    names = [f"thing-{number}" for number in range(start, start + count)]
+    more = pa.table({"id": names, "document": _texts(start, count), "number": list(range(start, start + count))})
+    pq.write_table(pa.concat_tables([pq.read_table(sidecar), more]) if sidecar.exists() else more, sidecar)
+
+
+def hnswlib_make(path, start, count):
+    import hnswlib
+
+    index = hnswlib.Index("l2", DIMENSION)
+    if Path(path).exists():
+        index.load_index(path, max_elements=5 * ROWS)
+    else:
+        index.init_index(5 * ROWS, M=8, ef_construction=60)
+    done = index.get_current_count()
+    index.add_items(vectors_of(start, count), np.arange(done, done + count), num_threads=1)
+    index.save_index(path)
+    _sidecar_too(path, start, count)
+
+
+def hnswlib_read(path, name="things"):
+    import hnswlib
+
+    index, table = hnswlib.Index("l2", DIMENSION), pq.read_table(Path(path).with_suffix(".parquet"))
+    index.load_index(path)
+    vectors = index.get_items(np.arange(index.get_current_count()))
+    rows = zip(table["id"].to_pylist(), vectors, table["document"].to_pylist(), strict=True)
+    return {str(key): (np.asarray(vector, np.float32).tobytes(), document) for key, vector, document in rows}
+
+
+def hnswlib_ask(path, name="things"):
+    import hnswlib
+
+    index = hnswlib.Index("l2", DIMENSION)
+    index.load_index(path)
+    index.set_ef(50)
+    ids, distances = index.knn_query(queries(), 10, num_threads=1)
+    return ids.tolist(), distances.tolist()
+
+
 # -- LanceDB ---------------------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +185,35 @@ def lancedb_ask(path, name="things"):
     return [[row["id"] for row in rows] for rows in found], [[row["_distance"] for row in rows] for rows in found]
 
 
+# -- USearch ---------------------------------------------------------------------------------------------------------------
+
+
+def usearch_make(path, start, count):
+    from usearch.index import Index
+
+    index = Index.restore(path) if Path(path).exists() else Index(ndim=DIMENSION, metric="l2sq", dtype="f32")
+    done = len(index)
+    index.add(np.arange(done, done + count), vectors_of(start, count))
+    index.save(path)
+    _sidecar_too(path, start, count)
+
+
+def usearch_read(path, name="things"):
+    from usearch.index import Index
+
+    index, table = Index.restore(path), pq.read_table(Path(path).with_suffix(".parquet"))
+    vectors = index.get(np.arange(len(index)))
+    rows = zip(table["id"].to_pylist(), vectors, table["document"].to_pylist(), strict=True)
+    return {str(key): (np.asarray(vector, np.float32).tobytes(), document) for key, vector, document in rows}
+
+
+def usearch_ask(path, name="things"):
+    from usearch.index import Index
+
+    found = Index.restore(path).search(queries(), 10)
+    return found.keys.tolist(), found.distances.tolist()
+
+
 @dataclass(frozen=True)
 class Raw:
     """An engine as its own users know it. `leaf` is the name of its file or directory."""
@@ -163,6 +236,8 @@ RAW = {
     for raw in (
         Raw("chroma", "db", chroma_make, chroma_read, chroma_ask),
         Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask),
+        Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
+        Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask),
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 from chroma_fixture import apart
@@ -163,10 +164,10 @@ def test_a_changed_target_is_not_taken_for_the_restored_one(backed, tmp_path):
 
 
 def test_a_collection_may_be_chosen_and_renamed(backed, tmp_path):
-    if backed.raw.name == "faiss":  # an index file holds one collection, which is called as the file is
-        url = f"faiss://{tmp_path / 'other.faiss'}"
-        backed.room.restore(backed.first, url, collections=["things"])
-        assert apart(backed.raw.read, str(tmp_path / "other.faiss")) == backed.rows[0]
+    if backed.raw.name in ("faiss", "hnswlib", "usearch"):  # an index file holds one collection, which is called as the file is
+        other = tmp_path / f"other{Path(backed.raw.leaf).suffix}"
+        backed.room.restore(backed.first, f"{backed.raw.name}://{other}", collections=["things"])
+        assert apart(backed.raw.read, str(other)) == backed.rows[0]
         return
     backed.room.restore(backed.first, backed.raw.url(tmp_path), collections=["things"], renames={"things": "copies"})
     path = backed.raw.path(tmp_path)

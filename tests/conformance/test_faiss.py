@@ -599,7 +599,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch) -> None:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "index.faiss").write_bytes(b"x")
-    monkeypatch.setattr("strongroom.engines.faiss.held.os.open", refuse)
+    monkeypatch.setattr("strongroom.engines.indexfile.held.os.open", refuse)
     with pytest.raises(Unreadable) as caught, freeze(tmp_path / "index.faiss"):
         pass
     assert caught.value.hint

@@ -81,7 +81,7 @@ def test_what_can_not_be_found_there_is_kept_as_it_is(form: dict[str, Any], orde
 def test_a_recipe_of_other_bytes_is_found_by_name(room: Strongroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were a vector blob another one than the file was compared with, the file would come back wrong: it doesn't come back."""
     build(tmp_path / "src" / "x.faiss")
-    monkeypatch.setattr("strongroom.engines.faiss.repeats._by_block", _one_byte_off)
+    monkeypatch.setattr("strongroom.engines.indexfile.repeats._by_block", _one_byte_off)
     snapshot = backup(room.repository, f"faiss://{tmp_path}/src/x.faiss").snapshot
     with pytest.raises(Damaged, match="not what was backed up"):
         room.restore("latest", f"faiss://{tmp_path}/out/x.faiss")

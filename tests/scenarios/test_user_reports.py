@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from commands import COMMAND, Place, environment
 
-from strongroom.engines.faiss.order import unique
+from strongroom.engines.indexfile.order import unique
 
 RNG = np.random.default_rng(5)
 

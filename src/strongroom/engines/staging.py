@@ -111,13 +111,17 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 class StagedEntries:
     """The part of a `Stage` that all file-based engines share. `entries` are all names in `base` that make up the target;
-    `records` those among them that are no user's data (a receipt): they are replaced without being asked."""
+    `records` those among them that are no user's data (a receipt): they are replaced without being asked. `spared` are those that
+    stay as they are unless the new state has one of that name."""
 
-    def __init__(self, base: Path, token: str, entries: Sequence[str], records: Sequence[str] = ()) -> None:
+    def __init__(
+        self, base: Path, token: str, entries: Sequence[str], records: Sequence[str] = (), spared: Sequence[str] = ()
+    ) -> None:
         """Open the stage of `token` under `base`, or re-open it. Raises Locked if another process has it."""
         self._base = base
         self._entries = tuple(entries)
         self._records = frozenset(records)
+        self._spared = frozenset(spared)
         self.directory = base / f".strongroom-{token}"
         base.mkdir(parents=True, exist_ok=True)
         for leftover in base.glob(f".strongroom-{token}{_DONE}*"):
@@ -138,14 +142,15 @@ class StagedEntries:
         """Move every entry of `new` to `base`, what stood there to `old`, then remove the stage. May be repeated."""
         intent = self.directory / "publishing"
         if not intent.exists():
+            staged = [name for name in self._entries if os.path.lexists(self.new / name)]
             taken = [name for name in self._entries if os.path.lexists(self._base / name)]
+            taken = [name for name in taken if name in staged or name not in self._spared]
             precious = [name for name in taken if name not in self._records]
             if precious and not overwrite:
                 raise Refused(
                     f"{self._base / precious[0]} is already there",
                     hint="restore to another place, or give --overwrite to replace it once the new state is verified",
                 )
-            staged = [name for name in self._entries if os.path.lexists(self.new / name)]
             sync_tree(self.new)
             plan = {"replace": staged, "remove": [name for name in taken if name not in staged]}
             write_durably(intent, json.dumps(plan).encode())

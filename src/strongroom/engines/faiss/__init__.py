@@ -1,12 +1,11 @@
 """FAISS: one index file, and beside it perhaps a sidecar with ids, documents and metadata. `faiss:///srv/index.faiss`
 
-    layout      where vectors, codes, links and ids lie in an index file
-    place       which files a URL names;  held: how they are held open as one moment
-    sidecar     the file beside the index;  order, join: which of its records belongs to which vector
-    vectors     how vectors are had;  repeats: where a sidecar holds them again;  exact: search of those without an index
-    freeze      rows, artifacts and answers of one moment;  describe: its catalog
-    rebuild     rows to index;  target: how it is put in place
-    library     what FAISS itself is asked, in a child process
+    layout, order   where vectors, codes, links and ids lie in an index file, and in which order it gives its rows
+    vectors         how vectors are had
+    freeze          rows, regions and answers of one moment;  describe: its ledger
+    rebuild         rows to index;  target: how it is put in place
+    library         what FAISS itself is asked, in a child process
+    engines/indexfile   sidecars, locks, stages: what index files have in common
 
 A writer that saves by rename never disturbs a backup. One that writes in place is noticed if it writes while the backup reads;
 one that pauses in the middle of a save for longer than the backup takes is not. One that changes index *and* sidecar should
@@ -22,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strongroom.engines.faiss.place import path_of
+from strongroom.engines.indexfile.place import path_of
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
@@ -59,12 +58,12 @@ class Faiss:
     def source(self, url: str) -> FaissSource:
         from strongroom.engines.faiss.freeze import FaissSource
 
-        return FaissSource(path_of(url), self.version())
+        return FaissSource(path_of(url, "faiss", "FAISS", "index.faiss"), self.version())
 
     def target(self, url: str) -> FaissTarget:
         from strongroom.engines.faiss.target import FaissTarget
 
-        return FaissTarget(path_of(url), self.version())
+        return FaissTarget(path_of(url, "faiss", "FAISS", "index.faiss"), self.version())
 
     def scratch(self, directory: Path, collections: Sequence[str]) -> str:
         """The URL of an index called as the collection is."""

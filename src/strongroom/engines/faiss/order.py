@@ -1,47 +1,12 @@
-"""In which order an index gives its rows, under which ids, and which record of the sidecar belongs to each.
-
-An index knows a row by its *label*: its position, or in inverted lists the id that it was added with. An id map above it
-makes ids of positions. 8 bytes a row, in a temporary file where that is much.
-"""
+"""In which order a FAISS index gives its rows, and under which labels and ids: positions, or what its lists and id map hold."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
 from strongroom.engines.faiss.headers import Read
 from strongroom.engines.faiss.layout import Layout
-
-Ids = npt.NDArray[np.int64]
-
-_IN_MEMORY = 8 << 20  # rows; the ids of more are kept in a temporary file
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The rows of an index in storage order. `labels` is None if they are 0..count-1; `ids`, what an id map makes of them,
-    is None if there is no map."""
-
-    count: int
-    labels: Ids | None
-    ids: Ids | None
-
-    @property
-    def own_ids(self) -> Ids | None:
-        """The ids that somebody gave to the rows; None if they are mere positions."""
-        return self.ids if self.ids is not None else self.labels
-
-    def labels_of(self, start: int, count: int) -> Ids:
-        if self.labels is None:
-            return np.arange(start, start + count, dtype=np.int64)
-        return self.labels[start : start + count]
-
-    def ids_of(self, start: int, count: int) -> Ids:
-        return self.labels_of(start, count) if self.ids is None else self.ids[start : start + count]
+from strongroom.engines.indexfile.order import Ids, Order, empty
 
 
 def order_of(layout: Layout, read: Read) -> Order:
@@ -49,7 +14,7 @@ def order_of(layout: Layout, read: Read) -> Order:
     if layout.lists is None:
         ids = None if layout.id_map is None else _read_ids(read, layout.id_map.offset, layout.count)
         return Order(layout.count, None, ids)
-    labels = _empty(layout.count)
+    labels = empty(layout.count)
     filled = 0
     for number in np.flatnonzero(layout.lists.sizes):
         size = int(layout.lists.sizes[number])
@@ -63,70 +28,10 @@ def order_of(layout: Layout, read: Read) -> Order:
     return Order(layout.count, labels, mapped[labels])
 
 
-def unique(ids: Ids) -> bool:
-    """Does every value occur once?"""
-    return len(ids) < 2 or _ascending(ids) or _ascending(_sorted(ids))
-
-
-def _ascending(ids: Ids) -> bool:
-    """Is every value greater than the one before it? Compared, as a difference of two int64 may be too large for one."""
-    return all(bool((part[1:] > part[:-1]).all()) for part in _overlapping(ids))
-
-
-def are_positions(ids: Ids) -> bool:
-    """Are these the numbers 0..n-1, each once, in any order?"""
-    return not len(ids) or (int(ids.min()) == 0 and int(ids.max()) == len(ids) - 1 and unique(ids))
-
-
-def matched(own: Ids, other: Ids) -> Ids | None:
-    """For each value of `own` its place in `other`; None if they are not the same set, each value once."""
-    if len(own) != len(other):
-        return None
-    places = np.argsort(other, kind="stable").astype(np.int64)
-    ordered = other[places]
-    found = np.searchsorted(ordered, own)
-    found[found == len(ordered)] = 0
-    if (ordered[found] != own).any() or not unique(own):
-        return None
-    return places[found]
-
-
-def collected(parts: Iterator[Ids], count: int) -> Ids | None:
-    """The parts as one array; None if they are not `count` values."""
-    whole = _empty(count)
-    filled = 0
-    for part in parts:
-        if filled + len(part) > count:
-            return None
-        whole[filled : filled + len(part)] = part
-        filled += len(part)
-    return whole if filled == count else None
-
-
 def _read_ids(read: Read, offset: int, count: int) -> Ids:
-    ids = _empty(count)
+    ids = empty(count)
     step = 1 << 20
     for start in range(0, count, step):
         rows = min(step, count - start)
         ids[start : start + rows] = np.frombuffer(read(offset + 8 * start, 8 * rows), "<i8")
     return ids
-
-
-def _overlapping(ids: Ids) -> Iterator[Ids]:
-    step = 1 << 20
-    return (ids[start : start + step + 1] for start in range(0, len(ids), step))
-
-
-def _sorted(ids: Ids) -> Ids:
-    copy = _empty(len(ids))
-    copy[:] = ids
-    copy.sort()
-    return copy
-
-
-def _empty(count: int) -> Ids:
-    if count <= _IN_MEMORY:
-        return np.empty(count, np.int64)
-    with tempfile.TemporaryFile() as file:
-        file.truncate(8 * count)
-        return np.memmap(file, np.int64, "r+", shape=(count,))

@@ -8,11 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from strongroom.engines.faiss.freeze import FaissSource
-from strongroom.engines.faiss.place import SUFFIXES
-from strongroom.engines.faiss.rebuild import DEFAULT_INDEX, METRIC_TYPES, factory_of, rebuild, role_of
-from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
-from strongroom.errors import Damaged
-from strongroom.model import Collection, Description, Fidelity, Role, Selection
+from strongroom.engines.faiss.rebuild import DEFAULT_INDEX, METRIC_TYPES, factory_of, rebuild
+from strongroom.engines.indexfile.spill import role_of
+from strongroom.engines.indexfile.stage import IndexStage, occupied, receipt_of
+from strongroom.model import Collection, Fidelity, Role, Selection
 
 
 class FaissTarget:
@@ -26,16 +25,10 @@ class FaissTarget:
 
     def occupied(self, collections: Sequence[str]) -> Sequence[str]:
         """The files that stand in the way: there is one place, whatever the collection is called."""
-        if not collections:
-            return []
-        names = [self._path.name, *(self._path.with_suffix(suffix).name for suffix in SUFFIXES)]
-        return [name for name in names if (self._path.parent / name).exists()]
+        return occupied(self._path) if collections else []
 
     def receipt(self) -> bytes | None:
-        try:
-            return (self._path.parent / _receipt_name(self._path)).read_bytes()
-        except FileNotFoundError:
-            return None
+        return receipt_of(self._path)
 
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """FAISS indexes one field of float32 vectors."""
@@ -74,65 +67,16 @@ class FaissTarget:
         return FaissStage(self._path, token, selection, self._version)
 
 
-class FaissStage:
+class FaissStage(IndexStage):
     """A new index and sidecar, built beside the target."""
 
     def __init__(self, path: Path, token: str, selection: Selection, engine_version: str) -> None:
-        """Raises Locked if another process has the stage of this token."""
-        sidecars = [path.with_suffix(suffix).name for suffix in SUFFIXES]
-        receipt = _receipt_name(path)
-        self._path = path
-        self._name = selection.target_name(selection.collections[0]) if len(selection.collections) == 1 else path.stem
+        super().__init__(path, token, selection)
         self._version = engine_version
-        self._staged = StagedEntries(path.parent, token, [path.name, *sidecars, receipt], records=[receipt])
-        self._rows = self._staged.directory / "rows"
 
-    @property
-    def directory(self) -> Path:
-        return self._staged.directory
+    def _build(self, collection: Collection, batches: Iterable[pa.RecordBatch], scratch: Path) -> None:
+        """The index that the rows had if they come from FAISS, else HNSW."""
+        rebuild(collection, batches, scratch, self.index)
 
-    def artifact_path(self, path: str) -> Path:
-        """The staged file that takes the place of a source's file, under this target's own name."""
-        place = self._staged.contained(path)
-        if place.parent != self._staged.new:
-            raise Damaged(f"artifact {path!r}", "a FAISS index and its sidecar lie in one directory")
-        if place.suffix in SUFFIXES:
-            return self._staged.new / self._path.with_suffix(place.suffix).name
-        return self._staged.new / self._path.name
-
-    def adopt(self, description: Description, selection: Selection) -> None:
-        """An index file is one collection: there is nothing to drop. Once published it is called as its file is."""
-        for collection in selection.chosen(description.collections):
-            self._name = selection.target_name(collection.name)
-
-    def load(self, collection: Collection, batches: Iterable[pa.RecordBatch]) -> None:
-        """Build the index that the rows had if they come from FAISS, else HNSW. Rows pass through files in the stage."""
-        self._name = collection.name
-        index = self._staged.new / self._path.name
-        for leftover in (index, index.with_suffix(".parquet"), self._rows):
-            remove(leftover)
-        self._rows.mkdir(mode=0o700)
-        rebuild(collection, batches, self._rows, index)
-        remove(self._rows)
-
-    def seal(self) -> None:
-        sync_tree(self._staged.new)
-
-    def source(self) -> FaissSource:
-        """The staged index; its collection is called as the restore calls it."""
-        return FaissSource(self._staged.new / self._path.name, self._version, self._name)
-
-    def publish(self, receipt: bytes, *, overwrite: bool) -> None:
-        if not (self.directory / "publishing").exists():
-            write_durably(self._staged.new / _receipt_name(self._path), receipt)
-        self._staged.publish(overwrite=overwrite)
-
-    def discard(self) -> None:
-        self._staged.discard()
-
-    def close(self) -> None:
-        self._staged.close()
-
-
-def _receipt_name(path: Path) -> str:
-    return f"{path.name}.strongroom.json"
+    def _source(self, path: Path, name: str) -> FaissSource:
+        return FaissSource(path, self._version, name)

@@ -10,18 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.faiss.held import OpenFile
 from strongroom.engines.faiss.layout import Layout, Lists, Span
-from strongroom.engines.faiss.order import Ids
+from strongroom.engines.indexfile.content import vector_array, vector_type
+from strongroom.engines.indexfile.held import OpenFile
+from strongroom.engines.indexfile.order import Ids
 from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import StrongroomError, Unreadable
 
 _LIBRARY = "strongroom.engines.faiss.library"
-
-
-def vector_type(dimension: int) -> pa.DataType:
-    return pa.list_(pa.float32(), dimension)
 
 
 def blocks(file: OpenFile, layout: Layout) -> Iterator[pa.Array]:
@@ -38,7 +35,7 @@ def blocks(file: OpenFile, layout: Layout) -> Iterator[pa.Array]:
     for offset, rows in _runs(layout):
         for start in range(0, rows, step):
             count = min(step, rows - start)
-            yield _column(file.read(offset + start * width, count * width), layout.dimension)
+            yield vector_array(file.read(offset + start * width, count * width), "float32", layout.dimension)
 
 
 def fetch(file: OpenFile, layout: Layout, rows: Ids) -> npt.NDArray[np.float32] | None:
@@ -51,12 +48,6 @@ def fetch(file: OpenFile, layout: Layout, rows: Ids) -> npt.NDArray[np.float32] 
     else:
         content = b"".join(file.read(int(offset), width) for offset in _offsets(layout, rows))
     return np.frombuffer(content, "<f4").reshape(-1, layout.dimension)
-
-
-def _column(content: bytes, dimension: int) -> pa.Array:
-    count = len(content) // 4
-    values = pa.Array.from_buffers(pa.float32(), count, [None, pa.py_buffer(content)])
-    return pa.FixedSizeListArray.from_arrays(values, type=vector_type(dimension))
 
 
 def _runs(layout: Layout) -> Iterator[tuple[int, int]]:
@@ -100,7 +91,7 @@ def _decoded(file: OpenFile, layout: Layout) -> Iterator[pa.Array]:
         with os.fdopen(receiving, "rb") as pipe, pa.ipc.open_stream(pipe) as stream:
             for batch in stream:
                 rows += batch.num_rows
-                yield batch.column("vector").cast(vector_type(layout.dimension))
+                yield batch.column("vector").cast(vector_type("float32", layout.dimension))
     except (pa.ArrowException, OSError) as error:
         worker.join()
         raise failures[0] if failures else Unreadable(f"{file.path}: FAISS ended before its last vector") from error

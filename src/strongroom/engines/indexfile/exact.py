@@ -1,4 +1,4 @@
-"""What exact search answers over vectors that lie in a sidecar only. FAISS has no index of them; whoever keeps them scans them."""
+"""What exact search answers over vectors that lie in a sidecar only. No index covers them; whoever keeps them scans them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.faiss.sidecar import as_vectors
+from strongroom.engines.indexfile.sidecar import as_vectors
 from strongroom.model import Answers
 
 Matrix = npt.NDArray[np.floating[Any]]

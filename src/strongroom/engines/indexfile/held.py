@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from strongroom.engines.indexfile.place import ARRAY, SUFFIXES
 from strongroom.errors import Locked, NotFound, SourceChanged, Unreadable
 
 QUIET_SECONDS = 0.1
@@ -90,14 +91,28 @@ class _Positioned(io.RawIOBase):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The open files of one index: the index itself, its sidecars, and whether its writers' lock is held."""
+    """The open files of one index: the index itself, those beside it, and whether its writers' lock is held."""
 
     index: OpenFile
-    sidecars: tuple[OpenFile, ...]
+    beside: tuple[OpenFile, ...]
     locked: bool
 
+    @property
+    def sidecars(self) -> tuple[OpenFile, ...]:
+        """The tables, the preferred one first."""
+        return tuple(file for file in self.beside if file.path.suffix in SUFFIXES)
+
+    @property
+    def array(self) -> OpenFile | None:
+        """The array of the vectors."""
+        return next((file for file in self.beside if file.path.suffix == ARRAY), None)
+
+    @property
+    def files(self) -> tuple[OpenFile, ...]:
+        return (self.index, *self.beside)
+
     def check(self) -> None:
-        for file in (self.index, *self.sidecars):
+        for file in self.files:
             file.check()
 
 
@@ -124,7 +139,7 @@ def _attempt(path: Path, sidecars: tuple[Path, ...], locked: bool, deadline: flo
     with ExitStack() as attempt:
         index = _open(path, attempt)
         if index is None:
-            raise NotFound(f"there is no index at {path}", hint="check the path: faiss:///absolute/path/of/the.index")
+            raise NotFound(f"there is no index at {path}", hint="check the path; after three slashes it is absolute")
         found = tuple(file for file in (_open(sidecar, attempt) for sidecar in sidecars) if file is not None)
         pair = bool(found) and not locked
         if pair and not _named(index, found, sidecars):

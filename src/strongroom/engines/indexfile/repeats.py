@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from strongroom.codecs.copies import Run, Trail
-from strongroom.engines.faiss.held import OpenFile
-from strongroom.engines.faiss.layout import Span
+from strongroom.engines.indexfile.content import Matrix
+from strongroom.engines.indexfile.held import OpenFile
 from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
 from strongroom.engines.regions import by_content
 from strongroom.model import Copy, Region
@@ -20,10 +20,10 @@ _HEADERS = 4096
 """Bytes between two runs that are no region of their own: a recipe holds them just as well."""
 
 
-def regions(sidecar: OpenFile, index: OpenFile, vectors: Span) -> Iterator[Region]:
+def regions(sidecar: OpenFile, vectors: Matrix) -> Iterator[Region]:
     """The whole sidecar as regions that say what of them is the column `vector` of the index's row blocks. What lies between, other
     columns say, is cut by content."""
-    trail = Trail(lambda offset, length: index.read(vectors.offset + offset, length), vectors.length)
+    trail = Trail(vectors.read, vectors.length)
     block = rows_per_block(vectors.record) * vectors.record
     for offset in range(0, sidecar.size, BLOCK_BYTES):
         piece = sidecar.read(offset, min(BLOCK_BYTES, sidecar.size - offset))

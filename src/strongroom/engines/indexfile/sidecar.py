@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.faiss.held import OpenFile
+from strongroom.engines.indexfile.held import OpenFile
 from strongroom.errors import Unreadable
 from strongroom.model import ROLE, Json, Role
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.faiss.order import Ids, Order, are_positions, collected, matched, unique
-from strongroom.engines.faiss.sidecar import Sidecar, aligned, as_vectors, may_be_vectors
+from strongroom.engines.indexfile.order import Ids, Order, are_positions, collected, matched, unique
+from strongroom.engines.indexfile.sidecar import Sidecar, aligned, as_vectors, may_be_vectors
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import SourceChanged
 from strongroom.model import ROLE, Role
@@ -58,12 +58,12 @@ def join(sidecar: Sidecar | None, order: Order, dimension: int, fetch: Fetch) ->
     ids = IdSource.INDEX if own is not None and distinct else IdSource.POSITION
     if sidecar is None:
         return Join(ids, columns={}, unique_ids=distinct)
-    if sidecar.count != order.count:
+    joined, records, by_id = _records(sidecar, order)
+    if not joined and sidecar.count != order.live:
         raise SourceChanged(
-            f"{sidecar.file.path} has {sidecar.count:,} records and the index {order.count:,} vectors",
+            f"{sidecar.file.path} has {sidecar.count:,} records and the index {order.live:,} vectors",
             hint=f"save both under flock on the index's lock file, or move {sidecar.file.path.name} away if it isn't its sidecar",
         )
-    joined, records, by_id = _records(sidecar, order)
     if not joined:
         return Join(ids, sidecar, columns={}, unique_ids=distinct)
     if not by_id and _has_good_ids(sidecar):
@@ -89,23 +89,50 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
 
 
 def _records(sidecar: Sidecar, order: Order) -> tuple[bool, Ids | None, bool]:
-    """Is there a correspondence, the record of each row, and was it found by id?"""
+    """Is there a correspondence, the record of each row, and was it found by id? A sidecar may also have records of rows that
+    were deleted from the index, if the index says that there were any."""
     own = order.own_ids
-    if own is not None and "id" in sidecar.schema.names and pa.types.is_integer(sidecar.schema.field("id").type):
-        records = matched(own, _id_column(sidecar, order.count))
+    fits = sidecar.count == order.live or (sidecar.count > order.live and _lacks_some(order))
+    if own is not None and "id" in sidecar.schema.names and pa.types.is_integer(sidecar.schema.field("id").type) and fits:
+        records = matched(own, _id_column(sidecar, sidecar.count))
         if records is not None:
-            natural = np.array_equal(records, np.arange(order.count))
-            return True, None if natural else records, True
+            return True, _by_slot(order, records, sidecar.count), True
         if order.ids is not None:
             raise SourceChanged(
                 f"the ids in {sidecar.file.path} are not those in the index",
                 hint="save both under flock on the index's lock file, or call the column otherwise if it isn't the vectors' id",
             )
     if order.labels is None:
-        return True, None, False
-    if are_positions(order.labels):
-        return True, order.labels, False
+        return sidecar.count == order.count, None, False
+    labels = order.labels if order.dead is None else order.labels[~order.dead]
+    if _numbers_records(labels, order, sidecar.count):
+        return True, _by_slot(order, labels, sidecar.count), False
     return False, None, False
+
+
+def _lacks_some(order: Order) -> bool:
+    """Were rows deleted? Then slots are dead, or, where they were given to new rows, numbers are missing among the labels."""
+    return order.dead is not None or (order.reuses and order.labels is not None and not are_positions(order.labels))
+
+
+def _numbers_records(labels: Ids, order: Order, records: int) -> bool:
+    """Are the labels the numbers of the records, in a file that keeps those of deleted rows too?"""
+    if are_positions(labels) and len(labels) == records:
+        return True
+    if not len(labels) or order.labels is None or not _lacks_some(order) or int(labels.min()) < 0 or not unique(labels):
+        return False
+    nameless = 0 if order.dead is None else int(np.count_nonzero(order.labels[order.dead] < 0))
+    fewest = int(order.labels.max()) + 1
+    return fewest <= records <= fewest + nameless
+
+
+def _by_slot(order: Order, records: Ids, count: int) -> Ids | None:
+    """The record of each slot, -1 for a dead one; None if it is the slot's own number everywhere."""
+    if order.dead is not None:
+        live, records = records, np.full(order.count, -1, np.int64)
+        records[~order.dead] = live
+    natural = len(records) == count and np.array_equal(records, np.arange(count))
+    return None if natural else records
 
 
 def _id_column(sidecar: Sidecar, count: int) -> Ids:
@@ -136,8 +163,8 @@ def _compare(sidecar: Sidecar, name: str, records: Ids | None, dimension: int, f
     """'repeated' if the column holds the index's vectors bit for bit, 'vectors' if others, 'column' if not vectors at all."""
     rows = None
     if records is not None:
-        rows = np.empty_like(records)
-        rows[records] = np.arange(len(records))
+        rows = np.full(sidecar.count, -1, np.int64)
+        rows[records[records >= 0]] = np.flatnonzero(records >= 0)
     equal = True
     done = 0
     for batch in sidecar.batches([name], rows_per_block(4 * dimension)):
@@ -146,8 +173,8 @@ def _compare(sidecar: Sidecar, name: str, records: Ids | None, dimension: int, f
             return "column"
         if equal:
             ordinals = np.arange(done, done + len(found)) if rows is None else rows[done : done + len(found)]
-            kept = fetch(ordinals)
-            equal = kept is not None and kept.tobytes() == found.tobytes()
+            kept = fetch(ordinals[ordinals >= 0])
+            equal = kept is not None and kept.tobytes() == found[ordinals >= 0].tobytes()
         done += len(found)
     return "repeated" if equal and done else "vectors"
 
@@ -173,7 +200,7 @@ def columns_in_order(plan: Join, schema: pa.Schema) -> Callable[[int], Sequence[
     def next_rows(rows: int) -> Sequence[pa.Array]:
         nonlocal position
         assert plan.records is not None  # noqa: S101 - checked above
-        wanted = plan.records[position : position + rows]
+        wanted = np.maximum(plan.records[position : position + rows], 0)  # a dead slot may have any record
         position += rows
         return _typed(spool.take(wanted), rows, schema, plan)
 

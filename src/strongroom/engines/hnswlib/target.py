@@ -1,0 +1,107 @@
+"""How an hnswlib index and what lies beside it are put in place: the files as they were, or an index built anew from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from strongroom.engines.hnswlib import space
+from strongroom.engines.hnswlib.freeze import HnswlibSource
+from strongroom.engines.hnswlib.library import Plan
+from strongroom.engines.indexfile.spill import indexed_field, role_of, spilled
+from strongroom.engines.indexfile.stage import IndexStage, occupied, receipt_of
+from strongroom.engines.isolation import call
+from strongroom.engines.staging import write_durably
+from strongroom.model import Collection, Fidelity, Field, Role, Selection
+
+_DEFAULT_LINKS, _DEFAULT_CONSTRUCTION = 16, 200  # those of hnswlib itself
+
+
+class HnswlibTarget:
+    """The place of an index file and what belongs beside it."""
+
+    holds_one = True
+
+    def __init__(self, path: Path, engine_version: str) -> None:
+        self._path = path
+        self._version = engine_version
+
+    def occupied(self, collections: Sequence[str]) -> Sequence[str]:
+        """The files that stand in the way: there is one place, whatever the collection is called."""
+        return occupied(self._path, [space.beside(self._path)]) if collections else []
+
+    def receipt(self) -> bytes | None:
+        return receipt_of(self._path)
+
+    def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """hnswlib indexes one field of float32 vectors."""
+        found = []
+        searched = [field for field in collection.fields if not field.index.get("sidecar")]
+        if len(searched) != 1:
+            found.append(f"{collection.name} has {len(searched)} vector fields, an hnswlib index holds exactly one")
+        found += [f"{one.name} holds {one.dtype}, hnswlib takes float32" for one in collection.fields if one.dtype != "float32"]
+        if not any(role_of(column) == Role.ID for column in schema):
+            found.append(f"the rows of {collection.name} have no ids")
+        return found
+
+    def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """What a rebuild makes different from the source."""
+        field = indexed_field(collection)
+        found = [f"the index is built anew as HNSW, M={_links(field)}: answers may differ slightly from the source's"]
+        if field.decoded:
+            found.append("the vectors are reconstructions from codes: building on them adds to the loss of the first coding")
+        if field.metric == "cosine":
+            found.append("with cosine, hnswlib keeps vectors of unit length")
+        elif field.metric not in space.SPACES:
+            found.append(f"hnswlib has no metric {field.metric}: l2 is used")
+        if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
+            found.append(f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index")
+        return found
+
+    def fidelity(self, collection: Collection) -> Fidelity:
+        return Fidelity.NORMALIZED if indexed_field(collection).metric == "cosine" else Fidelity.KEPT
+
+    def stage(self, token: str, selection: Selection) -> HnswlibStage:
+        return HnswlibStage(self._path, token, selection, self._version)
+
+
+class HnswlibStage(IndexStage):
+    """A new index and what belongs beside it, built beside the target."""
+
+    def __init__(self, path: Path, token: str, selection: Selection, engine_version: str) -> None:
+        super().__init__(path, token, selection, [space.beside(path)])
+        self._version = engine_version
+
+    def _build(self, collection: Collection, batches: Iterable[pa.RecordBatch], scratch: Path) -> None:
+        """An index of the source's M and ef_construction if it was HNSW, and the file that says for which space it is."""
+        field = indexed_field(collection)
+        rows = spilled(collection, batches, scratch, self.index)
+        metric = field.metric if field.metric in space.SPACES else space.DEFAULT_SPACE
+        ef = _whole(field, "ef", space.DEFAULT_EF, 100_000)
+        plan = Plan(
+            str(rows.vectors),
+            str(rows.ids) if rows.indexable and not rows.natural else None,
+            rows.count,
+            field.dimension,
+            metric,
+            _links(field),
+            _whole(field, "ef_construction", _DEFAULT_CONSTRUCTION, 10_000),
+            ef,
+        )
+        call("strongroom.engines.hnswlib.library:build", plan, str(self.index))
+        write_durably(space.beside(self.index), space.written(space.Said(metric, ef, field.dimension)))
+
+    def _source(self, path: Path, name: str) -> HnswlibSource:
+        return HnswlibSource(path, self._version, name=name)
+
+
+def _links(field: Field) -> int:
+    return _whole(field, "M", _DEFAULT_LINKS, 1000)
+
+
+def _whole(field: Field, name: str, default: int, most: int) -> int:
+    """A whole number among the index's parameters, whichever engine wrote them; the default if it isn't one that can be used."""
+    value = field.index.get(name)
+    return value if type(value) is int and 0 < value <= most else default

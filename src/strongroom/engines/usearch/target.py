@@ -1,0 +1,98 @@
+"""How a USearch index and what lies beside it are put in place: the files as they were, or an index built anew from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from strongroom.engines.indexfile.spill import indexed_field, role_of, spilled
+from strongroom.engines.indexfile.stage import IndexStage, occupied, receipt_of
+from strongroom.engines.isolation import call
+from strongroom.engines.usearch.freeze import UsearchSource
+from strongroom.engines.usearch.library import Plan
+from strongroom.model import Collection, Fidelity, Field, Role, Selection
+
+_METRICS = ("l2", "ip", "cosine")
+_DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8")
+_DEFAULT_CONNECTIVITY, _DEFAULT_EXPANSION_ADD = 16, 128  # those of USearch itself
+
+
+class UsearchTarget:
+    """The place of an index file and what belongs beside it."""
+
+    holds_one = True
+
+    def __init__(self, path: Path, engine_version: str) -> None:
+        self._path = path
+        self._version = engine_version
+
+    def occupied(self, collections: Sequence[str]) -> Sequence[str]:
+        """The files that stand in the way: there is one place, whatever the collection is called."""
+        return occupied(self._path) if collections else []
+
+    def receipt(self) -> bytes | None:
+        return receipt_of(self._path)
+
+    def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """USearch indexes one field; other vectors can lie beside it as float32."""
+        found = []
+        searched = [field for field in collection.fields if not field.index.get("sidecar")]
+        if len(searched) != 1:
+            found.append(f"{collection.name} has {len(searched)} vector fields, a USearch index holds exactly one")
+        found += [f"{one.name} holds {one.dtype}, which USearch lacks" for one in collection.fields if one.dtype not in _DTYPES]
+        if not any(role_of(column) == Role.ID for column in schema):
+            found.append(f"the rows of {collection.name} have no ids")
+        return found
+
+    def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
+        """What a rebuild makes different from the source."""
+        field = indexed_field(collection)
+        links = _connectivity(field)
+        found = [f"the index is built anew as HNSW, connectivity {links}: answers may differ slightly from the source's"]
+        if field.decoded:
+            found.append("the vectors are reconstructions from codes: building on them adds to the loss of the first coding")
+        if field.metric not in _METRICS:
+            found.append(f"an index of metric {field.metric} isn't built here: l2 is used")
+        if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
+            found.append(f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index")
+        return found
+
+    def fidelity(self, collection: Collection) -> Fidelity:
+        return Fidelity.KEPT
+
+    def stage(self, token: str, selection: Selection) -> UsearchStage:
+        return UsearchStage(self._path, token, selection, self._version)
+
+
+class UsearchStage(IndexStage):
+    """A new index and what belongs beside it, built beside the target."""
+
+    def __init__(self, path: Path, token: str, selection: Selection, engine_version: str) -> None:
+        super().__init__(path, token, selection)
+        self._version = engine_version
+
+    def _build(self, collection: Collection, batches: Iterable[pa.RecordBatch], scratch: Path) -> None:
+        """An index of numbers of the rows' dtype, so that nothing is lost."""
+        field = indexed_field(collection)
+        rows = spilled(collection, batches, scratch, self.index, field.dtype)
+        plan = Plan(
+            str(rows.vectors),
+            str(rows.ids) if rows.indexable and not rows.natural else None,
+            rows.count,
+            field.dimension,
+            field.dtype,
+            field.metric if field.metric in _METRICS else "l2",
+            _connectivity(field),
+            _DEFAULT_EXPANSION_ADD,
+        )
+        call("strongroom.engines.usearch.library:build", plan, str(self.index))
+
+    def _source(self, path: Path, name: str) -> UsearchSource:
+        return UsearchSource(path, self._version, name)
+
+
+def _connectivity(field: Field) -> int:
+    value = field.index.get("connectivity")
+    return value if type(value) is int and 0 < value <= 1000 else _DEFAULT_CONNECTIVITY
