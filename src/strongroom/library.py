@@ -38,13 +38,15 @@ class Strongroom:
         model: str | None = None,
         tags: Mapping[str, str] | None = None,
         probes: int | None = None,
+        reread: bool = False,
         progress: Progress = SILENT,
     ) -> BackupReport:
-        """Make a snapshot of the source that a URL names, such as 'chroma:///srv/chroma'."""
+        """Make a snapshot of the source that a URL names, such as 'chroma:///srv/chroma'. `reread` has it read even if its files
+        look as they did at the snapshot before."""
         from strongroom.operations.backup import BackupOptions, backup
         from strongroom.operations.witness import Witness
 
-        options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes)
+        options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes, reread)
         report = backup(self.repository, source, options, progress)
         known, damaged = history.headlines(self.repository)
         present = {headline.id for headline in known} | {problem.subject.rpartition("/")[2] for problem in damaged}

@@ -76,6 +76,7 @@ def backup(
     model: Annotated[str | None, typer.Option(help="The encoder of the vectors: NAME@VERSION.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any number of times.")] = None,
     probes: Annotated[int, typer.Option(min=0, help="Queries to seal in, for each vector field.")] = 32,
+    reread: Annotated[bool, typer.Option("--reread", help="Read the source even if its files look unchanged.")] = False,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -87,7 +88,7 @@ def backup(
     with engines.prepared(source):
         room = _open(repo, key_file, lambda: (import_module("strongroom.operations.backup"), engines.source_of(source)))
         with _progress(quiet) as progress:
-            report = room.backup(source, model=model, tags=tags, probes=probes, progress=progress)
+            report = room.backup(source, model=model, tags=tags, probes=probes, reread=reread, progress=progress)
     from strongroom.cli import render
 
     summary = {**render.snapshot_summary(report.snapshot), "not_captured": render.plain(report.not_captured)}

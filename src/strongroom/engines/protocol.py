@@ -93,6 +93,10 @@ class Frozen(Protocol):
         """What the engine's own index answers in this state to `queries` (q x dimension). Runs the engine in a child process:
         raises EngineFailed if it crashes."""
 
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """Is all of it what it was at `position`, which was taken at `moment` (seconds since 1970) on this machine? False wherever
+        that can't be said without reading it: it is then read, and found the same."""
+
     def repeatable(self, collection: str) -> bool:
         """False if the engine itself doesn't answer the same each time that it opens these files; probes are then held to their
         recall, not bit for bit."""

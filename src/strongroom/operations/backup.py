@@ -7,15 +7,15 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from blake3 import blake3
 
 from strongroom import engines
 from strongroom.engines.protocol import Frozen
-from strongroom.model import Collection, LedgerItem, Status
-from strongroom.operations.collection_reading import BackupOptions, CollectionReading
+from strongroom.model import Collection, Description, LedgerItem, Position, Status
+from strongroom.operations.collection_reading import BackupOptions, CollectionReading, said_lineage
 from strongroom.operations.predecessor import Predecessor, predecessor_of
 from strongroom.operations.processor import processor
 from strongroom.operations.witness import Witness
@@ -61,56 +61,104 @@ class _Backup:
         self._fingerprinter = Fingerprinter(repository.keys.fingerprint)
         self._partly: list[LedgerItem] = []
         self._seconds: dict[str, float] = {}
+        self._started = repository.clock.timer()
+        self._remembering: list[Callable[[Manifest], None]] = []
 
     def run(self) -> BackupReport:
         source = engines.source_of(self._url)
         known, _ = history.headlines(self._repository)
         with (
-            self._timed("total"),
             self._repository.writer(Witness(self._repository).damaged) as writer,
-            source.freeze(self._progress) as frozen,
             ThreadPoolExecutor(1, thread_name_prefix="strongroom-probes") as asking,
             ExitStack() as unfinished,
         ):
-            before = predecessor_of(self._repository, writer, self._source, frozen.description.engine, known)
-            readings = [self._read_rows(frozen, one, writer, before, asking, unfinished) for one in frozen.description.collections]
-            artifacts = self._read_artifacts(frozen, writer, before, readings)
-            with self._timed("probes"):
-                asked = [reading.probes(self._partly) for reading in readings]
-            frozen.check()
-            if not any(reading.root.count for reading in readings):
-                self._partly.append(LedgerItem("rows", Status.NOT_CAPTURED, "the source holds not one row: that proves nothing"))
-            pending = [reading.finish(writer, answers) for reading, answers in zip(readings, asked, strict=True)]
-            files = tuple(artifact() for artifact in artifacts)
-            description, position, rows_plane = frozen.description, frozen.position, _rows_plane(frozen)
+            with source.freeze(self._progress) as frozen:
+                before = predecessor_of(self._repository, writer, self._source, frozen.description.engine, known)
+                record = self._unchanged(frozen, before)
+                finish = None if record else self._read(frozen, writer, before, asking, unfinished)
             packs = writer.close()
-            stored = [one() for one in pending]
             self._repository.add_index(packs)
-            record = Manifest(
+            if finish is not None:
+                record = finish()
+            assert record is not None  # noqa: S101 - one of both
+            record = replace(
+                record,
                 created=self._repository.clock.now().isoformat(),
-                source=self._source,
-                host=socket.gethostname(),
-                engine=description.engine,
-                engine_version=description.engine_version,
-                strongroom_version=importlib.metadata.version("strongroom"),
-                position=position,
-                rows_plane=rows_plane,
-                root=root_of(stored),
                 parents=history.heads(known),
                 tags=dict(self._options.tags),
-                catalog=description.catalog,
-                collections=tuple(stored),
-                artifacts=files,
-                ledger=(*description.ledger, *self._partly),
-                source_bytes=sum(artifact.size for artifact in files),
                 stored_bytes=writer.stored_bytes,
-                seconds={name: round(value, 4) for name, value in self._seconds.items()},
-                processor=processor(),
+                seconds={name: round(value, 4) for name, value in {**self._seconds, "total": self._elapsed()}.items()},
             )
             snapshot_id = self._repository.add_manifest(manifest.encode(record))
-            for reading, one in zip(readings, stored, strict=True):
-                reading.remember(one)
+            for remember in self._remembering:
+                remember(record)
         return BackupReport(Snapshot(snapshot_id, record), tuple(self._partly))
+
+    def _unchanged(self, frozen: Frozen, before: Predecessor) -> Manifest | None:
+        """The snapshot before, if the source is as it was then: nothing of it needs to be read."""
+        if self._options.reread or self._options.probes != BackupOptions().probes:
+            return None
+        record = before.still(frozen, lambda one: said_lineage(one.lineage, self._options.model))
+        if record is not None:
+            frozen.check()
+        return record
+
+    def _read(
+        self,
+        frozen: Frozen,
+        writer: BlobWriter,
+        before: Predecessor,
+        asking: ThreadPoolExecutor,
+        unfinished: ExitStack,
+    ) -> Callable[[], Manifest]:
+        """Read all of the source. The result gives the manifest, once the writer is closed."""
+        readings = [self._read_rows(frozen, one, writer, before, asking, unfinished) for one in frozen.description.collections]
+        artifacts = self._read_artifacts(frozen, writer, before, readings)
+        with self._timed("probes"):
+            asked = [reading.probes(self._partly) for reading in readings]
+        frozen.check()
+        if not any(reading.root.count for reading in readings):
+            self._partly.append(LedgerItem("rows", Status.NOT_CAPTURED, "the source holds not one row: that proves nothing"))
+        pending = [reading.finish(writer, answers) for reading, answers in zip(readings, asked, strict=True)]
+        description, position, rows_plane = frozen.description, frozen.position, _rows_plane(frozen)
+
+        def remember(record: Manifest) -> None:
+            for reading, stored in zip(readings, record.collections, strict=True):
+                reading.remember(stored)
+
+        self._remembering.append(remember)
+        return lambda: self._record(
+            description, position, rows_plane, tuple(one() for one in pending), tuple(artifact() for artifact in artifacts)
+        )
+
+    def _record(
+        self,
+        description: Description,
+        position: Position,
+        rows_plane: str,
+        stored: tuple[StoredCollection, ...],
+        files: tuple[StoredArtifact, ...],
+    ) -> Manifest:
+        return Manifest(
+            created="",
+            source=self._source,
+            host=socket.gethostname(),
+            engine=description.engine,
+            engine_version=description.engine_version,
+            strongroom_version=importlib.metadata.version("strongroom"),
+            position=position,
+            rows_plane=rows_plane,
+            root=root_of(stored),
+            parents=(),
+            tags={},
+            catalog=description.catalog,
+            collections=stored,
+            artifacts=files,
+            ledger=(*description.ledger, *self._partly),
+            source_bytes=sum(artifact.size for artifact in files),
+            stored_bytes=0,
+            processor=processor(),
+        )
 
     def _read_rows(
         self,
@@ -170,6 +218,9 @@ class _Backup:
             if reading is None or not reading.keep(vectors, before):
                 return False
         return True
+
+    def _elapsed(self) -> float:
+        return self._repository.clock.timer() - self._started
 
     def _timed(self, name: str) -> _Timed:
         return _Timed(self._seconds, name, self._repository.clock.timer)

@@ -30,11 +30,13 @@ _SCANNED_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """`model` is NAME@VERSION of the encoder; `probes` queries a vector field are sealed in."""
+    """`model` is NAME@VERSION of the encoder; `probes` queries a vector field are sealed in; `reread` has a source read even if its
+    files look as they did at the snapshot before."""
 
     model: str | None = None
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     probes: int = probes.PROBES
+    reread: bool = False
 
 
 @dataclass
@@ -178,7 +180,7 @@ class CollectionReading:
         return lambda: self._stored(rows(), sets)
 
     def _stored(self, rows: StoredRows, sets: Sequence[ProbeSet]) -> StoredCollection:
-        lineage = _lineage(self.collection.lineage, self._options.model)
+        lineage = said_lineage(self.collection.lineage, self._options.model)
         return StoredCollection(
             catalog=dataclasses.replace(self.collection, count=self.root.count, lineage=lineage),
             schema=self.schema,
@@ -201,15 +203,16 @@ class CollectionReading:
         self._table.discard()
 
 
+def said_lineage(engines_own: Lineage, model: str | None) -> Lineage:
+    """The encoder as the user names it, else as the engine does."""
+    if model is None:
+        return engines_own
+    name, _, version = model.partition("@")
+    return Lineage(name, version or None, "user")
+
+
 def _affordable(field: Field, rows: int) -> int:
     """How many queries to ask: all, unless there is no index and the engine would read every vector for each of them."""
     if field.index:
         return sys.maxsize
     return max(_FEWEST_PROBES, _SCANNED_BYTES // max(1, rows * field.dimension * 4))
-
-
-def _lineage(engines_own: Lineage, model: str | None) -> Lineage:
-    if model is None:
-        return engines_own
-    name, _, version = model.partition("@")
-    return Lineage(name, version or None, "user")

@@ -5,14 +5,19 @@ It relies on nothing that isn't there: what the store has lost, or what is known
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import importlib.metadata
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 from blake3 import blake3
 
+from strongroom.engines.protocol import Frozen
 from strongroom.errors import Damaged
-from strongroom.model import Collection
+from strongroom.model import Collection, Lineage
+from strongroom.operations.processor import processor
 from strongroom.repository import BlobWriter, Repository
 from strongroom.repository.state import state_directory
 from strongroom.snapshots import history
@@ -43,6 +48,25 @@ class Predecessor:
         if blob not in self._there:
             self._there[blob] = self.writer.has(bytes.fromhex(blob))
         return self._there[blob]
+
+    def still(self, frozen: Frozen, lineage: Callable[[Collection], Lineage]) -> Manifest | None:
+        """What the snapshot before says, if the source is as it was then, by what its engine can tell without reading it, and if
+        all that it relies on is still there; else None."""
+        record = self.snapshot.manifest if self.snapshot else None
+        if record is None or record.host != socket.gethostname() or record.processor != processor():
+            return None
+        description = frozen.description
+        started = datetime.fromisoformat(record.created).timestamp() - record.seconds.get("total", 0.0)
+        same = (
+            record.engine_version == description.engine_version
+            and record.strongroom_version == importlib.metadata.version("strongroom")
+            and record.ledger == tuple(description.ledger)
+            and record.catalog == description.catalog
+            and [one.catalog for one in record.collections]
+            == [replace(one, lineage=lineage(one)) for one in description.collections]
+            and frozen.unchanged_since(record.position, started)
+        )
+        return record if same and record.rows and all(map(self.has, record.blobs())) else None
 
     def collection(self, name: str) -> StoredCollection | None:
         """The collection of that name in the snapshot before."""

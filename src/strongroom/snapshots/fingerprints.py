@@ -290,7 +290,7 @@ def _elements(column: pa.FixedSizeListArray) -> pa.Array:
 def _values_of(column: pa.Array) -> Values:
     kind = column.type
     if pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and not pa.types.is_uint64(kind)):
-        return _fixed("int", column.cast(pa.int64()), len(column))
+        return _fixed("int", column if pa.types.is_int64(kind) else column.cast(pa.int64()), len(column))
     if _is_plain_list(kind):
         return _fixed(f"list {kind.value_type}", _elements(column), len(column), kind.list_size)
     if _is_plain(kind):

@@ -176,6 +176,10 @@ class ChromaFrozen:
         )
         return Answers(tuple(map(tuple, ids)), tuple(distances))
 
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """A collection's configuration changes without a number in the log."""
+        return False
+
     def repeatable(self, collection: str) -> bool:
         """False while some of the collection's vectors are only in the log."""
         return collection not in self._unsettled

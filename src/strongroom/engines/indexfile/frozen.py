@@ -21,6 +21,9 @@ from strongroom.engines.regions import by_content
 from strongroom.errors import NotFound
 from strongroom.model import ROLE, Answers, Cut, Description, Position, Region, Role, RowBlock
 
+_TICK_SECONDS = 2.0
+"""More than a file system's clock is coarse (2 s on FAT)."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileArtifact:
@@ -81,9 +84,15 @@ class IndexFrozen:
 
     @property
     def position(self) -> Position:
-        """Stamp, size and inode of the index file, and of those beside it."""
-        stamps = (f"{f.status.st_mtime_ns}-{f.status.st_size}-{f.status.st_ino}" for f in self._held.files)
+        """Stamps, size and inode of the index file, and of those beside it."""
+        kept = (f.status for f in self._held.files)
+        stamps = (f"{one.st_mtime_ns}-{one.st_ctime_ns}-{one.st_size}-{one.st_ino}" for one in kept)
         return Position("file", "+".join(stamps))
+
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """The same files, last written clearly before that moment: a clock may stand still for a tick, and a writer write twice."""
+        last = max(max(f.status.st_mtime, f.status.st_ctime) for f in self._held.files)
+        return position == self.position and last < moment - _TICK_SECONDS
 
     def rows(self, collection: str) -> Iterator[RowBlock]:
         """Every vector with its id and the sidecar's columns, in the order of the index file."""

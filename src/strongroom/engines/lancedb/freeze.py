@@ -130,6 +130,10 @@ class FrozenLance:
         answers: Answers = isolation.call("strongroom.engines.lancedb.search:nearest", *arguments)
         return answers
 
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """A version's files never change, and a transaction's name is its alone. Tags and configuration are in the catalog."""
+        return position == self.position and all(table.transaction for table in self._tables.values())
+
     def repeatable(self, collection: str) -> bool:
         """A version's files always answer the same (measured for every kind of index)."""
         return True
