@@ -31,8 +31,8 @@ _LEAST = 1 << 10
 _WORTHWHILE = 0.8
 """What a difference must come to, as a share of the content stored alone: less is not worth that reading takes the base too."""
 
-_SELDOM_BEATEN = 1 / 8
-"""An XOR that comes to this share of the content or less was found smaller than the patch, or nearly so, in a tenth of the time."""
+_SELDOM_BEATEN = 0.2
+"""An XOR that comes to this share of the content stored alone was found no larger than a patch, or hardly, in a tenth of the time."""
 
 _LEVEL = 3
 _HASHED = (17, 22)
@@ -57,12 +57,11 @@ def smaller(content: Bytes, base: Bytes, kind: str) -> bytes | None:
     length = memoryview(content).nbytes
     if length < _LEAST:
         return None
+    alone = len(codecs.encode(content, kind)[1])
     best = _by_xor(content, base, kind)
-    if len(best) > length * _SELDOM_BEATEN and length + memoryview(base).nbytes <= _LONGEST:
+    if len(best) > alone * _SELDOM_BEATEN and length + memoryview(base).nbytes <= _LONGEST:
         best = min(best, _by_patch(content, base), key=len)
-    if len(best) > length * _WORTHWHILE or len(best) > len(codecs.encode(content, kind)[1]) * _WORTHWHILE:
-        return None
-    return best
+    return best if len(best) <= alone * _WORTHWHILE else None
 
 
 def undo(difference: Bytes, base: Bytes) -> Bytes:
