@@ -163,7 +163,7 @@ def test_an_index_that_only_faiss_can_read_and_its_sidecar_are_cut_by_content(tm
     lines[700] = '{"document": "another text, and a longer one"}\n'
     path.with_suffix(".jsonl").write_text("".join(lines))
     spent = cost(old, content_pieces(path))
-    assert spent.changed < 0.02 * spent.alone
+    assert spent.changed < 0.05 * spent.alone
 
 
 def content_pieces(path: Path) -> list[dict[str, Piece]]:
