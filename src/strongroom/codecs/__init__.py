@@ -17,7 +17,7 @@ from strongroom.codecs.errors import CodecError
 from strongroom.codecs.planes import Layout
 from strongroom.model import Bytes
 
-__all__ = ["KINDS", "PLANES", "RAW", "ZSTD", "CodecError", "decode", "encode"]
+__all__ = ["KINDS", "PLANES", "RAW", "ZSTD", "CodecError", "decode", "encode", "has_numbers"]
 
 RAW, ZSTD, PLANES = range(3)
 """Codec ids. They are part of the repository format: never change one, only add."""
@@ -57,6 +57,12 @@ def encode(data: Bytes, kind: str) -> tuple[int, Bytes]:
         return RAW, b""
     codec, payload = _squeeze(octets, kind)
     return (codec, payload) if payload is not None and len(payload) < len(octets) else (RAW, octets.data)
+
+
+def has_numbers(data: Bytes) -> bool:
+    """Whether a sample says that `data` shrinks best as numbers. If not, 'text' does as well as 'bytes' for any part of it, and
+    spares the time of trying, which for pieces of 64 KiB is more than that of all else."""
+    return _guess(np.frombuffer(data, np.uint8)) is not None
 
 
 def decode(codec: int, payload: Bytes, length: int) -> Bytes:

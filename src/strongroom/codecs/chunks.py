@@ -13,7 +13,7 @@ from strongroom.model import Bytes
 if TYPE_CHECKING:
     from pyfastcdc import NormalizedChunking
 
-SMALLEST_AVERAGE = 64 << 10
+SMALLEST_AVERAGE = 128 << 10
 """Bytes. 20 inserts of 100 bytes in 80 MB of vectors and links stored 0.8 MB at 32 KiB, 1.4 at 64, 2.6 at 128, 4.8 at 256; each
 chunk costs 57 bytes in its pack, and some 50 in every manifest."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from blake3 import blake3
 
+from strongroom import codecs
 from strongroom.codecs import chunks
 from strongroom.engines.protocol import BLOCK_BYTES
 from strongroom.model import Region
@@ -24,11 +25,11 @@ def by_content(read: Callable[[int, int], bytes], size: int, offset: int = 0) ->
     end, stop, before = offset, offset + size, b""
     while end < stop:
         window = read(end, min(BLOCK_BYTES, stop - end))
-        place = 0
+        kind, place = "bytes" if codecs.has_numbers(window) else "text", 0
         for length in chunks.lengths(window, average, last=end + len(window) == stop):
             key = blake3(before).hexdigest()[:_KEY_DIGITS]
             seen[key] += 1
-            yield Region(end + place, length, key=f"after {key}" if seen[key] == 1 else f"after {key}, {seen[key]}")
+            yield Region(end + place, length, kind, key=f"after {key}" if seen[key] == 1 else f"after {key}, {seen[key]}")
             place += length
             before = window[max(0, place - _LOOKED_BACK) : place]
         end += place
