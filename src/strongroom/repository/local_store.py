@@ -70,14 +70,8 @@ class LocalStore:
             return found.st_size
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        top = self._root / prefix
-        with _translated(top):
-            for directory, folders, files in os.walk(top, onerror=_raise_unless_missing):
-                folders.sort()
-                for file in sorted(files):
-                    path = Path(directory, file)
-                    if not file.startswith(_UNFINISHED):
-                        yield Listed(path.relative_to(self._root).as_posix(), path.stat().st_size)
+        with _translated(self._root / prefix):
+            yield from _files(f"{self._root}/{prefix}", prefix)
 
     def delete(self, name: str) -> None:
         path = self._root / name
@@ -127,9 +121,26 @@ def _is_missing(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
-def _raise_unless_missing(error: OSError) -> None:
-    if not _is_missing(error):
-        raise error
+def _files(directory: str, prefix: str) -> Iterator[Listed]:
+    """The objects below a directory, by name, folders after files; without what vanishes meanwhile. `prefix` ends in '/'. One look
+    at each file and no paths: a repository may have a hundred thousand of them."""
+    try:
+        with os.scandir(directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        if _is_missing(error):
+            return
+        raise
+    folders: list[os.DirEntry[str]] = []
+    for entry in entries:
+        if entry.is_dir():
+            folders.append(entry)
+        elif not entry.name.startswith(_UNFINISHED):
+            with suppress(FileNotFoundError):
+                yield Listed(prefix + entry.name, entry.stat().st_size)
+    for entry in folders:
+        if not entry.is_symlink():
+            yield from _files(entry.path, f"{prefix}{entry.name}/")
 
 
 @contextmanager
