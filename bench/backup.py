@@ -100,11 +100,11 @@ def measure(tool: Tool, files: Sequence[Path], place: Path) -> Measured:
     out.mkdir()
     environment = {**ENVIRONMENT, "STRONGROOM_STATE_DIR": str(place / "state"), "BORG_BASE_DIR": str(place / "borg")}
     if tool.prepare is not None:
-        _run(tool.prepare(repo), out, environment)
-    backup, backup_durable = _run(tool.backup(repo, [str(file) for file in files]), out, environment)
+        run(tool.prepare(repo), out, environment)
+    backup, backup_durable = run(tool.backup(repo, [str(file) for file in files]), out, environment)
     restore = restore_durable = float("nan")
     if tool.restore is not None:
-        restore, restore_durable = _run(tool.restore(repo, files[0].name, out), out, environment)
+        restore, restore_durable = run(tool.restore(repo, files[0].name, out), out, environment)
         for file in files:
             restored = next(path for path in out.rglob(file.name) if path.is_file())
             if not filecmp.cmp(restored, file, shallow=False):
@@ -115,7 +115,7 @@ def measure(tool: Tool, files: Sequence[Path], place: Path) -> Measured:
     return Measured(tool.name, backup, backup_durable, restore, restore_durable, stored)
 
 
-def _run(command: Sequence[str], directory: Path, environment: dict[str, str]) -> tuple[float, float]:
+def run(command: Sequence[str], directory: Path, environment: dict[str, str]) -> tuple[float, float]:
     """Seconds of the command, and until everything that it wrote is on the disk."""
     os.sync()
     started = time.perf_counter()

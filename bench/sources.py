@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,3 +118,33 @@ def chroma_database(path: Path, size: int) -> None:
         ids = [f"row-{start + number}" for number in range(count)]
         wide = more_vectors(base, 8 * count, start).reshape(count, -1)
         collection.add(ids=ids, embeddings=wide, documents=[f"the text of {name}" for name in ids])
+
+
+def hnswlib_states(directory: Path, rows: int, links: int = 16) -> tuple[list[Path], list[Path]]:
+    """Two states of an hnswlib index and its vectors (`index.bin`, `index.npy`) of `rows` vectors: the second after 1 % of random
+    updates and 1 % of inserts. Made if they aren't there; one thread fills the index, so that both files have one order."""
+    import hnswlib
+
+    states = [[directory / name / file for file in ("index.bin", "index.npy")] for name in ("before", "after")]
+    if all(path.exists() for state in states for path in state):
+        return states[0], states[1]
+    base, _ = real_vectors()
+    draw, few = np.random.default_rng(3), rows // 100
+    vectors = more_vectors(base, rows, seed=2)
+    index = hnswlib.Index("l2", DIMENSION)
+    index.init_index(rows + few, M=links, ef_construction=100)
+    index.add_items(vectors, num_threads=1)
+    _save(index, vectors, states[0])
+    changed = draw.choice(rows, few, replace=False)
+    vectors[changed] = more_vectors(base, few, seed=4)
+    index.add_items(vectors[changed], changed, num_threads=1)
+    vectors = np.concatenate([vectors, more_vectors(base, few, seed=5)])
+    index.add_items(vectors[rows:], np.arange(rows, rows + few), num_threads=1)
+    _save(index, vectors, states[1])
+    return states[0], states[1]
+
+
+def _save(index: Any, vectors: Matrix, files: list[Path]) -> None:
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    np.save(files[1], vectors)
+    index.save_index(str(files[0]))
