@@ -23,7 +23,7 @@ from strongroom.engines.protocol import Artifact, Frozen
 from strongroom.model import Cut
 from strongroom.progress import SILENT
 
-ROWS, DIMENSION = 20_000, 32
+ROWS, DIMENSION = 10_000, 32
 CHANGED = ROWS // 100
 
 
@@ -132,7 +132,9 @@ def test_what_changed_is_a_small_share(tmp_path: Path, kind: str, change: Callab
     index = faiss.index_factory(DIMENSION, kind)
     if isinstance(index, faiss.IndexIVF):
         index.cp.niter = 3
-    index.train(vectors[:5_000])
+    if isinstance(index, faiss.IndexIVFPQ):
+        index.pq.cp.niter = 3
+    index.train(vectors[:2_600])
     index.add(vectors[:ROWS])
     path = tmp_path / "index.faiss"
     faiss.write_index(index, str(path))
@@ -182,7 +184,7 @@ def chroma_pieces(path: Path) -> dict[str, dict[str, Piece]]:
 
 def test_chromas_files_cost_what_changed(tmp_path: Path) -> None:
     path = tmp_path / "db"
-    rows, changed = 4_000, 50
+    rows, changed = 2_000, 25
     chroma_fixture.apart(raw_engines.chroma_make, str(path), 0, rows)
     old = chroma_pieces(path)
     chroma_fixture.apart(raw_engines.chroma_make, str(path), rows, changed)
