@@ -30,6 +30,8 @@ from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, Stored
 __all__ = ["BackupOptions", "BackupReport", "backup", "root_of", "without_password"]
 
 _WAITING_BLOCKS = 2
+_COMPARING = 2
+"""Threads that look for what changed of links and the like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +190,26 @@ class _Backup:
         return reading
 
     def _read_artifacts(
-        self, frozen: Frozen, writer: BlobWriter, before: Predecessor, readings: Sequence[CollectionReading]
+        self,
+        frozen: Frozen,
+        writer: BlobWriter,
+        before: Predecessor,
+        readings: Sequence[CollectionReading],
     ) -> list[Callable[[], StoredArtifact]]:
         artifacts = frozen.artifacts()
         self._progress.begin("index and engine files", sum(artifact.size for artifact in artifacts), "bytes")
         by_name = {reading.collection.name: reading for reading in readings}
+        comparing = ThreadPoolExecutor(_COMPARING, thread_name_prefix="strongroom-differences")
         files = ArtifactWriter(
             lambda data, kind: writer.submit(data, kind),
             self._repository.keys.identify,
             {name: reading.written for name, reading in by_name.items()},
             {name: reading.fields for name, reading in by_name.items()},
             lambda collection, name, content, width: by_name[collection].find_or_store(name, content, width),
+            comparing,
         )
         stored: list[Callable[[], StoredArtifact]] = []
-        with self._timed("artifacts"):
+        with self._timed("artifacts"), comparing:
             for artifact in artifacts:
                 known = before.immutable(artifact.path, artifact.size) if artifact.immutable else None
                 if known is not None and all(self._keep(part, before, by_name) for part in known.parts):

@@ -20,8 +20,8 @@ from strongroom.operations.prefetch import ahead
 from strongroom.operations.restore_state import RestoreState
 from strongroom.progress import Progress
 from strongroom.repository import Repository
-from strongroom.snapshots.artifacts import ArtifactReader, holds, offsets
 from strongroom.snapshots.manifest import Part, StoredArtifact, StoredCollection
+from strongroom.snapshots.parts import ArtifactReader, holds, offsets
 from strongroom.snapshots.slots import Slots
 
 _FLUSH_BYTES = 32 << 20

@@ -6,29 +6,31 @@ it is, or as what changed of it since the snapshot before, if that is smaller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from strongroom.codecs import CodecError, copies, difference, runs, strided
-from strongroom.codecs.runs import NONE, Numbers
+from strongroom.codecs import copies, difference, runs, strided
+from strongroom.codecs.runs import Numbers
 from strongroom.engines.protocol import Artifact
 from strongroom.errors import Damaged, SourceChanged
 from strongroom.model import Bytes, Region
 from strongroom.snapshots.manifest import Part, StoredArtifact, Vectors
+from strongroom.snapshots.parts import Identify, check_of, remainder, remainder_of, with_remainder
 from strongroom.snapshots.rows_writer import Written
 from strongroom.snapshots.segments import Submit
-from strongroom.snapshots.slots import Slots
-
-Identify = Callable[[Bytes], bytes]
-"""The id that a blob of these bytes has."""
 
 FindOrStore = Callable[[str, str, Bytes, int], Numbers]
 """Of a collection and a field: the numbers of vectors of so many bytes, which are stored if they aren't yet."""
 
 DEEPEST = 8
 """So many differences lie on one another before a part is stored whole again."""
+
+_COMPARED_AT_ONCE = 4
+"""Regions, of 8 MiB at most, that wait to be compared or are."""
 
 PendingPart = Callable[[], Part]
 
@@ -44,13 +46,16 @@ class Before:
 @dataclass(frozen=True, slots=True)
 class ArtifactWriter:
     """Stores files. `rows` are the blocks of rows of each collection, as they were written; `fields` the fields whose vectors are
-    stored by number."""
+    stored by number; `pool` compares regions with what they were."""
 
     submit: Submit
     identify: Identify
     rows: Mapping[str, Sequence[Written]]
     fields: Mapping[str, frozenset[str]]
     find_or_store: FindOrStore
+    pool: ThreadPoolExecutor
+    _room: threading.Condition = field(default_factory=threading.Condition)
+    _comparing: list[int] = field(default_factory=lambda: [0])
 
     def store(self, artifact: Artifact, before: Before, advance: Callable[[int], None]) -> Callable[[], StoredArtifact]:
         """Hand a file's regions on; the result gives the stored artifact once the blobs' ids are known. That what is split gives
@@ -105,8 +110,11 @@ class ArtifactWriter:
         refer = self._refer(collection, region, vectors, check, block)
         if not rest:
             return lambda: Part(region.length, region.kind, "", *geometry, check=check.hex(), key=region.key, vectors=refer())
-        whole = check_of(self.identify, vectors_id=check, rest_id=self.identify(rest)).hex()
-        stored = self._changed(rest, "int32", region.key, before)
+        rest_id = self.identify(rest)
+        whole = check_of(self.identify, vectors_id=check, rest_id=rest_id).hex()
+        then = before.parts.get(region.key) if region.key else None
+        same = then is not None and (whole == then.check if then.differences else rest_id.hex() == then.rest)
+        stored = self._changed(rest, "int32", then, before, same=same)
         return lambda: replace(
             stored(Part(region.length, region.kind, "", *geometry, check=whole, key=region.key)), vectors=refer()
         )
@@ -147,29 +155,51 @@ class ArtifactWriter:
 
     def _plain(self, region: Region, content: bytes, before: Before) -> PendingPart:
         part = Part(region.length, region.kind, "", key=region.key)
-        stored = self._changed(content, region.kind if not region.stride else "bytes", region.key, before)
-        check = self.identify(content).hex() if region.key else ""
+        check = self.identify(content) if region.key else b""
+        then = before.parts.get(region.key) if region.key else None
+        same = then is not None and check.hex() == (then.check if then.differences else then.blob)
+        stored = self._changed(content, region.kind if not region.stride else "bytes", then, before, same=same)
 
         def finished() -> Part:
             done = stored(part)
-            return replace(done, check=check) if done.differences else done
+            return replace(done, check=check.hex()) if done.differences else done
 
         return finished
 
-    def _changed(self, content: bytes, kind: str, key: str, before: Before) -> Callable[[Part], Part]:
-        """Store bytes as they are or as what changed of them. The result puts the blobs' ids into the part."""
-        then = before.parts.get(key) if key else None
-        if then is not None and before.read_blob is not None and len(then.differences) < DEEPEST:
-            base = remainder_of(then, before.read_blob)
-            if base == content:
-                return lambda part: _with_remainder(part, *_remainder(then))
-            changed = difference.smaller(content, base, kind)
-            if changed is not None:
-                blob = self.submit(changed, "uint8")  # it is coded already
-                first, others = _remainder(then)
-                return lambda part: _with_remainder(part, first, (*others, blob.result().hex()))
-        whole = self.submit(content, kind)
-        return lambda part: _with_remainder(part, whole.result().hex(), ())
+    def _changed(self, content: bytes, kind: str, then: Part | None, before: Before, *, same: bool) -> Callable[[Part], Part]:
+        """Store bytes as they are, or as what changed of what they were `then`. The result puts the blobs' ids into the part."""
+        if then is not None and same:
+            return lambda part: with_remainder(part, *remainder(then))
+        if then is None or before.read_blob is None or len(then.differences) >= DEEPEST:
+            whole = self.submit(content, kind)
+            return lambda part: with_remainder(part, whole.result().hex(), ())
+        with self._room:
+            self._room.wait_for(lambda: self._comparing[0] < _COMPARED_AT_ONCE)
+            self._comparing[0] += 1
+        comparing = self.pool.submit(self._compare, content, kind, then, before.read_blob)
+
+        def finished(part: Part) -> Part:
+            first, differences, last = comparing.result()
+            blob = last.result().hex()
+            return with_remainder(part, first, (*differences, blob)) if first else with_remainder(part, blob, ())
+
+        return finished
+
+    def _compare(
+        self, content: bytes, kind: str, then: Part, read_blob: Callable[[bytes], Bytes]
+    ) -> tuple[str, tuple[str, ...], Future[bytes]]:
+        """The blobs of `then` and the difference to it; or no blobs and all of the content, if that is smaller."""
+        try:
+            changed = difference.smaller(content, remainder_of(then, read_blob), kind)
+        except Damaged:  # what it would be compared with is lost
+            changed = None
+        finally:
+            with self._room:
+                self._comparing[0] -= 1
+                self._room.notify_all()
+        if changed is None:
+            return "", (), self.submit(content, kind)
+        return (*remainder(then), self.submit(changed, "uint8"))  # it is coded already
 
 
 def _of_rows(collection: str, region: Region, block: Written) -> PendingPart:
@@ -182,130 +212,3 @@ def _of_rows(collection: str, region: Region, block: Written) -> PendingPart:
 
 def _vector_bytes(region: Region) -> int:
     return region.length // region.stride * region.vector_length
-
-
-def _remainder(part: Part) -> tuple[str, tuple[str, ...]]:
-    return (part.rest if part.stride else part.blob), part.differences
-
-
-def _with_remainder(part: Part, first: str, differences: tuple[str, ...]) -> Part:
-    if part.stride:
-        return replace(part, differences=differences, rest=first)
-    return replace(part, differences=differences, blob=first)
-
-
-def remainder_of(part: Part, read_blob: Callable[[bytes], Bytes]) -> Bytes:
-    """What of a part isn't vectors: the blob that it was stored as first, with each change since. Raises Damaged."""
-    first, differences = _remainder(part)
-    content: Bytes = read_blob(bytes.fromhex(first)) if first else b""
-    for blob in differences:
-        content = difference.undo(read_blob(bytes.fromhex(blob)), content)
-    return content
-
-
-def check_of(identify: Identify, *, vectors_id: bytes, rest_id: bytes) -> bytes:
-    """The keyed hash of records, of those of their vectors and of the rest: so each is hashed once, whatever it is needed for."""
-    return identify(vectors_id + rest_id)
-
-
-class ArtifactReader:
-    """Reads the parts of a snapshot's files. Any thread."""
-
-    def __init__(
-        self,
-        slots: Mapping[str, Slots],
-        read_blob: Callable[[bytes], Bytes],
-        identify: Identify,
-        read_source: Callable[[bytes], Bytes] | None = None,
-    ) -> None:
-        """`slots` are those of each collection. `read_source` reads blobs that are copied from: the next part may need them too."""
-        self._slots = slots
-        self._read_blob = read_blob
-        self._read_source = read_source or read_blob
-        self._identify = identify
-
-    def read(self, part: Part) -> Bytes:
-        """The bytes of one part, proven to be those that were backed up. Raises Damaged."""
-        try:
-            if part.sources or part.ranges:
-                return self._copied(part)
-            if part.stride:
-                return self._joined(part)
-            content = remainder_of(part, self._read_blob)
-        except (CodecError, ValueError) as error:
-            raise Damaged(f"blob {_name(part)}", f"it doesn't fit the blobs that it belongs to ({error})") from error
-        if part.differences:
-            self._require(part, self._identify(content))
-        return content
-
-    def vectors(self, vectors: Vectors) -> Bytes:
-        """The vectors that a part refers to. Raises Damaged."""
-        slots, places = self._resolved(vectors)
-        return slots.reader(vectors.field).take(places)
-
-    def block(self, part: Part) -> str:
-        """The blob whose bytes a part's vectors are, all of them and no others; '' if there is none. Raises Damaged."""
-        if part.vectors is None:
-            return part.blob if not part.sources and not part.ranges and not part.differences else ""
-        slots, places = self._resolved(part.vectors)
-        block = slots.reader(part.vectors.field).whole(places)
-        return block.blob if block else ""
-
-    def _resolved(self, vectors: Vectors) -> tuple[Slots, Numbers]:
-        slots = self._slots.get(vectors.collection)
-        if slots is None:
-            raise Damaged(f"collection {vectors.collection}", "a file has vectors of it, and the snapshot hasn't")
-        places = slots.resolve(vectors)
-        if (places == NONE).any():
-            raise Damaged(f"collection {vectors.collection}", "a file has vectors of rows that are not stored")
-        return slots, places
-
-    def _joined(self, part: Part) -> Bytes:
-        if part.vectors is None:
-            vectors, rest = self._read_blob(bytes.fromhex(part.blob)), self._read_blob(bytes.fromhex(part.rest))
-            return strided.join(vectors, rest, part.stride, part.vector_offset, part.vector_length)
-        vectors = self.vectors(part.vectors)
-        identity = self._identify(vectors)
-        if not part.rest:
-            self._require(part, identity)
-            return vectors
-        rest = remainder_of(part, self._read_blob)
-        self._require(part, check_of(self._identify, vectors_id=identity, rest_id=self._identify(rest)))
-        return strided.join(vectors, rest, part.stride, part.vector_offset, part.vector_length)
-
-    def _copied(self, part: Part) -> Bytes:
-        recipe = self._read_blob(bytes.fromhex(part.blob))
-        sources = [self._read_source(bytes.fromhex(source)) for source in part.sources]
-        sources += [self.vectors(one) for one in part.ranges]
-        made = copies.join(recipe, sources, part.length)
-        self._require(part, self._identify(made))
-        return made
-
-    def _require(self, part: Part, identity: bytes) -> None:
-        if identity.hex() != part.check:
-            raise Damaged(f"blob {_name(part)}", "what it makes of other blobs is not what was backed up")
-
-
-def _name(part: Part) -> str:
-    return next(part.blobs(), "?")[:16]
-
-
-def offsets(artifact: StoredArtifact) -> Iterator[tuple[int, Part]]:
-    """Each part with its offset in the file."""
-    end = 0
-    for part in artifact.parts:
-        yield end, part
-        end += part.length
-
-
-def holds(part: Part, content: bytes, identify: Identify) -> bool:
-    """Are these the bytes of the part? Nothing is fetched: ids and checks are keyed hashes."""
-    if len(content) != part.length:
-        return False
-    if not part.stride:
-        return identify(content).hex() == (part.check or part.blob)
-    vectors, rest = strided.split(content, part.stride, part.vector_offset, part.vector_length)
-    if part.vectors is None:
-        return identify(vectors).hex() == part.blob and identify(rest).hex() == part.rest
-    identity = identify(vectors)
-    return part.check == (check_of(identify, vectors_id=identity, rest_id=identify(rest)) if part.rest else identity).hex()
