@@ -163,6 +163,25 @@ def test_the_cache_of_another_kind_or_repository_says_nothing(world: World, fore
     assert told(world.open().repository) == expected
 
 
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        (KEYS, "headline"),
+        (Keys.of(bytes(32), b"r" * 16), "index"),
+        (Keys.of(bytes(range(32)), b"R" * 16), "index"),
+    ],
+    ids=["another kind", "another master key", "another repository id"],
+)
+def test_only_the_key_of_its_kind_and_repository_opens_it(keys: Keys, kind: str, own_state: Path) -> None:
+    Cache(KEYS, "index").add([record(1)])
+    [file] = caches(own_state)
+    other = own_state / f"{keys.repository_id.hex()}-{kind}.cache"
+    if other != file:
+        shutil.copy(file, other)
+    assert list(Cache(KEYS, "index").read(listing(1))) == [record(1)]
+    assert list(Cache(keys, kind).read(listing(1))) == []
+
+
 def _no_home() -> Path:
     raise RuntimeError("a user without a home")
 
