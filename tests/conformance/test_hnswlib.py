@@ -420,6 +420,19 @@ def test_lengths_are_not_believed(tmp_path_factory) -> None:
             understood(bytes(damaged))
 
 
+def test_levels_of_no_possible_length_are_found(tmp_path_factory) -> None:
+    content = whole(tmp_path_factory)
+    layout = parse(lambda offset, length: content[offset : offset + length], len(content))
+    words = np.frombuffer(content[layout.upper :], "<u4")
+    place = layout.upper + 4 * int(np.flatnonzero(words)[0])
+    level = 4 + 4 * layout.links
+    for length in (level + 4, level - 4, level * (layout.top_level + 1), 0xFFFFFFFC):
+        damaged = bytearray(content)
+        struct.pack_into("<I", damaged, place, length)
+        with pytest.raises(NotAnIndex, match="no possible length"):
+            understood(bytes(damaged))
+
+
 def test_links_that_lead_nowhere_end_the_child_and_not_the_backup(room: strongroom.Strongroom, tmp_path: Path) -> None:
     path = saved(built("plain", "l2"), tmp_path / "src" / "index.bin")
     content = bytearray(path.read_bytes())
