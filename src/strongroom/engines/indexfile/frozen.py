@@ -137,7 +137,7 @@ class IndexFrozen:
             batches = (block.live() for block in self.rows(collection))
             return exact.search(batches, field, self._content.metric, queries, k)
         labels, ids, distances = self._content.search(queries, k)
-        found = np.isfinite(distances) & (labels != -1) if self._content.order.unsigned else labels >= 0
+        found = ~np.isnan(distances) if self._content.order.unsigned else labels >= 0
         named = self._named(labels, ids)
         return Answers(
             tuple(tuple(named[i][j] for j in np.flatnonzero(found[i])) for i in range(len(labels))),

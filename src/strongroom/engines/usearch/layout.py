@@ -77,10 +77,12 @@ class Layout:
             yield Region(place, length, self.dtype, column="vector", block=block, key=f"vectors {block}")
         head = self.vectors + self.count * self.record
         yield Region(head, self.levels - head, key="head")
-        for name, first, end in (("levels", self.levels, self.nodes), ("nodes", self.nodes, self.size)):
+        for name, first, end, kind in (
+            ("levels", self.levels, self.nodes, "bytes"),
+            ("nodes", self.nodes, self.size, "int32"),
+        ):
             for number, offset in enumerate(range(first, end, BLOCK_BYTES)):
-                # nodes are 10 bytes and words of 4, so that no plane holds the same byte of all of them
-                yield Region(offset, min(BLOCK_BYTES, end - offset), "bytes", key=f"{name} {number}")
+                yield Region(offset, min(BLOCK_BYTES, end - offset), kind, key=f"{name} {number}")
 
 
 def parse(read: Read, size: int) -> Layout:
