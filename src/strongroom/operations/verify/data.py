@@ -15,6 +15,7 @@ from strongroom.repository.packs import read_pack
 from strongroom.snapshots.history import Snapshot
 
 _READERS = 3
+_MISSING = "missing"
 
 
 def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
@@ -31,7 +32,9 @@ def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, i
             for pack, problems in zip(packs, pool.map(partial(_read_whole, look.repository), packs), strict=True):
                 for subject, problem, blob in problems:
                     hurt = [blob] if blob else [one.id for one in pack.blobs]
-                    lost = [one for one in hurt if not _is_served_elsewhere(look, one)]
+                    lost = [one for one in hurt if one in needs and not _is_served_elsewhere(look, one)]
+                    if problem == _MISSING and not lost:
+                        continue  # pruned since it was listed
                     look.find(subject, problem, users_of(lost, needs))
                 (damaged if problems else whole).append(pack.id)
                 look.count("bytes", pack.size)
@@ -48,7 +51,7 @@ def _read_whole(repository: Repository, pack: Pack) -> list[tuple[str, str, byte
     try:
         content = repository.store.read(pack.name)
     except NotFound:
-        return [(pack.name, "missing", None)]
+        return [(pack.name, _MISSING, None)]
     reader = repository.reader(pack)
     for blob in pack.blobs:
         try:

@@ -9,17 +9,23 @@ from strongroom.operations.consistency import contradictions
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
 from strongroom.operations.witness import Witness
 from strongroom.repository import SNAPSHOTS, Pack
+from strongroom.repository.tombstones import What
 from strongroom.snapshots import history
+from strongroom.snapshots.commit import forgotten
 from strongroom.snapshots.history import Snapshot
 
 
 def check_history(look: Examination, snapshots: Sequence[Snapshot], damaged: Sequence[Damaged]) -> None:
     for problem in damaged:
         look.find(problem.subject, problem.problem, ids=(problem.subject.rpartition("/")[2],))
-    for missing, namers in history.missing_parents(snapshots, damaged).items():
+    gone, witnessed = _forgotten(look)
+    for missing, namers in history.missing_parents(snapshots, damaged, gone).items():
         look.find(SNAPSHOTS + missing, f"missing: snapshot {namers[0][:12]} names it as its predecessor", ids=(missing,))
     witness = Witness(look.repository)
     present = {snapshot.id for snapshot in snapshots} | {problem.subject.rpartition("/")[2] for problem in damaged}
+    for missing in sorted(witnessed - present):
+        look.find(SNAPSHOTS + missing, "missing: a snapshot that was forgotten named it as its predecessor", ids=(missing,))
+    present |= gone
     for remembered in witness.newest:
         if remembered not in present:
             rolled_back = "missing: this machine saw it as the newest one (rolled back?)"
@@ -27,6 +33,20 @@ def check_history(look: Examination, snapshots: Sequence[Snapshot], damaged: Seq
     witness.saw(history.heads(snapshots), present)
     if not snapshots:
         look.find("snapshots/", "there is no readable snapshot: nothing could be checked")
+
+
+def _forgotten(look: Examination) -> tuple[frozenset[str], frozenset[str]]:
+    """Which snapshots were forgotten, and which ones these named. Those of packs are read too: backups go by them."""
+    for what in (What.UNLISTED, What.CONDEMNED):
+        try:
+            look.repository.tombstones(what)
+        except Damaged as error:
+            look.find(error.subject, error.problem)
+    try:
+        return forgotten(look.repository)
+    except Damaged as error:
+        look.find(error.subject, error.problem)
+        return frozenset(), frozenset()
 
 
 def check_key_slots(look: Examination) -> None:
@@ -76,13 +96,14 @@ def _check_place(look: Examination, blob: bytes, snapshots: list[Snapshot], size
 
 
 def _check_loss(look: Examination, pack: Pack, needs: Needs, sizes: dict[str, int]) -> None:
-    """A pack that isn't there as it was breaks what lies nowhere else; and one that is gone is no loss if all of it does."""
+    """A pack that isn't there as it was breaks what lies nowhere else. One that is gone is no loss if nobody needs that: it may
+    have been pruned while we looked."""
 
     def lies_elsewhere(blob: bytes) -> bool:
         there = (place.pack for place in look.repository.index.places(blob) if place.pack.id != pack.id)
         return any(sizes.get(other.name) == other.size for other in there)
 
-    lost = [blob.id for blob in pack.blobs if not lies_elsewhere(blob.id)]
+    lost = [blob.id for blob in pack.blobs if blob.id in needs and not lies_elsewhere(blob.id)]
     if lost or pack.name in sizes:
         _check_size(look, pack, sizes.get(pack.name), users_of(lost, needs))
 
