@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 from strongroom.errors import WrongRequest
 
-_DURATION = re.compile(r"(?:(\d{1,4})y)?(?:(\d{1,5})m)?(?:(\d{1,6})d)?(?:(\d{1,7})h)?")
+_DURATION = re.compile(r"(?:([0-9]{1,4})y)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})d)?(?:([0-9]{1,7})h)?")
 
 PERIODS: Mapping[str, Callable[[datetime], tuple[int, ...]]] = {
     "hourly": lambda at: (at.year, at.month, at.day, at.hour),
