@@ -41,8 +41,8 @@ class Town:
     def open(self, store: Store | None = None) -> Repository:
         return Repository.open(store or self.store, OLD, clock=Clock(wall=lambda: self.seconds))
 
-    def back_up(self, source: Path, store: Store | None = None) -> str:
-        made = backup(self.open(store), f"faiss://{source}", BackupOptions(probes=0)).snapshot.id
+    def back_up(self, source: Path, store: Store | None = None, *, by: Repository | None = None) -> str:
+        made = backup(by or self.open(store), f"faiss://{source}", BackupOptions(probes=0)).snapshot.id
         self.kept[made] = files_of(source)
         return made
 
@@ -51,8 +51,8 @@ class Town:
         for name in names:
             self.kept.pop(name)
 
-    def prune(self, store: Store | None = None, max_unused: float = 0.0) -> PruneReport:
-        return prune(self.open(store), PruneOptions(GRACE, max_unused))
+    def prune(self, store: Store | None = None, *, max_unused: float = 0.0, grace: timedelta = GRACE) -> PruneReport:
+        return prune(self.open(store), PruneOptions(grace, max_unused))
 
     def wait(self) -> None:
         self.seconds += PAST
@@ -108,6 +108,7 @@ STAGES: dict[str, tuple[Stage, Callable[[Town, Store], object]]] = {
     "forget": (town_of, lambda town, store: town.forget(*list(town.kept)[:2], store=store)),
     "mark": (before_marking, lambda town, store: town.prune(store)),
     "sweep": (before_sweeping, lambda town, store: town.prune(store)),
+    "at once": (before_marking, lambda town, store: town.prune(store, grace=timedelta(0))),
 }
 
 
@@ -165,7 +166,9 @@ def test_little_that_is_unused_stays_where_it_is(town: Town, pristine: World) ->
 def test_a_backup_does_not_rely_on_what_is_condemned(town: Town, pristine: World, sources: Sources) -> None:
     town.forget(pristine.order[1])
     town.prune()
-    town.back_up(sources.second)
+    store = FaultyStore(town.store)
+    town.back_up(sources.second, store)
+    assert not [one for one in store.operations if one.verb == "read" and one.name.startswith("packs/")]
     town.wait()
     assert town.prune().deleted.packs == 1
     town.is_whole(really=True)
@@ -404,13 +407,22 @@ def test_a_prune_at_every_moment_of_a_backup(
     assert (overtaken > 0) == (happens is mark_and_sweep)
 
 
-@pytest.mark.parametrize("stage", ["mark", "sweep"])
+@pytest.mark.parametrize("stage", ["mark", "sweep", "at once"])
 def test_a_backup_at_every_moment_of_a_prune(stage: str, pristine: World, tmp_path: Path, sources: Sources) -> None:
     for number, town in every_operation(stage, pristine, tmp_path):
-        town.prune(FaultyStore(town.store, meanwhile(number, lambda town=town: town.back_up(sources.second))))
+        STAGES[stage][1](town, FaultyStore(town.store, meanwhile(number, lambda town=town: town.back_up(sources.second))))
         town.is_whole()
         town.wait()
         town.prune()
+        town.is_whole()
+
+
+def test_a_server_backs_up_at_every_moment_of_a_sweep(pristine: World, tmp_path: Path, sources: Sources) -> None:
+    """It read the blob index long ago, and knows packs that no index object lists any more but that are there still."""
+    for number, town in every_operation("sweep", pristine, tmp_path):
+        server = town.open()
+        server.look_again()
+        town.prune(FaultyStore(town.store, meanwhile(number, lambda town=town, by=server: town.back_up(sources.second, by=by))))
         town.is_whole()
 
 

@@ -125,7 +125,7 @@ def _decided(source: str, members: Sequence[Snapshot], rules: Rules, now: dateti
     decisions = decide(dated, rules, now)
     if not any(decision.keep for decision in decisions):
         hint = "name them if that is meant, or add --keep-last 1, or choose others with --source"
-        raise Refused(f"these rules would forget all {len(members)} snapshots of {source}", hint=hint)
+        raise Refused(f"these rules would forget every snapshot of {source}", hint=hint)
     return [_fate(by_id[decision.id], decision) for decision in decisions]
 
 

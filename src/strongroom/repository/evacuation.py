@@ -24,8 +24,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _READERS = 4
-_BATCH = 16
-"""Blobs read at once; with blobs of 8 MiB at most, 128 MiB."""
+_BATCH = 8
+"""Blobs read at once; with blobs of 8 MiB at most, 64 MiB as they are coded and as much plain."""
 
 
 @dataclass(frozen=True, slots=True)
