@@ -14,15 +14,12 @@ _MANY_SMALL = 64
 
 @dataclass(frozen=True, slots=True)
 class PackUse:
-    """A pack and those of its blobs that are needed and that no other pack was chosen for."""
+    """A pack, those of its blobs that are needed and that no other pack was chosen for, and the bytes of these and of the rest."""
 
     pack: Pack
     needed: tuple[bytes, ...]
     needed_bytes: int
-
-    @property
-    def unused_bytes(self) -> int:
-        return self.pack.size - self.needed_bytes if self.needed_bytes else self.pack.size
+    unused_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +40,16 @@ def uses_of(packs: Iterable[Pack], needs: Collection[bytes]) -> list[PackUse]:
     """Each pack's use. A blob that lies in several packs counts for the one that holds the most that is needed, so that two prunes
     come to the same result."""
     packs = list(packs)
-    needed = {pack.id: tuple(blob for blob in pack.blobs if blob.id in needs) for pack in packs}
-    weight = {pack_id: sum(blob.stored for blob in blobs) for pack_id, blobs in needed.items()}
+    blobs = {pack.id: pack.blobs for pack in packs}
+    weight = {pack.id: sum(blob.stored for blob in blobs[pack.id] if blob.id in needs) for pack in packs}
     chosen: set[bytes] = set()
     uses = []
     for pack in sorted(packs, key=lambda pack: (-weight[pack.id], pack.id)):
-        mine = [blob for blob in needed[pack.id] if blob.id not in chosen]
+        mine = [blob for blob in blobs[pack.id] if blob.id in needs and blob.id not in chosen]
         chosen.update(blob.id for blob in mine)
-        uses.append(PackUse(pack, tuple(blob.id for blob in mine), sum(blob.stored for blob in mine)))
+        used = sum(blob.stored for blob in mine)
+        unused = sum(blob.stored for blob in blobs[pack.id]) - used
+        uses.append(PackUse(pack, tuple(blob.id for blob in mine), used, unused))
     return uses
 
 
@@ -68,7 +67,7 @@ def plan_packs(uses: Iterable[PackUse], max_unused: float) -> PackPlan:
     for use in used:
         if unused <= max_unused * total:
             break
-        if use.pack.id not in rewritten and _is_worth_it(use):
+        if use.pack.id not in rewritten and use.unused_bytes:
             rewritten[use.pack.id] = use
             unused -= use.unused_bytes
     kept = tuple(use for use in used if use.pack.id not in rewritten)
@@ -77,8 +76,3 @@ def plan_packs(uses: Iterable[PackUse], max_unused: float) -> PackPlan:
 
 def _need_for_rewriting(use: PackUse) -> tuple[float, str]:
     return use.needed_bytes / use.pack.size, use.pack.id
-
-
-def _is_worth_it(use: PackUse) -> bool:
-    """A pack of which all blobs are needed has nothing but its header and directory that isn't."""
-    return len(use.needed) < len(use.pack.blobs)
