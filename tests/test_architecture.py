@@ -26,6 +26,7 @@ LAYERS = [
     {"library"},
     {"credentials"},
     {"operations"},
+    {"policy"},
     {"snapshots"},
     {"engines"},
     {"repository"},

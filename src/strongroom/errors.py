@@ -40,6 +40,12 @@ class SourceChanged(StrongroomError):
     default_hint = "stop or pause the writer (or take its lock) and run the backup again"
 
 
+class Overtaken(StrongroomError):
+    """Another process took away what this one relied on; nothing was recorded."""
+
+    default_hint = "run the same command again"
+
+
 class AlreadyExists(StrongroomError):
     """A name that must be new is taken; nothing was overwritten."""
 

@@ -20,6 +20,8 @@ from strongroom.snapshots.history import Snapshot
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.forget import ForgetOptions, ForgetReport
+    from strongroom.operations.prune import PruneOptions, PruneReport
     from strongroom.operations.restore import RestoreReport
     from strongroom.operations.restore_plan import RestorePlan, Rung
     from strongroom.operations.verify import Level, VerifyReport
@@ -114,6 +116,18 @@ class Strongroom:
 
         options = VerifyOptions(Level.DATA if level is None else level, budget, scratch)
         return verify(self.repository, snapshot, options, progress)
+
+    def forget(self, options: ForgetOptions) -> ForgetReport:
+        """Forget snapshots by name or by rules; with `dry_run` only say which, and why."""
+        from strongroom.operations.forget import forget
+
+        return forget(self.repository, options)
+
+    def prune(self, options: PruneOptions | None = None, progress: Progress = SILENT) -> PruneReport:
+        """Free the room of what no snapshot needs; takes no lock."""
+        from strongroom.operations.prune import prune
+
+        return prune(self.repository, options, progress)
 
     def key_slots(self) -> list[KeySlot]:
         """All key slots, oldest first."""

@@ -359,3 +359,6 @@ def _make_key_file(path: Path) -> Secret:
     except OSError as error:
         raise from_os_error(error, str(path)) from error
     return Secret.key_file(content)
+
+
+import_module("strongroom.cli.pruning")  # last: its commands are registered on `app`

@@ -21,8 +21,9 @@ from strongroom.operations.processor import processor
 from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository
-from strongroom.snapshots import history, manifest
+from strongroom.snapshots import history
 from strongroom.snapshots.artifacts import ArtifactWriter
+from strongroom.snapshots.commit import commit
 from strongroom.snapshots.fingerprints import Fingerprinter
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection
@@ -91,7 +92,7 @@ class _Backup:
                 stored_bytes=writer.stored_bytes,
                 seconds={name: round(value, 4) for name, value in {**self._seconds, "total": self._elapsed()}.items()},
             )
-            snapshot_id = self._repository.add_manifest(manifest.encode(record))
+            snapshot_id = commit(self._repository, record)
             for remember in self._remembering:
                 remember(record)
         return BackupReport(Snapshot(snapshot_id, record), tuple(self._partly))

@@ -1,4 +1,4 @@
-"""How the repository's small objects (blob index, manifests) are sealed.
+"""How the repository's small objects (blob index, manifests, tombstones) are sealed.
 
     magic 4 | format 1 | kind 1 | salt 32 | AES-256-GCM ciphertext and tag, nonce 0, bound to magic..kind and the repository's id
 
@@ -24,6 +24,7 @@ class Kind(IntEnum):
     PACK = 1
     INDEX = 2
     SNAPSHOT = 3
+    TOMBSTONE = 4
 
     @property
     def purpose(self) -> str:

@@ -80,6 +80,17 @@ class LocalStore:
             if path.parent.is_dir():
                 _sync(path.parent)
 
+    def remove_leftovers(self, before: float) -> int:
+        """A writer that lives and is robbed of its file fails to link it: nothing half written gets a name."""
+        removed = 0
+        with _translated(self._root):
+            for path in self._root.rglob(f"{_UNFINISHED}*"):
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+                        removed += 1
+        return removed
+
     def _make_directory(self, directory: Path) -> None:
         """With all above it up to the root, each made durable in its parent: also one that is there, since the process that made it
         may have been killed before it did."""

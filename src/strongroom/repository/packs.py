@@ -166,6 +166,10 @@ class PackReader:
 
     def open(self, blob: Blob, sealed: Bytes) -> Bytes:
         """The plain bytes of a blob: decrypted, decoded, and its id checked. Raises Damaged."""
+        return self.open_coded(blob, sealed)[1]
+
+    def open_coded(self, blob: Blob, sealed: Bytes) -> tuple[Bytes, Bytes]:
+        """The payload as it is coded, and the plain bytes, which are what the id says. Raises Damaged."""
         subject = f"{self._name}, blob {blob.id.hex()[:16]}"
         if len(sealed) != blob.stored:
             raise Damaged(subject, f"truncated: {len(sealed)} of {blob.stored} bytes are there")
@@ -178,7 +182,7 @@ class PackReader:
             raise Damaged(subject, f"it doesn't decode ({error})") from error
         if self._keys.identify(plain) != blob.id:
             raise Damaged(subject, "its content is not what its id says")
-        return plain
+        return payload, plain
 
 
 def read_pack(keys: Keys, name: str, content: bytes) -> Pack:

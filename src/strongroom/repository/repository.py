@@ -5,25 +5,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Refused, Unreachable, UnsafeStore, WrongKey
 from strongroom.model import Bytes
-from strongroom.repository import blob_index, config, key_slots
+from strongroom.repository import blob_index, config, key_slots, tombstones
 from strongroom.repository.blob_index import BlobIndex, Place
 from strongroom.repository.cache import Cache, Record
 from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, random_bytes
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.key_slots import KeySlot, Secret
-from strongroom.repository.packs import Pack, PackReader, read_directory
+from strongroom.repository.packs import Blob, Pack, PackReader, read_directory
 from strongroom.repository.store import Store, require_conditional_create
+from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.writer import BlobWriter, create_once
 
 INDEX = "index/"
 SNAPSHOTS = "snapshots/"
 PACKS = "packs/"
+_GONE = "it was listed and is not there"
+_LOOKS = 5
 _INDEX_CACHE = "index"
 _BATCH = 1_000
 
@@ -103,11 +106,16 @@ class Repository:
         """Read the index objects that were added since the blob index was read: other processes back up too. Those that couldn't
         be read are tried again, and `problems` tells how it is now."""
         with self._loading:
-            listed = {one.name.removeprefix(INDEX): one.size for one in self.store.list(INDEX)}
-            seen = self._recall_index(listed) if self._seen is None else self._seen
-            problems = [problem for problem in self.problems if not problem.subject.startswith(INDEX)]
-            for some in _batches(sorted(listed.keys() - seen)):
-                problems += self._read_index_objects(some, listed, seen)
+            seen = self._seen
+            for _ in range(_LOOKS):
+                listed = {one.name.removeprefix(INDEX): one.size for one in self.store.list(INDEX)}
+                seen = self._recall_index(listed) if seen is None else seen
+                missed: list[Damaged] = []
+                for some in _batches(sorted(listed.keys() - seen)):
+                    missed += self._read_index_objects(some, listed, seen)
+                if not any(problem.problem == _GONE for problem in missed):
+                    break  # else a prune merged what was listed into another object: look again
+            problems = [problem for problem in self.problems if not problem.subject.startswith(INDEX)] + missed
             if self._distrusting and any(problem.subject.startswith(INDEX) for problem in problems):
                 Cache(self.keys, _INDEX_CACHE).clear()  # so that the next backup finds the damage too, and stores anew
             self.problems, self._seen = problems, seen
@@ -127,7 +135,7 @@ class Repository:
         problems: list[Damaged] = []
         records: list[Record] = []
         with ThreadPoolExecutor(8) as pool:
-            for object_id, read in zip(ids, pool.map(self._read_index_object, ids), strict=True):
+            for object_id, read in zip(ids, pool.map(self.read_index_object, [INDEX + one for one in ids]), strict=True):
                 if isinstance(read, Damaged):
                     problems.append(read)
                     continue
@@ -138,12 +146,12 @@ class Repository:
         self.remember(_INDEX_CACHE, records)
         return problems
 
-    def _read_index_object(self, object_id: str) -> list[Pack] | Damaged:
-        name = INDEX + object_id
+    def read_index_object(self, name: str) -> list[Pack] | Damaged:
+        """The packs that an index object lists, or why they can't be told."""
         try:
             return list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, self.store.read(name))))
         except NotFound:
-            return Damaged(name, "it was listed and is not there")
+            return Damaged(name, _GONE)
         except Damaged as error:
             return error
 
@@ -174,14 +182,25 @@ class Repository:
 
     def read_blob(self, blob_id: bytes) -> Bytes:
         """The plain bytes of a blob, decrypted and checked, from any pack that still has it whole. Raises Damaged."""
+        return self._open_anywhere(blob_id)[2]
+
+    def read_coded(self, blob_id: bytes) -> tuple[Blob, Bytes]:
+        """A blob as it is coded in a pack that has it whole, to be copied into another. Raises Damaged."""
+        blob, payload, _ = self._open_anywhere(blob_id)
+        return blob, payload
+
+    def open_place(self, place: Place) -> tuple[Bytes, Bytes]:
+        """A blob from one pack: as it is coded, and plain, checked. Raises NotFound or Damaged."""
+        sealed = self.store.read(place.pack.name, place.blob.offset, place.blob.stored)
+        return self.reader(place.pack).open_coded(place.blob, sealed)
+
+    def _open_anywhere(self, blob_id: bytes) -> tuple[Blob, Bytes, Bytes]:
         first: Damaged | None = None
         for place in self.places(blob_id):
-            name, blob = place.pack.name, place.blob
             try:
-                sealed = self.store.read(name, blob.offset, blob.stored)
-                return self.reader(place.pack).open(blob, sealed)
+                return (place.blob, *self.open_place(place))
             except NotFound:
-                first = first or Damaged(name, f"missing, and with it blob {blob_id.hex()[:16]}")
+                first = first or Damaged(place.pack.name, f"missing, and with it blob {blob_id.hex()[:16]}")
             except Damaged as error:
                 self._damaged.add(place.pack.id)
                 first = first or error
@@ -200,17 +219,18 @@ class Repository:
 
     def writer(self, damaged: Container[str] = ()) -> BlobWriter:
         """A writing session that skips every blob that is really there: packs that the store has lost don't count, nor do those
-        whose ids are known as `damaged`, so that what they held is stored anew.
+        that are condemned or whose ids are known as `damaged`, so that what they held is stored anew.
 
-        Raises UnsafeStore if the store ignores conditional creates.
+        Raises UnsafeStore if the store ignores conditional creates, Damaged if a tombstone can't be read.
         """
         require_conditional_create(self.store, config.NAME, self.config.encode())
+        condemned = tombstones.earliest(self.tombstones(What.CONDEMNED))
         self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
         with self._loading:
             indexed = list(self._index.packs.values())
-        present = {pack.id for pack in indexed if pack.id not in damaged and there.get(pack.name) == pack.size}
-        return BlobWriter(self.store, self.keys, self._index.only(present))
+        sound = {pack.id for pack in indexed if pack.id not in damaged and there.get(pack.name) == pack.size}
+        return BlobWriter(self.store, self.keys, self._index.only(sound - condemned.keys()))
 
     def add_index(self, packs: Sequence[Pack]) -> None:
         """List new packs in the blob index, durably. To be called when the packs are, and before any manifest that needs them."""
@@ -271,6 +291,21 @@ class Repository:
         except NotAuthentic as error:
             raise Damaged(name, "its signature isn't this repository's") from error
         return manifest
+
+    def delete_manifest(self, snapshot_id: str) -> None:
+        """Take a snapshot away, for good. It must have been buried before, or its absence will look like theft."""
+        self.store.delete(SNAPSHOTS + snapshot_id)
+
+    # -- tombstones ------------------------------------------------------------------------------------------------------
+
+    def tombstones(self, what: What) -> list[Tombstone]:
+        """All of one kind. Raises Damaged if one can't be read."""
+        return tombstones.read_tombstones(self.store, self.keys, what)
+
+    def bury(self, what: What, ids: Iterable[str], parents: Iterable[str] = ()) -> Tombstone:
+        """Say durably, from now on, that snapshots are forgotten or packs unlisted or condemned."""
+        since = dict.fromkeys(ids, self.clock.now())
+        return tombstones.bury(self.store, self.keys, Tombstone(what, since, tuple(parents)))
 
     # -- key slots -------------------------------------------------------------------------------------------------------
 

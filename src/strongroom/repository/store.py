@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from strongroom.errors import AlreadyExists, UnsafeStore, WrongRequest
@@ -43,6 +43,14 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove an object; it is no error if it is gone already."""
+
+
+@runtime_checkable
+class KeepsLeftovers(Protocol):
+    """A store in which killed writers may leave something unfinished."""
+
+    def remove_leftovers(self, before: float) -> int:
+        """Remove what was left unfinished before a time (seconds since 1970, by the store's clock). Gives the number."""
 
 
 _FORMS = "give a directory, or a URL of file, memory, s3, gs or az"

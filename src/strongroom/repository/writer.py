@@ -12,7 +12,7 @@ from strongroom.errors import AlreadyExists, Damaged, NotFound, Unreachable
 from strongroom.model import Bytes
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.crypto import Keys
-from strongroom.repository.packs import OpenPack, Pack
+from strongroom.repository.packs import Blob, OpenPack, Pack
 from strongroom.repository.store import Store
 
 WORKERS = 3
@@ -72,6 +72,13 @@ class BlobWriter:
         self._budget.take(size)
         return self._pool.submit(self._work, data, kind, size, then)
 
+    def copy(self, blob: Blob, payload: Bytes) -> None:
+        """Store a blob of another pack as it is coded there; the caller has proven that it is what its id says."""
+        self._raise_failure()
+        if self._claim(blob.id):
+            self._budget.take(len(payload))
+            self._pool.submit(self._copy, blob, payload)
+
     def has(self, blob_id: bytes) -> bool:
         """Is the blob in a pack that was really there when the session began?"""
         return blob_id in self._known
@@ -107,6 +114,15 @@ class BlobWriter:
         finally:
             self._budget.give(size)
 
+    def _copy(self, blob: Blob, payload: Bytes) -> None:
+        try:
+            self._store_coded(blob.id, blob.codec, payload, blob.plain)
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            self._budget.give(len(payload))
+
     def _claim(self, blob_id: bytes) -> bool:
         with self._lock:
             if blob_id in self._claimed or blob_id in self._known:
@@ -116,6 +132,9 @@ class BlobWriter:
 
     def _store_blob(self, blob_id: bytes, data: Bytes, kind: str, size: int) -> None:
         codec, payload = codecs.encode(data, kind)
+        self._store_coded(blob_id, codec, payload, size)
+
+    def _store_coded(self, blob_id: bytes, codec: int, payload: Bytes, size: int) -> None:
         full: OpenPack | None = None
         with self._lock:
             pack = self._open or self._new_pack()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +12,7 @@ from strongroom.repository import Repository
 from strongroom.repository.cache import Record
 from strongroom.snapshots.manifest import Manifest, decode
 
+_GONE = "it was listed and is not there"
 _CACHE = "headline"
 _BATCH = 1_000
 _READERS = 8
@@ -67,7 +68,7 @@ def headlines(repository: Repository) -> tuple[list[Headline], list[Damaged]]:
                     fresh.append(Headline(read_one.id, record.created, record.source, record.parents))
             known |= {headline.id: headline for headline in fresh}
             repository.remember(_CACHE, [Record(one.id, listed[one.id], _record_of(one)) for one in fresh])
-    return sorted(known.values(), key=lambda headline: (headline.created, headline.id)), damaged
+    return sorted(known.values(), key=lambda headline: (headline.created, headline.id)), _still_there(repository, damaged)
 
 
 def newest_of(repository: Repository, known: Sequence[Headline], source: str) -> Snapshot | None:
@@ -81,10 +82,11 @@ def newest_of(repository: Repository, known: Sequence[Headline], source: str) ->
 
 
 def read_all(repository: Repository) -> tuple[list[Snapshot], list[Damaged]]:
-    """All snapshots with their manifests, oldest first, and the manifests that can't be read; from the store itself."""
+    """All snapshots with their manifests, oldest first, and the manifests that can't be read; from the store itself. One that is
+    forgotten meanwhile is neither."""
     found = [_try(repository, snapshot_id) for snapshot_id in repository.manifest_ids()]
     snapshots = [one for one in found if isinstance(one, Snapshot)]
-    damaged = [one for one in found if isinstance(one, Damaged)]
+    damaged = _still_there(repository, [one for one in found if isinstance(one, Damaged)])
     return sorted(snapshots, key=lambda snapshot: (snapshot.manifest.created, snapshot.id)), damaged
 
 
@@ -94,7 +96,15 @@ def _try(repository: Repository, snapshot_id: str) -> Snapshot | Damaged:
     except Damaged as error:
         return error
     except NotFound:
-        return Damaged(f"snapshots/{snapshot_id}", "it was listed and is not there")
+        return Damaged(f"snapshots/{snapshot_id}", _GONE)
+
+
+def _still_there(repository: Repository, damaged: list[Damaged]) -> list[Damaged]:
+    """Without those that are listed no more: they were forgotten since they were listed."""
+    if not any(problem.problem == _GONE for problem in damaged):
+        return damaged
+    listed = {f"snapshots/{snapshot_id}" for snapshot_id in repository.manifest_ids()}
+    return [problem for problem in damaged if problem.problem != _GONE or problem.subject in listed]
 
 
 def _record_of(headline: Headline) -> bytes:
@@ -143,12 +153,14 @@ def heads(snapshots: Sequence[Descendant]) -> tuple[str, ...]:
     return tuple(snapshot.id for snapshot in snapshots if snapshot.id not in named)
 
 
-def missing_parents(snapshots: Sequence[Snapshot], damaged: Sequence[Damaged]) -> dict[str, list[str]]:
-    """Snapshots that others name and that aren't there: id to the ids of those that name it."""
+def missing_parents(
+    snapshots: Sequence[Snapshot], damaged: Sequence[Damaged], forgotten: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Snapshots that others name and that aren't there, though not forgotten: id to the ids of those that name it."""
     present = {snapshot.id for snapshot in snapshots} | {problem.subject.rpartition("/")[2] for problem in damaged}
     missing: dict[str, list[str]] = {}
     for snapshot in snapshots:
         for parent in snapshot.manifest.parents:
-            if parent not in present:
+            if parent not in present and parent not in forgotten:
                 missing.setdefault(parent, []).append(snapshot.id)
     return missing

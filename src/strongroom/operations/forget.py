@@ -1,0 +1,145 @@
+"""How snapshots go: by name, or by rules that say why each of them stays. What only they needed is freed by prune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
+from strongroom.policy.retention import Dated, Decision, Rules, decide
+from strongroom.repository import SNAPSHOTS, Repository
+from strongroom.snapshots import history
+from strongroom.snapshots.commit import forgotten, withdraw
+from strongroom.snapshots.history import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of a snapshot, and why."""
+
+    snapshot: str
+    created: str
+    source: str
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReport:
+    """Every snapshot that was looked at, source by source and newest first. Nothing was done in a dry run."""
+
+    fates: tuple[Fate, ...]
+    dry_run: bool
+
+    @property
+    def forgotten(self) -> tuple[str, ...]:
+        return tuple(fate.snapshot for fate in self.fates if not fate.keep)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetOptions:
+    """Either names ('latest' or the beginnings of ids) or rules. Rules look at the snapshots of `source` or of every source, each
+    by itself; a path is another source on each host, unless `any_host`."""
+
+    names: tuple[str, ...] = ()
+    rules: Rules = field(default_factory=Rules)
+    source: str | None = None
+    any_host: bool = False
+    dry_run: bool = False
+
+
+def forget(repository: Repository, options: ForgetOptions) -> ForgetReport:
+    """Forget snapshots: a tombstone first, so that their absence is no theft, then their manifests go.
+
+    Raises WrongRequest if neither or both of names and rules are given, NotFound, Damaged, or Refused if rules would leave
+    nothing of a source. Repeatable: what a killed one began, the next finishes.
+    """
+    if bool(options.names) == bool(options.rules):
+        what = "give snapshots or rules, not both" if options.names else "nothing says what to forget"
+        raise WrongRequest(what, hint="name snapshots, or give a rule such as --keep-daily 7; --dry-run shows what it does")
+    if options.names and (options.source or options.any_host):
+        raise WrongRequest("--source and --any-host are for rules", hint="a snapshot's id says all")
+    if not options.dry_run:
+        finish_forgotten(repository)
+    fates = _named(repository, options.names) if options.names else _ruled(repository, options)
+    report = ForgetReport(tuple(fates), options.dry_run)
+    if report.forgotten and not options.dry_run:
+        _withdraw(repository, report.forgotten)
+    return report
+
+
+def finish_forgotten(repository: Repository) -> int:
+    """Delete the manifests of snapshots that are forgotten and still there, and tell how many."""
+    left = forgotten(repository)[0].intersection(repository.manifest_ids())
+    for snapshot_id in sorted(left):
+        repository.delete_manifest(snapshot_id)
+    return len(left)
+
+
+def _withdraw(repository: Repository, ids: Sequence[str]) -> None:
+    snapshots, _ = history.read_all(repository)
+    going = set(ids)
+    parents = {parent for snapshot in snapshots if snapshot.id in going for parent in snapshot.manifest.parents}
+    withdraw(repository, ids, sorted(parents.intersection(repository.manifest_ids()) - going))
+
+
+def _named(repository: Repository, names: Sequence[str]) -> list[Fate]:
+    """Also of a snapshot that can't be read: else it would keep prune from its work for good."""
+    fates: dict[str, Fate] = {}
+    for name in names:
+        try:
+            snapshot = history.find(repository, name)
+        except Damaged as error:
+            snapshot_id = error.subject.removeprefix(SNAPSHOTS)
+            if name == "latest" or not snapshot_id.startswith(name.lower()):
+                raise
+            fates[snapshot_id] = Fate(snapshot_id, "", "", False, (f"named; it can't be read: {error.problem}",))
+        else:
+            fates[snapshot.id] = _fate(snapshot, Decision(snapshot.id, False, ("named",)))
+    return list(fates.values())
+
+
+def _ruled(repository: Repository, options: ForgetOptions) -> list[Fate]:
+    snapshots, damaged = history.read_all(repository)
+    gone = forgotten(repository)[0]
+    groups: dict[tuple[str, str], list[Snapshot]] = {}
+    for snapshot in snapshots:
+        if snapshot.id not in gone and options.source in (None, snapshot.manifest.source):
+            groups.setdefault(_source_of(snapshot, any_host=options.any_host), []).append(snapshot)
+    if options.source is not None and not groups:
+        raise NotFound(f"no snapshot is of {options.source}", hint="'strongroom snapshots' shows the sources as they are written")
+    fates = []
+    for source, members in sorted(groups.items()):
+        fates += _decided(source[0], members, options.rules, repository.clock.now())
+    unread = (f"it can't be read: {problem.problem}" for problem in damaged)
+    return fates + [
+        Fate(one.subject.removeprefix(SNAPSHOTS), "", "", True, (why,)) for one, why in zip(damaged, unread, strict=True)
+    ]
+
+
+def _decided(source: str, members: Sequence[Snapshot], rules: Rules, now: datetime) -> list[Fate]:
+    by_id = {snapshot.id: snapshot for snapshot in members}
+    dated = [Dated(one.id, _moment(one), one.manifest.tags) for one in members]
+    decisions = decide(dated, rules, now)
+    if not any(decision.keep for decision in decisions):
+        hint = "name them if that is meant, or add --keep-last 1, or choose others with --source"
+        raise Refused(f"these rules would forget every snapshot of {source}", hint=hint)
+    return [_fate(by_id[decision.id], decision) for decision in decisions]
+
+
+def _source_of(snapshot: Snapshot, *, any_host: bool) -> tuple[str, str]:
+    """A path means something else on each machine; a URL that names a server doesn't."""
+    record = snapshot.manifest
+    return record.source, "" if any_host or urlsplit(record.source).netloc else record.host
+
+
+def _moment(snapshot: Snapshot) -> datetime:
+    at = datetime.fromisoformat(snapshot.manifest.created)
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _fate(snapshot: Snapshot, decision: Decision) -> Fate:
+    record = snapshot.manifest
+    return Fate(snapshot.id, record.created, record.source, decision.keep, decision.reasons)

@@ -1,0 +1,131 @@
+"""Which snapshots stay, and why. Pure: no clock, no storage. The rules are restic's; periods are of UTC.
+
+A rule such as daily=7 keeps the newest snapshot of each of the 7 newest days that have one. A snapshot stays if any rule keeps it.
+As long as a rule hasn't found as many periods as it may keep, the oldest snapshot stays too: what a week may cost isn't lost
+because the first week isn't over.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from strongroom.errors import WrongRequest
+
+_DURATION = re.compile(r"(?:([0-9]{1,4})y)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})d)?(?:([0-9]{1,7})h)?")
+
+PERIODS: Mapping[str, Callable[[datetime], tuple[int, ...]]] = {
+    "hourly": lambda at: (at.year, at.month, at.day, at.hour),
+    "daily": lambda at: (at.year, at.month, at.day),
+    "weekly": lambda at: at.isocalendar()[:2],
+    "monthly": lambda at: (at.year, at.month),
+    "yearly": lambda at: (at.year,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Calendar years and months, then days and hours."""
+
+    years: int = 0
+    months: int = 0
+    days: int = 0
+    hours: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """Of a text such as '14d' or '2y5m7d3h'; '0' is none. Raises WrongRequest."""
+        found = _DURATION.fullmatch("0h" if text == "0" else text)
+        if not text or found is None:
+            raise WrongRequest(f"{text!r} is not a duration", hint="write years, months, days, hours: 14d, 36h or 2y5m7d3h")
+        return cls(*(int(number or 0) for number in found.groups()))
+
+    def before(self, moment: datetime) -> datetime:
+        """The moment that lies this long before; the last of a month's days if it has too few. Never before the year 1."""
+        months = moment.year * 12 + moment.month - 1 - (self.years * 12 + self.months)
+        year, month = divmod(months, 12)
+        try:
+            day = min(moment.day, calendar.monthrange(year, month + 1)[1])
+            return moment.replace(year=year, month=month + 1, day=day) - timedelta(days=self.days, hours=self.hours)
+        except (ValueError, OverflowError):
+            return datetime.min.replace(tzinfo=UTC)
+
+    def __str__(self) -> str:
+        parts = ((self.years, "y"), (self.months, "m"), (self.days, "d"), (self.hours, "h"))
+        return "".join(f"{number}{unit}" for number, unit in parts if number) or "0h"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How many to keep by each rule (0: the rule isn't there), for how long before the newest, and which tags (value None: any)."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within: Duration | None = None
+    tags: tuple[tuple[str, str | None], ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != Rules()
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """What the rules look at: a snapshot's id, when it was made (UTC) and its tags."""
+
+    id: str
+    at: datetime
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a snapshot stays, and every rule that keeps it."""
+
+    id: str
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime) -> list[Decision]:
+    """What the rules say of the snapshots of one source, newest first; of those made in the same moment the greater id is newer.
+
+    A snapshot from after `now` (some clock was wrong) stays and counts for no rule: it must not push out what is real.
+    """
+    ordered = sorted(snapshots, key=lambda one: (one.at, one.id), reverse=True)
+    past = [one for one in ordered if one.at <= now]
+    reasons: dict[str, list[str]] = {one.id: [] for one in ordered}
+    for one in ordered[: len(ordered) - len(past)]:
+        reasons[one.id].append("made in the future")
+    for number, one in enumerate(past[: rules.last], 1):
+        reasons[one.id].append(f"last {number} of {rules.last}")
+    for name, period in PERIODS.items():
+        _newest_of_each(past, getattr(rules, name), name, period, reasons)
+    for one in past:
+        if rules.within is not None and one.at >= rules.within.before(past[0].at):
+            reasons[one.id].append(f"within {rules.within}")
+        for key, value in rules.tags:
+            if key in one.tags and value in (None, one.tags[key]):
+                reasons[one.id].append(f"tag {key}={one.tags[key]}")
+    return [Decision(one.id, bool(reasons[one.id]), tuple(reasons[one.id]) or ("no rule keeps it",)) for one in ordered]
+
+
+def _newest_of_each(
+    past: Sequence[Dated], count: int, name: str, period: Callable[[datetime], tuple[int, ...]], reasons: dict[str, list[str]]
+) -> None:
+    kept = 0
+    seen: tuple[int, ...] | None = None
+    for one in past:
+        if kept == count:
+            return
+        if period(one.at) != seen:
+            kept, seen = kept + 1, period(one.at)
+            reasons[one.id].append(f"{name} {kept} of {count}")
+        elif one is past[-1]:
+            reasons[one.id].append(f"{name}, the oldest")
