@@ -20,6 +20,7 @@ from strongroom.snapshots.history import Snapshot
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.diff import DiffReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.prune import PruneOptions, PruneReport
     from strongroom.operations.restore import RestoreReport
@@ -64,8 +65,23 @@ class Strongroom:
         return history.read_all(self.repository)[1]
 
     def snapshot(self, name: str = "latest") -> Snapshot:
-        """The snapshot that 'latest' or the beginning of an id means."""
+        """The snapshot that 'latest' or the beginning of an id means; with ~N, the N-th of its source before that."""
         return history.find(self.repository, name)
+
+    def diff(
+        self,
+        before: str = "latest~1",
+        after: str = "latest",
+        *,
+        collections: Iterable[str] = (),
+        sample: int | None = None,
+        progress: Progress = SILENT,
+    ) -> DiffReport:
+        """What differs between two snapshots: rows by collection, catalog, files. Fetches no vectors."""
+        from strongroom.operations.diff import DiffOptions, diff
+
+        options = DiffOptions(tuple(collections), DiffOptions().sample if sample is None else sample)
+        return diff(self.repository, before, after, options, progress)
 
     def plan_restore(
         self,

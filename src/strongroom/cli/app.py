@@ -126,6 +126,28 @@ def show(
 
 
 @app.command()
+def diff(
+    repo: Repo,
+    before: Annotated[str, typer.Argument(help="A snapshot: 'latest', the beginning of an id, or either with ~N.")] = "latest~1",
+    after: Annotated[str, typer.Argument(help="The other snapshot.")] = "latest",
+    collection: Annotated[list[str] | None, typer.Option(help="Only this collection, or NAME=NAME; any number of times.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Ids to show of rows added, changed and removed.")] = 5,
+    key_file: KeyFile = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what differs between two snapshots. Exit code 3 if rows of theirs could not be told apart."""
+    room = _open(repo, key_file, lambda: import_module("strongroom.operations.diff"))
+    with _progress(quiet) as progress:
+        report = room.diff(before, after, collections=collection or [], sample=sample, progress=progress)
+    from strongroom.cli import differences
+
+    _say(json, differences.diff_summary(report), lambda: differences.show_diff(report))
+    if report.problems:
+        raise typer.Exit(3)
+
+
+@app.command()
 def restore(
     snapshot: Annotated[str, typer.Argument(help="'latest' or the beginning of an id.")],
     target: Annotated[str, typer.Argument(help="Where to, for example chroma:///srv/chroma-restored")],

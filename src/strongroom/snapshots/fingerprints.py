@@ -85,6 +85,21 @@ class Fingerprinter:
         total[:, 0] ^= np.uint64(1)
         return Prints(self._encrypt(total), vectors)
 
+    def digests(self, batch: pa.RecordBatch) -> dict[str, Words]:
+        """For each column the digests of its values, (rows, 2): of equal values of one role (or name) the same, of nulls zero; of
+        vectors their fingerprints."""
+        found = dict[str, Words]()
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            values = _values_of(_bare(column))
+            sums = self._sums(values)
+            vectors = self._of_vectors(sums, values.lengths) if role_of(field) == Role.VECTOR and values.even else None
+            found[field.name] = digests = self._column(canonical_name(field, single_vector=True), column, values, sums)
+            if vectors is not None:
+                gaps = _with_null_elements(_bare(column))
+                plain = np.asarray(column.is_valid()) & (True if gaps is None else ~gaps)
+                digests[plain] = vectors[plain]
+        return found
+
     def vectors(self, content: Bytes, width: int) -> Words:
         """The fingerprints of vectors of `width` bytes that lie one after another: shape (vectors, 2)."""
         data = np.frombuffer(content, np.uint8)

@@ -124,15 +124,40 @@ def read(repository: Repository, snapshot_id: str) -> Snapshot:
 
 
 def find(repository: Repository, name: str) -> Snapshot:
-    """The snapshot that 'latest' or the beginning of an id means. Raises NotFound, or Damaged if it can't be read or if 'latest'
-    can't be told because some other can't: an older state must not pass for the newest in silence."""
+    """The snapshot that 'latest' or the beginning of an id means; with ~N after it, the N-th one of the same source before that.
+
+    Raises NotFound, or Damaged if it can't be read or if it can't be told because some other can't: an older state must not pass
+    for the newest in silence."""
+    name, steps = _steps(name)
     if name == "latest":
-        return _latest(repository)
-    found = [snapshot_id for snapshot_id in repository.manifest_ids() if snapshot_id.startswith(name.lower())]
-    if len(found) != 1 or not name:
-        what = "no snapshot's id begins" if not found else f"{len(found)} snapshots' ids begin"
-        raise NotFound(f"{what} with {name!r}", hint="see 'strongroom snapshots'")
-    return read(repository, found[0])
+        found = _latest(repository)
+    else:
+        ids = [snapshot_id for snapshot_id in repository.manifest_ids() if snapshot_id.startswith(name.lower())]
+        if len(ids) != 1 or not name:
+            what = "no snapshot's id begins" if not ids else f"{len(ids)} snapshots' ids begin"
+            raise NotFound(f"{what} with {name!r}", hint="see 'strongroom snapshots'")
+        found = read(repository, ids[0])
+    return _earlier(repository, found, steps) if steps else found
+
+
+def _steps(name: str) -> tuple[str, int]:
+    """'latest' and 2 of 'latest~2'."""
+    first, tilde, steps = name.partition("~")
+    if tilde and not (steps.isascii() and steps.isdecimal() and len(steps) < 10):
+        raise NotFound(f"{name!r} names no snapshot", hint="after ~ comes how many snapshots before, as in latest~1")
+    return first, int(steps or 0)
+
+
+def _earlier(repository: Repository, snapshot: Snapshot, steps: int) -> Snapshot:
+    known, damaged = headlines(repository)
+    if damaged:
+        raise _untold(damaged[0])
+    same = [one.id for one in known if one.source == snapshot.manifest.source]
+    place = same.index(snapshot.id) - steps if snapshot.id in same else -1
+    if place < 0:
+        before = f"{snapshot.manifest.source} has not {steps} snapshots before {snapshot.id[:12]}"
+        raise NotFound(before, hint="see 'strongroom snapshots'")
+    return read(repository, same[place])
 
 
 def _latest(repository: Repository) -> Snapshot:
@@ -143,8 +168,12 @@ def _latest(repository: Repository) -> Snapshot:
     newest = damaged[0] if damaged else _try(repository, known[-1].id)
     if isinstance(newest, Snapshot):
         return newest
-    hint = "it may be the latest: give a snapshot's id; 'strongroom snapshots' lists those that can be read"
-    raise Damaged(newest.subject, newest.problem, hint=hint)
+    raise _untold(newest)
+
+
+def _untold(problem: Damaged) -> Damaged:
+    hint = "it may be the one that is meant: give a snapshot's id; 'strongroom snapshots' lists those that can be read"
+    return Damaged(problem.subject, problem.problem, hint=hint)
 
 
 def heads(snapshots: Sequence[Descendant]) -> tuple[str, ...]:
