@@ -5,39 +5,39 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import zstandard
-from blake3 import blake3
+from any_rows import dtypes, floats, maybe, texts
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from strongroom.errors import Damaged
-from strongroom.model import ROLE, Collection, Field, LedgerItem, Lineage, Position, Role, RowBlock, Status
+from strongroom.model import Collection, Field, LedgerItem, Lineage, Position, Status
 from strongroom.snapshots.manifest import (
+    Block,
     Manifest,
     Part,
     ProbeSet,
     Segment,
     StoredArtifact,
     StoredCollection,
+    Vectors,
     decode,
     encode,
     encode_schema,
     pack_dead,
 )
-from strongroom.snapshots.segments import read_segment, store_block
 
 # -- manifests of any contents ---------------------------------------------------------------------------------------------
 
-texts = st.text(max_size=12)
 counts = st.integers(0, 2**63)
-floats = st.floats(allow_nan=False)
 hashes = st.binary(min_size=32, max_size=32).map(bytes.hex)
 jsons = st.recursive(
     st.none() | st.booleans() | st.integers() | floats | texts,
@@ -45,29 +45,46 @@ jsons = st.recursive(
     max_leaves=8,
 )
 catalogs = st.dictionaries(texts, jsons, max_size=3)
-dtypes = st.sampled_from(["float32", "float16", "bfloat16", "int8", "uint8"])
 
 
 def tuples(one: st.SearchStrategy, most: int = 3) -> st.SearchStrategy:
     return st.lists(one, max_size=most).map(tuple)
 
 
-maybe = st.one_of(st.none(), texts)
 fields = st.builds(Field, texts, dtypes, counts, st.sampled_from(["l2", "ip", "cosine"]), catalogs, st.booleans())
 collections = st.builds(Collection, texts, counts, tuples(fields), catalogs, st.builds(Lineage, maybe, maybe, maybe))
 deads = st.one_of(st.none(), st.lists(st.booleans()).map(lambda bits: np.array(bits, bool))).map(pack_dead)
-segments = st.builds(Segment, counts, st.dictionaries(texts, hashes, max_size=3), hashes, deads)
+prints = st.just("") | hashes
+segments = st.builds(Segment, counts, counts, hashes, prints, st.dictionaries(texts, hashes, max_size=3), deads)
+blocks = st.builds(Block, counts, counts, hashes, prints, counts)
 probes = st.builds(ProbeSet, texts, counts, counts, hashes, st.booleans(), st.booleans(), st.none() | floats)
-plain_parts = st.builds(Part, counts, st.sampled_from(["bytes", "int32", "int64"]) | dtypes, hashes)
-copying_parts = st.builds(Part, counts, dtypes, hashes, sources=tuples(hashes), check=hashes)
-strided_parts = st.builds(Part, counts, dtypes, hashes, st.integers(1, 2**40), counts, counts, hashes)
+by_first = st.builds(Vectors, texts, texts, counts, st.sampled_from(["slots", "numbers"]), counts)
+by_places = st.builds(Vectors, texts, texts, counts, st.just("numbers"), places=hashes)
+vectors = by_first | by_places
+keys = st.just("") | texts
+kinds = st.sampled_from(["bytes", "int32", "int64"]) | dtypes
+plain_parts = st.builds(Part, counts, kinds, hashes, key=keys)
+changed_parts = st.builds(Part, counts, kinds, hashes, check=hashes, key=keys, differences=tuples(hashes))
+copying_parts = st.builds(Part, counts, dtypes, hashes, sources=tuples(hashes), check=hashes, ranges=tuples(vectors))
+apart_parts = st.builds(Part, counts, dtypes, hashes, st.integers(1, 2**40), counts, counts, hashes)
+strided_parts = st.builds(
+    *(Part, counts, dtypes, st.just(""), st.integers(1, 2**40), counts, counts, prints),
+    check=hashes,
+    key=keys,
+    differences=tuples(hashes),
+    vectors=vectors,
+)
+parts = plain_parts | changed_parts | copying_parts | apart_parts | strided_parts
 schemas = st.lists(st.sampled_from(["id", "", "ünï"]), max_size=2).map(
     lambda names: encode_schema(pa.schema([(n, "int8") for n in names]))
 )
-stored_collections = st.builds(StoredCollection, collections, schemas, hashes, tuples(segments), tuples(probes))
-stored_artifacts = st.builds(
-    StoredArtifact, texts, counts, maybe, st.booleans(), tuples(plain_parts | copying_parts | strided_parts)
+stored_collections = st.builds(
+    *(StoredCollection, collections, schemas, hashes, tuples(segments), tuples(probes)),
+    vectors=st.dictionaries(texts, tuples(blocks), max_size=2),
+    order=tuples(hashes),
+    slots=counts,
 )
+stored_artifacts = st.builds(StoredArtifact, texts, counts, maybe, st.booleans(), tuples(parts), cut=texts)
 manifests = st.builds(
     Manifest,
     **dict.fromkeys(("created", "source", "host", "engine", "engine_version", "strongroom_version"), texts),
@@ -83,6 +100,7 @@ manifests = st.builds(
     source_bytes=counts,
     stored_bytes=counts,
     seconds=st.dictionaries(texts, floats, max_size=3),
+    processor=texts,
 )
 
 
@@ -146,6 +164,28 @@ def test_a_part_needs_all_blobs_that_it_is_made_of() -> None:
     assert list(Part(1, "bytes", "a").blobs()) == ["a"]
     assert list(Part(1, "float32", "a", 8, 0, 4, "b").blobs()) == ["a", "b"]
     assert list(Part(1, "bytes", "a", sources=("b", "c"), check="d").blobs()) == ["a", "b", "c"]
+    assert list(Part(1, "bytes", "a", check="d", differences=("b", "c")).blobs()) == ["a", "b", "c"]
+    some = Vectors("x", "y", 1, "numbers", places="p")
+    assert list(Part(1, "float32", "", 8, 0, 4, "b", differences=("c",), vectors=some).blobs()) == ["b", "c", "p"]
+    assert list(Part(1, "float32", "", 4, 0, 4, vectors=Vectors("x", "y", 1, "slots")).blobs()) == []
+    assert list(Part(1, "bytes", "a", ranges=(some, replace(some, places="q"))).blobs()) == ["a", "p", "q"]
+
+
+def test_a_collection_needs_all_blobs_of_its_rows() -> None:
+    segment, block = Segment(0, 1, "rest", "prints", {"v": "mapped"}), Block(0, 1, "vectors", "their prints")
+    probe = ProbeSet("v", 1, 1, "probe", live=False)
+    stored = StoredCollection(
+        Collection("x", 1, ()),
+        "",
+        "0" * 64,
+        (segment,),
+        (probe,),
+        {"v": (block,), "w": (Block(0, 1, "others"),)},
+        ("first", "then"),
+    )
+    wanted = {"rest", "prints", "mapped", "vectors", "their prints", "others", "first", "then", "probe"}
+    assert set(stored.blobs()) == wanted
+    assert list(Segment(0, 1, "rest").blobs()) == ["rest"]
 
 
 @settings(max_examples=30, deadline=None)
@@ -235,7 +275,7 @@ def opened_part(blob):
 
 
 def test_another_format_says_what_to_do() -> None:
-    body = {**opened(encode(SMALL)), "strongroom_manifest": 2}
+    body = {**opened(encode(SMALL)), "strongroom_manifest": 3}
     with pytest.raises(Damaged, match="newer Strongroom") as raised:
         decode("snapshots/x", compressed(body))
     assert "newer" in raised.value.hint
@@ -253,6 +293,103 @@ def test_a_frame_that_claims_to_be_endless_is_damage() -> None:
     assert zstandard.frame_content_size(frame) == 1 << 62
     with pytest.raises(Damaged):
         decode("snapshots/x", frame)
+
+
+# -- deletion vectors --------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.booleans(), max_size=300) | st.integers(1, 70_000).map(lambda n: [False] * n + [True] * 9))
+def test_a_deletion_vector_comes_back(bits: list[bool]) -> None:
+    dead = np.array(bits, bool)
+    segment = Segment(0, len(bits), "0" * 64, dead=pack_dead(dead))
+    back = segment.dead_slots()
+    assert (back is None) == (not dead.any()) == (segment.dead == "")
+    assert segment.dead_count() == int(dead.sum())
+    if back is not None:
+        assert back.tolist() == bits
+        with pytest.raises(Damaged, match="deletion vector"):
+            replace(segment, rows=int(np.flatnonzero(dead)[-1])).dead_slots()
+
+
+def test_a_deletion_vector_is_a_portable_roaring_bitmap() -> None:
+    """RoaringFormatSpec: cookie 12346, one container, key 0, its cardinality less one, where it begins, and the slots as u16."""
+    dead = np.zeros(100, bool)
+    dead[[3, 70]] = True
+    words = struct.pack("<IIHHIHH", 12346, 1, 0, 1, 16, 3, 70)
+    assert base64.b64decode(pack_dead(dead)) == words
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(min_size=1, max_size=30), st.integers(0, 50))
+def test_garbage_as_a_deletion_vector_is_read_or_damaged(content: bytes, rows: int) -> None:
+    try:
+        slots = Segment(0, rows, "0" * 64, dead=base64.b64encode(content).decode()).dead_slots()
+    except Damaged as error:
+        assert "deletion vector" in str(error)
+    else:
+        assert slots is None or len(slots) == rows
+
+
+@pytest.mark.parametrize("dead", ["?", "AA", "AA=", "A A==", "ÄÖ==", "AA==\n", "AA=="])
+def test_a_deletion_vector_is_base64(dead: str) -> None:
+    with pytest.raises(Damaged, match="deletion vector"):
+        Segment(0, 8, "0" * 64, dead=dead).dead_slots()
+
+
+# -- format 1 ----------------------------------------------------------------------------------------------------------------
+
+
+def first_format(collection: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> bytes:
+    """A manifest as format 1 was: these are all members that its segments and parts had."""
+    body = {**opened(encode(SMALL)), "strongroom_manifest": 1}
+    del body["processor"]  # it may be missing
+    catalog = {"name": "x", "count": 3, "fields": [], "catalog": {}, "lineage": {"model": None, "version": None, "origin": None}}
+    body["collections"] = [{"catalog": catalog, "schema": "", "rows_root": "0" * 64, "probes": [], **collection}]
+    body["artifacts"] = [{"path": "f", "size": 9, "collection": "x", "immutable": False, "parts": list(parts)}]
+    return compressed(body)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), hashes, hashes, st.data()), max_size=4))
+def test_a_manifest_of_the_first_format_is_read(drawn) -> None:
+    """Segments with blobs of their own vectors are numbered one after another, and a bit a slot becomes a Roaring bitmap."""
+    segments, expected, start = [], [], 0
+    for rows, rest, vector, data in drawn:
+        bits = np.array(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)), bool)
+        dead = base64.b64encode(np.packbits(bits, bitorder="little").tobytes()).decode() if bits.any() else ""
+        segments.append({"rows": rows, "vectors": {"v": vector}, "rest": rest, "dead": dead})
+        expected.append((start, rows, rest, vector, bits))
+        start += rows
+    old = {"length": 9, "kind": "int8", "blob": "1" * 64, "stride": 0, "vector_offset": 0, "vector_length": 0, "rest": ""}
+    copying = {**old, "sources": ["2" * 64], "check": "3" * 64}
+    strided = {**old, "stride": 3, "vector_length": 2, "rest": "4" * 64}
+    record = decode("x", first_format({"segments": segments}, [old, copying, strided]))
+    (collection,) = record.collections
+    assert (collection.order, collection.slots) == ((), start)
+    for segment, block, (first, rows, rest, vector, bits) in zip(
+        collection.segments, collection.vectors.get("v", ()), expected, strict=True
+    ):
+        assert (segment.start, segment.rows, segment.rest, segment.prints, segment.vectors) == (first, rows, rest, "", {})
+        assert (block.start, block.count, block.blob, block.prints) == (first, rows, vector, "")
+        back = segment.dead_slots()
+        assert (np.zeros(rows, bool) if back is None else back).tolist() == bits.tolist()
+    assert record.artifacts[0].parts == (
+        Part(9, "int8", "1" * 64),
+        Part(9, "int8", "1" * 64, sources=("2" * 64,), check="3" * 64),
+        Part(9, "int8", "1" * 64, 3, 0, 2, "4" * 64),
+    )
+    assert decode("x", encode(record)) == record, "and written again in this format it is the same"
+
+
+@pytest.mark.parametrize("dead", ["AA==", "AAAA", "AAAAAA==", "?"])
+def test_a_bit_for_each_slot_or_damage(dead: str) -> None:
+    content = first_format({"segments": [{"rows": 20, "vectors": {}, "rest": "0" * 64, "dead": dead}]}, [])
+    if dead == "AAAA":
+        assert decode("x", content).collections[0].segments[0].dead == ""
+    else:
+        with pytest.raises(Damaged):
+            decode("x", content)
 
 
 SMALL = Manifest(
@@ -274,253 +411,3 @@ SMALL = Manifest(
     source_bytes=0,
     stored_bytes=0,
 )
-
-
-# -- segments of any rows --------------------------------------------------------------------------------------------------
-
-WIDTHS = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "bfloat16": 2}
-ids = {pa.string(): texts, pa.int64(): st.integers(-(2**63), 2**63 - 1)}
-others = {
-    pa.bool_(): st.booleans(),
-    pa.binary(): st.binary(max_size=9),
-    pa.list_(pa.int16()): st.lists(st.none() | st.integers(-5, 5), max_size=3),
-    pa.struct([("a", pa.string()), ("b", pa.float64())]): st.fixed_dictionaries({"a": maybe, "b": floats}),
-    pa.dictionary(pa.int8(), pa.string()): st.sampled_from(["red", "green", ""]),
-    pa.timestamp("us", "UTC"): st.integers(0, 2**50),
-}
-
-
-class Numbers(pa.ExtensionType):
-    """A vector under a name of its own, as Lance has for bfloat16."""
-
-    def __init__(self, storage: pa.DataType) -> None:
-        super().__init__(storage, "strongroom.test.numbers")
-
-    def __arrow_ext_serialize__(self) -> bytes:
-        return b""
-
-    @classmethod
-    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> Numbers:
-        return cls(storage)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def numbers_are_known() -> Iterator[None]:
-    pa.register_extension_type(Numbers(pa.binary(1)))
-    yield
-    pa.unregister_extension_type("strongroom.test.numbers")
-
-
-@dataclass
-class Blobs:
-    """Where blobs go instead of into packs."""
-
-    kept: dict[bytes, bytes] = dataclasses.field(default_factory=dict)
-
-    def submit(self, content, kind: str) -> Future[bytes]:
-        assert kind in {*WIDTHS, "text"}
-        future: Future[bytes] = Future()
-        name = blake3(content).digest()
-        self.kept[name] = bytes(content)
-        future.set_result(name)
-        return future
-
-    def read(self, name: bytes) -> bytes:
-        return self.kept[name]
-
-
-def vector_type(dtype: str, dimension: int, *, extension: bool) -> pa.DataType:
-    bare = pa.binary(2 * dimension) if dtype == "bfloat16" else pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), dimension)
-    return Numbers(bare) if extension else bare
-
-
-def vector_column(contents: list[bytes | None], kind: pa.DataType, width: int) -> pa.Array:
-    """Vectors of just these bytes; 0xEE lies beneath the nulls."""
-    data = pa.py_buffer(b"".join(b"\xee" * width if one is None else one for one in contents))
-    valid = None
-    if None in contents:
-        valid = pa.py_buffer(np.packbits([one is not None for one in contents], bitorder="little").tobytes())
-    storage = kind.storage_type if isinstance(kind, pa.ExtensionType) else kind
-    if pa.types.is_fixed_size_binary(storage):
-        return pa.Array.from_buffers(storage, len(contents), [valid, data])
-    values = pa.Array.from_buffers(storage.value_type, len(contents) * storage.list_size, [None, data])
-    column = pa.Array.from_buffers(storage, len(contents), [valid], children=[values])
-    return pa.ExtensionArray.from_storage(kind, column) if isinstance(kind, pa.ExtensionType) else column
-
-
-def bytes_of(column: pa.Array, width: int) -> list[bytes | None]:
-    """The bare bytes of each vector."""
-    storage = column.storage if isinstance(column, pa.ExtensionArray) else column
-    if pa.types.is_fixed_size_binary(storage.type):
-        return storage.to_pylist()
-    data = (storage.values.view(f"uint{8 * width // storage.type.list_size}").to_numpy() if len(storage) else np.zeros(0)).tobytes()
-    starts = range(storage.offset * width, (storage.offset + len(storage)) * width, width)
-    return [data[start : start + width] if valid.as_py() else None for start, valid in zip(starts, storage.is_valid(), strict=True)]
-
-
-def column_field(name: str, kind: pa.DataType, role: Role) -> pa.Field:
-    return pa.field(name, kind, metadata={ROLE: role.value.encode()})
-
-
-@dataclass
-class Rows:
-    """A block, its vector fields, and the bytes that its vectors were made of."""
-
-    block: RowBlock
-    fields: tuple[Field, ...]
-    vectors: dict[str, list[bytes | None]]
-
-    def width(self, name: str) -> int:
-        return next(WIDTHS[field.dtype] * field.dimension for field in self.fields if field.name == name)
-
-
-@st.composite
-def blocks(draw, min_rows: int = 0, null_vectors: bool = True) -> Rows:
-    """A slice of a larger block, of any columns."""
-    rows = draw(st.integers(min_rows, 20))
-    before, after = draw(st.integers(0, 3)), draw(st.integers(0, 3))
-    total = before + rows + after
-
-    def several(one: st.SearchStrategy) -> list:
-        return draw(st.lists(one, min_size=total, max_size=total))
-
-    def column(name: str, kinds: dict, role: Role, null: bool = True) -> tuple[pa.Field, pa.Array]:
-        kind = draw(st.sampled_from(list(kinds)))
-        values = several(st.one_of(st.none(), kinds[kind]) if null else kinds[kind])
-        return column_field(name, kind, role), pa.array(values, kind)
-
-    columns = [column("id", ids, Role.ID, null=False), column("text", {pa.string(): texts}, Role.DOCUMENT)]
-    columns += [column(f"other {n}", others, Role.COLUMN) for n in range(draw(st.integers(0, 2)))]
-    fields, vectors = [], {}
-    for number in range(draw(st.integers(0 if not min_rows else 1, 2))):
-        field = Field(f"vector {number}", draw(dtypes), draw(st.integers(1, 9)), "l2")
-        width = WIDTHS[field.dtype] * field.dimension
-        kind = vector_type(field.dtype, field.dimension, extension=draw(st.booleans()))
-        one = st.binary(min_size=width, max_size=width)
-        contents = several(st.none() | one if null_vectors and draw(st.booleans()) else one)
-        columns.append((column_field(field.name, kind, Role.VECTOR), vector_column(contents, kind, width)))
-        fields.append(field)
-        vectors[field.name] = contents[before : before + rows]
-    columns = draw(st.permutations(columns))
-    batch = pa.record_batch([values for _, values in columns], schema=pa.schema([field for field, _ in columns]))
-    dead = np.array(draw(st.lists(st.booleans(), min_size=rows, max_size=rows)), bool) if draw(st.booleans()) else None
-    return Rows(RowBlock(batch.slice(before, rows), dead), tuple(fields), vectors)
-
-
-def stored(rows: Rows) -> tuple[Segment, Blobs]:
-    blobs = Blobs()
-    return store_block(rows.block, rows.fields, blobs.submit).result(), blobs
-
-
-@settings(max_examples=200, deadline=None)
-@given(blocks())
-def test_a_block_comes_back_bit_for_bit(rows: Rows) -> None:
-    segment, blobs = stored(rows)
-    batch = rows.block.batch
-    back = read_segment(segment, batch.schema, blobs.read)
-    assert back.batch.schema.equals(batch.schema, check_metadata=True)
-    assert back.batch.num_rows == batch.num_rows
-    back.batch.validate(full=True)
-    for name in batch.schema.names:
-        if name in rows.vectors:
-            assert bytes_of(back.batch.column(name), rows.width(name)) == rows.vectors[name]
-        else:
-            assert back.batch.column(name).to_pylist() == batch.column(name).to_pylist()
-    dead = rows.block.dead
-    assert (back.dead is None) == (dead is None or not dead.any())
-    if back.dead is not None:
-        assert back.dead.dtype == np.bool_
-        assert back.dead.tolist() == dead.tolist()
-    assert segment.dead_count() == (0 if dead is None else dead.sum())
-    assert back.live().num_rows == batch.num_rows - segment.dead_count()
-
-
-@settings(max_examples=100, deadline=None)
-@given(blocks())
-def test_a_vector_column_without_nulls_is_a_blob_of_its_bare_values(rows: Rows) -> None:
-    """Just what a region of an index file would hold, dead slots too."""
-    segment, blobs = stored(rows)
-    bare = {name: b"".join(contents) for name, contents in rows.vectors.items() if None not in contents}
-    assert {name: blobs.kept[bytes.fromhex(blob)] for name, blob in segment.vectors.items()} == bare
-
-
-@settings(max_examples=100, deadline=None)
-@given(blocks())
-def test_a_segment_survives_its_manifest(rows: Rows) -> None:
-    segment, blobs = stored(rows)
-    schema = rows.block.batch.schema
-    catalog = Collection("x", segment.rows, rows.fields)
-    kept = StoredCollection(catalog, encode_schema(schema), "0" * 64, (segment,), ())
-    (back,) = decode("x", encode(replace(SMALL, collections=(kept,)))).collections
-    assert back == kept
-    assert back.arrow_schema().equals(schema, check_metadata=True)
-    assert read_segment(back.segments[0], back.arrow_schema(), blobs.read).batch.num_rows == segment.rows
-
-
-@settings(max_examples=100, deadline=None)
-@given(blocks(min_rows=1, null_vectors=False), st.integers(1, 40), st.booleans(), st.data())
-def test_blobs_of_the_wrong_length_are_damage(rows: Rows, change: int, longer: bool, data) -> None:
-    segment, blobs = stored(rows)
-    name = bytes.fromhex(data.draw(st.sampled_from(sorted(segment.vectors.values()))))
-    content = blobs.kept[name]
-    blobs.kept[name] = content + bytes(change) if longer else content[: max(0, len(content) - change)]
-    with pytest.raises(Damaged):
-        read_segment(segment, rows.block.batch.schema, blobs.read)
-
-
-@settings(max_examples=100, deadline=None)
-@given(blocks(min_rows=1), st.sampled_from([-1, 1, 8, -(10**6), 2**62]))
-def test_another_number_of_rows_is_damage(rows: Rows, more: int) -> None:
-    segment, blobs = stored(rows)
-    with pytest.raises(Damaged):
-        read_segment(replace(segment, rows=segment.rows + more), rows.block.batch.schema, blobs.read)
-
-
-@settings(max_examples=100, deadline=None)
-@given(blocks(min_rows=1), st.data())
-def test_a_missing_blob_or_column_is_damage(rows: Rows, data) -> None:
-    segment, blobs = stored(rows)
-    schema = rows.block.batch.schema
-    with pytest.raises(Damaged):
-        read_segment(segment, schema.append(pa.field("more", pa.int8())), blobs.read)
-    del blobs.kept[bytes.fromhex(data.draw(st.sampled_from(sorted(segment.blobs()))))]
-    with pytest.raises(Damaged):
-        read_segment(segment, schema, blobs.read)
-
-
-@settings(max_examples=200, deadline=None)
-@given(blocks(), st.data())
-def test_garbage_in_the_place_of_columns_is_read_or_damage(rows: Rows, data) -> None:
-    segment, blobs = stored(rows)
-    name = bytes.fromhex(segment.rest)
-    content = bytearray(blobs.kept[name])
-    kind = data.draw(st.sampled_from(["cut", "change", "random"]))
-    if kind == "change":
-        for _ in range(data.draw(st.integers(1, 4))):
-            content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
-    blobs.kept[name] = {
-        "cut": lambda: bytes(content[: data.draw(st.integers(0, len(content) - 1))]),
-        "change": lambda: bytes(content),
-        "random": lambda: data.draw(st.binary(max_size=100)),
-    }[kind]()
-    try:
-        assert read_segment(segment, rows.block.batch.schema, blobs.read).batch.num_rows == segment.rows
-    except Damaged as error:
-        assert kind == "change" or segment.rest[:16] in error.subject
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 40), st.binary(min_size=1, max_size=6))
-def test_a_deletion_vector_has_a_bit_a_slot(rows: int, bits: bytes) -> None:
-    segment = Segment(rows, {}, "0" * 64, base64.b64encode(bits).decode())
-    if len(bits) == (rows + 7) // 8:
-        assert segment.dead_slots().tolist() == [bool(bits[slot // 8] >> slot % 8 & 1) for slot in range(rows)]
-    else:
-        with pytest.raises(Damaged, match="deletion vector"):
-            segment.dead_slots()
-
-
-@pytest.mark.parametrize("dead", ["?", "AA", "AA=", "A A==", "ÄÖ==", "AA==\n"])
-def test_a_deletion_vector_is_base64(dead: str) -> None:
-    with pytest.raises(Damaged, match="deletion vector"):
-        Segment(8, {}, "0" * 64, dead).dead_slots()

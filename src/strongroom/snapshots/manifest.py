@@ -286,7 +286,8 @@ def decode(name: str, content: bytes) -> Manifest:
         if version not in (1, FORMAT):
             raise Damaged(name, "a newer Strongroom wrote this manifest", hint="use a newer Strongroom")
         record = _manifest(_from_first_format(body) if version == 1 else body)
-        if not all(_BLOB_ID.fullmatch(blob) for blob in record.blobs()):
+        parts = [part for artifact in record.artifacts for part in artifact.parts]
+        if not all(_BLOB_ID.fullmatch(blob) for blob in record.blobs()) or not all(part.blob or part.vectors for part in parts):
             raise Damaged(name, "it names blobs that can't be")
         return record
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zstandard.ZstdError) as error:
