@@ -109,7 +109,9 @@ class Objects:
 
     def create(self, name: str, data: bytes | memoryview) -> None:
         with translated(self._named(name)):
-            obstore.put(self._backend, name, data, mode="create", use_multipart=False)
+            # the store in memory keeps what it is given: not a whole pack's buffer for a few bytes in it
+            content = bytes(data) if isinstance(self._backend, MemoryStore) else data
+            obstore.put(self._backend, name, content, mode="create", use_multipart=False)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         with translated(self._named(name)):
