@@ -20,7 +20,7 @@ from strongroom.operations.backup import BackupOptions, backup
 from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
 from strongroom.repository import Repository, Secret, Store, open_store
 from strongroom.snapshots import history
-from strongroom.snapshots.artifacts import read_part
+from strongroom.snapshots.parts import read_part
 
 OLD, NEW = Secret.passphrase(PASSWORD), Secret.passphrase("battery staple")
 FOLDERS = ("keys/", "index/", "packs/", "snapshots/")

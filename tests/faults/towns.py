@@ -20,7 +20,7 @@ from strongroom.operations.prune import PruneOptions, PruneReport, prune
 from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
 from strongroom.repository import Repository, Secret, Store, open_store
 from strongroom.snapshots import history
-from strongroom.snapshots.artifacts import ArtifactReader
+from strongroom.snapshots.parts import ArtifactReader
 from strongroom.snapshots.slots import Slots
 
 GRACE = timedelta(hours=24)
