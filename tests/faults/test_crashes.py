@@ -13,31 +13,17 @@ from pathlib import Path
 
 import pytest
 from faulty_store import FaultyStore, SimulatedCrash, at, first_create
+from towns import empty_store, files_in, stored_copy
 from worlds import CHEAP, PASSWORD, Sources, World, build_source, files_of, restored
 
 from strongroom.errors import AlreadyExists, StrongroomError, UnsafeStore, WrongKey
 from strongroom.operations.backup import BackupOptions, backup
 from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
 from strongroom.repository import Repository, Secret, Store, open_store
-from strongroom.snapshots import history
-from strongroom.snapshots.parts import read_part
 
 OLD, NEW = Secret.passphrase(PASSWORD), Secret.passphrase("battery staple")
 FOLDERS = ("keys/", "index/", "packs/", "snapshots/")
 _NAMES = itertools.count()
-
-
-def empty_store() -> Store:
-    return open_store(f"memory://crashes-{next(_NAMES)}")
-
-
-def stored_copy(world: World) -> Store:
-    """The repository in memory."""
-    store = empty_store()
-    for path in sorted(world.folder.rglob("*")):
-        if path.is_file():
-            store.create(path.relative_to(world.folder).as_posix(), path.read_bytes())
-    return store
 
 
 def everything(store: Store) -> dict[str, bytes]:
@@ -52,15 +38,6 @@ def everything(store: Store) -> dict[str, bytes]:
 def back_up(store: Store, source: Path, secret: Secret = OLD) -> str:
     """As a process of its own would: the repository is opened anew. Probes would cost a child process and no operation more."""
     return backup(Repository.open(store, secret), f"faiss://{source}", BackupOptions(probes=0)).snapshot.id
-
-
-def files_in(repository: Repository, snapshot: str) -> tuple[bytes, ...]:
-    """The files of a snapshot, joined from their blobs."""
-    artifacts = history.read(repository, snapshot).manifest.artifacts
-    return tuple(
-        b"".join(read_part(part, repository.read_blob, repository.read_blob, repository.keys.identify) for part in artifact.parts)
-        for artifact in artifacts
-    )
 
 
 def create(store: Store, secret: Secret = OLD) -> Repository:
