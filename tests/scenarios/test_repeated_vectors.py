@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import faiss
+import hnswlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import usearch.index
 from commands import DIMENSION, PASSWORD
 
 from strongroom.errors import Damaged
@@ -52,7 +54,7 @@ def room(tmp_path: Path) -> Strongroom:
 def copying(room: Strongroom) -> list[Part]:
     """The parts of the newest snapshot that copy from other blobs."""
     artifacts = room.snapshot().manifest.artifacts
-    return [part for artifact in artifacts for part in artifact.parts if part.sources]
+    return [part for artifact in artifacts for part in artifact.parts if part.sources or part.ranges]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -118,3 +120,30 @@ def _one_byte_off(run: Any, block: int) -> Any:
     number, within = divmod(run.offset, block)
     if within:
         yield Copy(run.place, min(run.length, block - within), "vector", number, within - 1)
+
+
+@pytest.mark.parametrize("engine", ["faiss", "hnswlib", "usearch"])
+def test_an_array_of_the_vectors_beside_the_index_costs_nothing(engine: str, room: Strongroom, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(5).standard_normal((3_000, DIMENSION)).astype(np.float32)
+    path = tmp_path / "src" / "x.index"
+    path.parent.mkdir()
+    if engine == "faiss":
+        index = faiss.IndexHNSWFlat(DIMENSION, 8)
+        index.add(vectors)
+        faiss.write_index(index, str(path))
+    elif engine == "hnswlib":
+        graph = hnswlib.Index("l2", DIMENSION)
+        graph.init_index(len(vectors), M=8)
+        graph.add_items(vectors, num_threads=2)  # in any order
+        graph.save_index(str(path))
+    else:
+        other = usearch.index.Index(ndim=DIMENSION, metric="l2sq", dtype="f32", connectivity=8)
+        other.add(np.arange(len(vectors)), vectors, threads=2)
+        other.save(str(path))
+    np.save(path.with_suffix(".npy"), vectors)
+    content = path.with_suffix(".npy").read_bytes()
+    report = room.backup(f"{engine}://{path}")
+    assert report.snapshot.manifest.stored_bytes < 1.1 * path.stat().st_size
+    room.restore("latest", f"{engine}://{tmp_path}/out/y.index")
+    assert (tmp_path / "out" / "y.npy").read_bytes() == content
+    assert (tmp_path / "out" / "y.index").read_bytes() == path.read_bytes()
