@@ -1,0 +1,84 @@
+"""Does every blob decrypt, and is it what its id says? Packs are read whole, the least recently proven first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+
+from strongroom.errors import Damaged, NotFound
+from strongroom.operations.verify.examination import Examination, needs_of, users_of
+from strongroom.operations.witness import Witness
+from strongroom.repository import Pack, Repository
+from strongroom.repository.packs import read_pack
+from strongroom.snapshots.history import Snapshot
+
+_READERS = 3
+
+
+def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
+    needs = needs_of(chosen)
+    packs = [pack for pack in look.packs() if sizes.get(pack.name) == pack.size]
+    packs = [pack for pack in packs if any(blob.id in needs for blob in pack.blobs)]
+    witness = Witness(look.repository)
+    packs.sort(key=lambda pack: witness.proven.get(pack.id, 0.0))
+    packs = list(_within(packs, look.options.budget))
+    look.progress.begin("data", sum(pack.size for pack in packs), "bytes")
+    whole, damaged = list[str](), list[str]()
+    try:
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="strongroom-verify") as pool:
+            for pack, problems in zip(packs, pool.map(partial(_read_whole, look.repository), packs), strict=True):
+                for subject, problem, blob in problems:
+                    hurt = [blob] if blob else [one.id for one in pack.blobs]
+                    lost = [one for one in hurt if not _is_served_elsewhere(look, one)]
+                    look.find(subject, problem, users_of(lost, needs))
+                (damaged if problems else whole).append(pack.id)
+                look.count("bytes", pack.size)
+                look.progress.advance(pack.size)
+    finally:  # what was read is known, even if the rest can't be
+        witness.judged(look.repository.clock.now().timestamp(), whole=whole, damaged=damaged)
+    if not packs:
+        look.find("packs/", "not one pack could be read: nothing was checked", chosen)
+
+
+def _read_whole(repository: Repository, pack: Pack) -> list[tuple[str, str, bytes | None]]:
+    """Everything that is wrong with a pack: subject, problem, and the blob if it is one blob's."""
+    problems: list[tuple[str, str, bytes | None]] = []
+    try:
+        content = repository.store.read(pack.name)
+    except NotFound:
+        return [(pack.name, "missing", None)]
+    reader = repository.reader(pack)
+    for blob in pack.blobs:
+        try:
+            reader.open(blob, content[blob.offset : blob.offset + blob.stored])
+        except Damaged as error:
+            problems.append((error.subject, error.problem, blob.id))
+    if problems:
+        return problems
+    try:
+        if read_pack(repository.keys, pack.name, content).blobs != pack.blobs:
+            problems.append((pack.name, "its directory isn't what the blob index says", None))
+    except Damaged as error:
+        problems.append((error.subject, error.problem, None))
+    return problems
+
+
+def _is_served_elsewhere(look: Examination, blob: bytes) -> bool:
+    """Has another pack the blob whole? Then a restore takes it from there."""
+    if len(look.repository.index.places(blob)) > 1:
+        with suppress(Damaged):
+            look.repository.read_blob(blob)
+            return True
+    return False
+
+
+def _within(packs: Sequence[Pack], budget: int | None) -> Iterator[Pack]:
+    """As many packs as fit the budget, at least one."""
+    used = 0
+    for pack in packs:
+        if budget is not None and used and used + pack.size > budget:
+            return
+        used += pack.size
+        yield pack

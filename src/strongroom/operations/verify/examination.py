@@ -1,0 +1,64 @@
+"""What is gathered while a repository is looked at: findings, and what was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from strongroom.operations.verify.report import Finding, VerifyOptions
+from strongroom.progress import Progress
+from strongroom.repository import SNAPSHOTS, Pack, Repository
+from strongroom.snapshots.fingerprints import Fingerprinter
+from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.manifest import StoredCollection
+
+Needs = dict[bytes, list[Snapshot]]
+"""Blob id to the snapshots that need the blob."""
+
+
+@dataclass
+class Examination:
+    """One look at a repository. Each kind of check adds to it."""
+
+    repository: Repository
+    options: VerifyOptions
+    progress: Progress
+    looked_at: dict[str, int] = field(default_factory=dict)
+    recall: dict[str, float] = field(default_factory=dict)
+    _found: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(Finding(subject, problem, tuple(broken)) for (subject, problem), broken in self._found.items())
+
+    def find(self, subject: str, problem: str, snapshots: Sequence[Snapshot] = (), *, ids: tuple[str, ...] = ()) -> None:
+        """Note a finding; what is found twice breaks the snapshots of both."""
+        broken = self._found.setdefault((subject, problem), {})
+        broken.update(dict.fromkeys([*ids, *(snapshot.id for snapshot in snapshots)]))
+
+    def count(self, what: str, amount: int) -> None:
+        self.looked_at[what] = self.looked_at.get(what, 0) + amount
+
+    def packs(self) -> list[Pack]:
+        """Those that index objects list, and those that were found without."""
+        return [*self.repository.index.packs.values(), *self.repository.unlisted.packs.values()]
+
+
+def needs_of(snapshots: Iterable[Snapshot]) -> Needs:
+    needs: Needs = {}
+    for snapshot in snapshots:
+        for blob in set(snapshot.manifest.blobs()):
+            needs.setdefault(bytes.fromhex(blob), []).append(snapshot)
+    return needs
+
+
+def users_of(blobs: Iterable[bytes], needs: Needs) -> list[Snapshot]:
+    """The snapshots that need any of these blobs."""
+    return list({snapshot.id: snapshot for blob in blobs for snapshot in needs.get(blob, ())}.values())
+
+
+def subject_of(snapshot: Snapshot, collection: StoredCollection) -> str:
+    return f"{SNAPSHOTS}{snapshot.id}, collection {collection.name}"

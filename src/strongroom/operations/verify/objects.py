@@ -1,0 +1,94 @@
+"""Is every object that a snapshot needs there with its length, and was no snapshot taken away?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from strongroom.errors import Damaged
+from strongroom.operations.consistency import contradictions
+from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
+from strongroom.operations.witness import Witness
+from strongroom.repository import SNAPSHOTS, Pack
+from strongroom.snapshots import history
+from strongroom.snapshots.history import Snapshot
+
+
+def check_history(look: Examination, snapshots: Sequence[Snapshot], damaged: Sequence[Damaged]) -> None:
+    for problem in damaged:
+        look.find(problem.subject, problem.problem, ids=(problem.subject.rpartition("/")[2],))
+    for missing, namers in history.missing_parents(snapshots, damaged).items():
+        look.find(SNAPSHOTS + missing, f"missing: snapshot {namers[0][:12]} names it as its predecessor", ids=(missing,))
+    witness = Witness(look.repository)
+    present = {snapshot.id for snapshot in snapshots} | {problem.subject.rpartition("/")[2] for problem in damaged}
+    for remembered in witness.newest:
+        if remembered not in present:
+            rolled_back = "missing: this machine saw it as the newest one (rolled back?)"
+            look.find(SNAPSHOTS + remembered, rolled_back, ids=(remembered,))
+    witness.saw(history.heads(snapshots), present)
+    if not snapshots:
+        look.find("snapshots/", "there is no readable snapshot: nothing could be checked")
+
+
+def check_key_slots(look: Examination) -> None:
+    _, damaged = look.repository.key_slots()
+    for problem in damaged:
+        look.find(problem.subject, problem.problem)
+
+
+def check_objects(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
+    needs = needs_of(chosen)
+    look.progress.begin("objects", len(needs), "objects")
+    look.repository.look_again()
+    if not all(look.repository.index.places(blob) for blob in needs):
+        look.repository.read_directories()
+    for problem in look.repository.problems:
+        if not problem.subject.startswith("keys/"):
+            look.find(problem.subject, problem.problem)
+    for snapshot in chosen:
+        _check_manifest(look, snapshot)
+    for blob, snapshots in needs.items():
+        _check_place(look, blob, snapshots, sizes)
+        look.progress.advance(1)
+    look.count("blobs", len(needs))
+    for pack in look.packs():
+        if sizes.get(pack.name) != pack.size:
+            _check_loss(look, pack, needs, sizes)
+    if not needs and chosen:
+        look.find("blobs", "the snapshots need not one blob: nothing could be checked", chosen)
+
+
+def _check_manifest(look: Examination, snapshot: Snapshot) -> None:
+    for part, problem in contradictions(snapshot.manifest):
+        look.find(f"{SNAPSHOTS}{snapshot.id}" + (f", {part}" if part else ""), problem, [snapshot])
+
+
+def _check_place(look: Examination, blob: bytes, snapshots: list[Snapshot], sizes: dict[str, int]) -> None:
+    places = look.repository.index.places(blob)
+    if not places:
+        places = look.repository.unlisted.places(blob)
+        for place in places[:1]:
+            look.find(place.pack.name, "no index object lists it any more; its own directory serves instead")
+    if not places:
+        look.find(f"blob {blob.hex()[:16]}", "no index object lists it", snapshots)
+    elif not any(sizes.get(place.pack.name) == place.pack.size for place in places):
+        pack = places[0].pack
+        _check_size(look, pack, sizes.get(pack.name), snapshots)
+
+
+def _check_loss(look: Examination, pack: Pack, needs: Needs, sizes: dict[str, int]) -> None:
+    """A pack that isn't there as it was breaks what lies nowhere else; and one that is gone is no loss if all of it does."""
+
+    def lies_elsewhere(blob: bytes) -> bool:
+        there = (place.pack for place in look.repository.index.places(blob) if place.pack.id != pack.id)
+        return any(sizes.get(other.name) == other.size for other in there)
+
+    lost = [blob.id for blob in pack.blobs if not lies_elsewhere(blob.id)]
+    if lost or pack.name in sizes:
+        _check_size(look, pack, sizes.get(pack.name), users_of(lost, needs))
+
+
+def _check_size(look: Examination, pack: Pack, size: int | None, snapshots: Sequence[Snapshot]) -> None:
+    if size is None:
+        look.find(pack.name, "missing", snapshots)
+    elif size != pack.size:
+        look.find(pack.name, f"truncated or altered: {size:,} bytes are there instead of {pack.size:,}", snapshots)
