@@ -83,6 +83,16 @@ def pack_name(pack_id: str) -> str:
     return f"packs/{pack_id[:2]}/{pack_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class CodedBlob:
+    """A blob as its codec left it and not encrypted, so that it can go into another pack; `plain` is its plain length."""
+
+    id: bytes
+    codec: int
+    plain: int
+    payload: Bytes
+
+
 class OpenPack:
     """A pack being filled by several threads: places are reserved in order, then encrypted side by side."""
 
@@ -166,6 +176,10 @@ class PackReader:
 
     def open(self, blob: Blob, sealed: Bytes) -> Bytes:
         """The plain bytes of a blob: decrypted, decoded, and its id checked. Raises Damaged."""
+        return self.coded(blob, sealed)[1]
+
+    def coded(self, blob: Blob, sealed: Bytes) -> tuple[CodedBlob, Bytes]:
+        """As `open`, with what its codec made of the bytes before them."""
         subject = f"{self._name}, blob {blob.id.hex()[:16]}"
         if len(sealed) != blob.stored:
             raise Damaged(subject, f"truncated: {len(sealed)} of {blob.stored} bytes are there")
@@ -178,7 +192,7 @@ class PackReader:
             raise Damaged(subject, f"it doesn't decode ({error})") from error
         if self._keys.identify(plain) != blob.id:
             raise Damaged(subject, "its content is not what its id says")
-        return plain
+        return CodedBlob(blob.id, blob.codec, blob.plain, payload), plain
 
 
 def read_pack(keys: Keys, name: str, content: bytes) -> Pack:

@@ -24,6 +24,8 @@ from strongroom.repository.writer import BlobWriter, create_once
 INDEX = "index/"
 SNAPSHOTS = "snapshots/"
 PACKS = "packs/"
+REPAIRS = "repairs/"
+"""Where a repair keeps whole objects while they take the place of damaged ones, under their own names."""
 _INDEX_CACHE = "index"
 _BATCH = 1_000
 
