@@ -16,6 +16,7 @@ from rich.text import Text
 from strongroom.cli.bars import amount
 from strongroom.model import LedgerItem, Status
 from strongroom.operations.backup import BackupReport
+from strongroom.operations.repair import RepairReport
 from strongroom.operations.restore import RestoreReport
 from strongroom.operations.restore_plan import RestorePlan
 from strongroom.operations.verify import VerifyReport
@@ -254,6 +255,18 @@ def show_verify(report: VerifyReport) -> None:
     verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {_counted(len(report.findings), 'findings')}", "red")
     looked = ", ".join(_counted(value, name) for name, value in report.looked_at.items())
     _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
+
+
+def show_repair(report: RepairReport) -> None:
+    for outcome in report.outcomes:
+        did = "would be repaired" if report.dry_run else "repaired"
+        line(*((_OK, f" {did}") if outcome.repaired else (_BAD, " not repaired")), f"  {outcome.finding.subject}: {outcome.how}")
+    if report.dry_run:
+        line(
+            f"dry run: {_counted(sum(one.repaired for one in report.outcomes), 'findings')} of {len(report.outcomes)} would be repaired"
+        )
+    else:
+        show_verify(report.verified)
 
 
 def show_keys(slots: Sequence[KeySlot]) -> None:

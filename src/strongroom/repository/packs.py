@@ -207,7 +207,10 @@ def read_directory(keys: Keys, name: str, size: int, read: Callable[[int, int], 
         raise Damaged(name, "it is too short for a pack")
     front = read(0, _START + TAG_BYTES)
     start, salt = require_header(name, Kind.PACK, front), front[HEADER_BYTES:_START]
-    (length,) = _LENGTH.unpack(read(size - _LENGTH.size, _LENGTH.size))
+    end = read(size - _LENGTH.size, _LENGTH.size)
+    if len(end) < _LENGTH.size:
+        raise Damaged(name, f"it was listed with {size:,} bytes and is shorter")
+    (length,) = _LENGTH.unpack(end)
     at = max(_START, size - _LENGTH.size - length)
     try:
         directory = keys.box(Kind.PACK.purpose, salt).open(0, read(at, size - _LENGTH.size - at), start + keys.repository_id)

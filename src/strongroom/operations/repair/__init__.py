@@ -56,7 +56,7 @@ def repair(
         require_conditional_create(store, config.NAME, repository.config.encode())
     others = [Replica(replica, repository.keys) for replica in replicas]
     found += _examined(repository, snapshot, dataclasses.replace(looking, level=Level.OBJECTS), progress)[1].findings
-    mend_objects(over, others, found, notes, dry_run=options.dry_run)
+    found += mend_objects(repository, others, found, notes, dry_run=options.dry_run)
     look, before = _examined(repository, snapshot, dataclasses.replace(looking, level=min(looking.level, Level.DATA)), progress)
     found += before.findings
     PackRepair(look, others, options, notes).run()

@@ -23,7 +23,10 @@ def enter(
 ) -> tuple[Repository, list[Finding]]:
     """The opened repository, and what had to be put back for it. Raises what `Repository.open` raises if that can't be had."""
     try:
-        return Repository.open(store, secret, clock=clock), []
+        repository = Repository.open(store, secret, clock=clock)
+        if _opens_something(store, repository.keys) or not any(True for _ in store.list(SNAPSHOTS)):
+            return repository, []
+        damage = Damaged(config.NAME, "it opens, and nothing here was written with its key")
     except Damaged as error:
         damage = error
     for keys, settings, source, slots in _ways_in(store, secret, replicas):
@@ -66,11 +69,13 @@ def _ways_in(store: Store, secret: Secret, replicas: Sequence[Repository]) -> It
 
 
 def _slots_from(store: Store, replica: Repository, secret: Secret) -> dict[str, bytes]:
-    """The replica's slots in place of the damaged ones here; if there is none at all, those that the secret opens."""
+    """The replica's slots in place of the damaged ones here; if then none of its slots is here, those that the secret opens."""
     here = {listed.name: read_if_there(store, listed.name) for listed in store.list(KEYS)}
     damaged = {name for name, content in here.items() if content is not None and not is_whole(name, content)}
     slots, _ = replica.key_slots()
-    chosen = [slot for slot in slots if (slot.name in damaged if here else slot.open(secret) is not None)]
+    chosen = [slot for slot in slots if slot.name in damaged]
+    if not any(slot.name in here for slot in slots):
+        chosen = [slot for slot in slots if slot.open(secret) is not None]
     return {slot.name: replica.store.read(slot.name) for slot in chosen}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from strongroom.errors import Damaged, NotFound, StrongroomError
 from strongroom.operations.repair.live import reason_of, refetch
-from strongroom.operations.repair.replacing import is_whole, read_if_there
+from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there
 from strongroom.operations.repair.replicas import Replica, blobs_at
 from strongroom.operations.repair.report import Notes, RepairOptions
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
@@ -226,8 +226,8 @@ class PackRepair:
         """Their packs are listed by another one now."""
         for name in damaged:
             content = read_if_there(self._store, name)
-            if content is not None and is_whole(name, content):
-                self.notes.could_not(name, "it is whole and of another key: remove it if nobody knows it")
+            if not is_object(name) or (content is not None and is_whole(name, content)):
+                self.notes.could_not(name, "it is not this repository's: remove it if nobody knows it")
                 continue
             self._store.delete(name)
             self.notes.did(name, "its packs listed anew from their own directories")

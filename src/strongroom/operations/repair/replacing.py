@@ -6,12 +6,15 @@ bytes lie in repairs/<name> meanwhile; the next repair, and verify, look there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from strongroom.errors import Damaged, NotFound, StrongroomError
 from strongroom.repository import REPAIRS, Store, config
 from strongroom.repository.framing import require_whole
 from strongroom.repository.writer import create_once
+
+_NAME = re.compile("(keys|index|snapshots)/[0-9a-f]{64}")
 
 
 def replace(store: Store, name: str, whole: bytes) -> None:
@@ -44,6 +47,11 @@ def unfinished(store: Store, *folders: str) -> list[str]:
     """The names of objects whose repair was cut off."""
     names = [listed.name.removeprefix(REPAIRS) for listed in store.list(REPAIRS)]
     return [name for name in names if name.startswith(folders)]
+
+
+def is_object(name: str) -> bool:
+    """May it be a manifest, an index object or a key slot?"""
+    return _NAME.fullmatch(name) is not None
 
 
 def is_whole(name: str, content: bytes) -> bool:

@@ -37,7 +37,7 @@ class RepairReport:
     @property
     def passed(self) -> bool:
         """Is nothing broken now?"""
-        return self.verified.passed
+        return self.verified.passed and not (self.dry_run and self.outcomes)
 
 
 @dataclass
