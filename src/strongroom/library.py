@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.credentials import secret_of
-from strongroom.errors import Damaged, WrongRequest
+from strongroom.errors import Damaged, WrongKey, WrongRequest
 from strongroom.model import Selection
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, open_store
+from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, Store, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 
@@ -188,9 +188,19 @@ def repair_repository(
         store,
         secret,
         snapshot,
-        replicas=[Repository.open(one, sources_secret or secret, clock=clock) for one in stores],
+        replicas=[_opened_replica(one, sources_secret or secret, clock) for one in stores],
         looking=VerifyOptions(Level.DATA if level is None else level, budget, scratch),
         options=RepairOptions(live, own_sources, dry_run),
         clock=clock,
         progress=progress,
     )
+
+
+def _opened_replica(store: Store, secret: Secret, clock: Clock) -> Repository:
+    try:
+        return Repository.open(store, secret, clock=clock)
+    except Damaged as error:
+        hint = "repair that one first, or leave it out"
+        raise Damaged(f"{store.url}, {error.subject}", error.problem, hint=hint) from error
+    except WrongKey as error:
+        raise WrongKey(str(error), hint="set STRONGROOM_FROM_PASSWORD, _PASSWORD_FILE, _PASSWORD_COMMAND or _KEY_FILE") from error

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,13 +16,15 @@ from rich.text import Text
 from strongroom.cli.bars import amount
 from strongroom.model import LedgerItem, Status
 from strongroom.operations.backup import BackupReport
-from strongroom.operations.repair import RepairReport
 from strongroom.operations.restore import RestoreReport
 from strongroom.operations.restore_plan import RestorePlan
 from strongroom.operations.verify import VerifyReport
 from strongroom.repository import KeySlot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import ProbeSet, StoredArtifact, StoredCollection
+
+if TYPE_CHECKING:
+    from strongroom.operations.repair import RepairReport
 
 
 class _Console(Console):
@@ -260,11 +262,11 @@ def show_verify(report: VerifyReport) -> None:
 def show_repair(report: RepairReport) -> None:
     for outcome in report.outcomes:
         did = "would be repaired" if report.dry_run else "repaired"
-        line(*((_OK, f" {did}") if outcome.repaired else (_BAD, " not repaired")), f"  {outcome.finding.subject}: {outcome.how}")
+        found = f"  {outcome.finding.subject}: {outcome.finding.problem} → {outcome.how}"
+        line(*((_OK, f" {did}") if outcome.repaired else (_BAD, " not repaired")), found)
     if report.dry_run:
-        line(
-            f"dry run: {_counted(sum(one.repaired for one in report.outcomes), 'findings')} of {len(report.outcomes)} would be repaired"
-        )
+        could = sum(one.repaired for one in report.outcomes)
+        line(f"dry run: {could} of {_counted(len(report.outcomes), 'findings')} would be repaired")
     else:
         show_verify(report.verified)
 

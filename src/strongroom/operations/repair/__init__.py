@@ -21,7 +21,7 @@ from strongroom.operations.repair.unchanged import Unchanged
 from strongroom.operations.verify import Finding, Level, VerifyOptions, VerifyReport, examine
 from strongroom.operations.verify.examination import Examination
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import INDEX, SNAPSHOTS, Repository, Secret, Store, config
+from strongroom.repository import INDEX, PACKS, SNAPSHOTS, Repository, Secret, Store, config
 from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.repository.store import require_conditional_create
 
@@ -84,5 +84,5 @@ def _examined(
 
 
 def _each(findings: Iterable[Finding]) -> list[Finding]:
-    """Those of several looks, each once."""
-    return list({(one.subject, one.problem): one for one in findings}.values())
+    """Those of several looks, each once, without those that only follow from the others."""
+    return list({(one.subject, one.problem): one for one in findings if one.subject not in (PACKS, SNAPSHOTS)}.values())
