@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +19,10 @@ import pytest
 from faulty_store import FaultyStore, SimulatedCrash, at
 from test_crashes import empty_store, files_in
 from test_mutations import MUTATIONS, WAYS, manifest_of, name_of, pack_of
-from worlds import CHEAP, PASSWORD, Sources, World, build_source
+from worlds import CHEAP, PASSWORD, STRONGROOM, Sources, World, build_source, files_of, restored
 
 from strongroom.errors import Damaged, NoRepository, StrongroomError, WrongKey, WrongRequest
-from strongroom.library import init_repository, open_repository, repair_repository
+from strongroom.library import Strongroom, init_repository, open_repository, repair_repository
 from strongroom.operations.repair import RepairOptions, RepairReport, repair
 from strongroom.operations.verify import Level, verify
 from strongroom.operations.witness import Witness
@@ -441,3 +445,83 @@ def test_a_repair_meets_a_fault_at_every_operation(fault: str, bench: Bench, wor
         assert before <= readable(store, world.order)
         assert bench.mend(store).passed
         assert is_whole_here(store, world)
+
+
+def test_a_backup_that_began_before_the_repair_is_whole(world: World, twin: Path, sources: Sources) -> None:
+    """It counted what lies in the damaged pack as stored; meanwhile that pack goes."""
+    pack = pack_of(world, 0)
+    flip_half(pack)
+    repaired: list[RepairReport] = []
+
+    class Overtaken(FaultyStore):
+        def create(self, name: str, data: bytes | memoryview) -> None:
+            if name.startswith("snapshots/"):
+                repaired.append(mend(world, twin))
+            super().create(name, data)
+
+    room = Strongroom(Repository.open(Overtaken(open_store(str(world.folder))), SECRET))
+    made = room.backup(f"faiss://{sources.first}", probes=0).snapshot.id
+    assert [one.passed for one in repaired] == [True]
+    assert not pack.exists()
+    assert files_in(world.open().repository, made) == files_of(sources.first)
+    assert world.open().verify().passed
+
+
+def test_a_restore_that_began_before_the_repair_goes_on(world: World, twin: Path, tmp_path: Path) -> None:
+    room = world.open()
+    room.repository.look_again()
+    flip_half(pack_of(world, 0))
+    assert mend(world, twin).passed
+    assert restored(room.repository, world.order[0], tmp_path / "out") == world.expected[world.order[0]]
+
+
+def test_two_repairs_at_once(world: World, twin: Path, foreign: World) -> None:
+    flip_half(pack_of(world, 0))
+    MUTATIONS["newest manifest: zeros"][1](world, foreign)
+    MUTATIONS["index: zeros"][1](world, foreign)
+    with ThreadPoolExecutor(2) as pool:
+        for report in pool.map(lambda _: attempt(lambda: mend(world, twin)), range(2)):
+            assert isinstance(report, RepairReport | StrongroomError)
+    assert mend(world, twin).passed
+    require_whole(world)
+
+
+def attempt(work: Callable[[], RepairReport]) -> RepairReport | StrongroomError:
+    try:
+        return work()
+    except StrongroomError as error:
+        return error
+
+
+# -- by command ------------------------------------------------------------------------------------------------------------
+
+
+def command(world: World, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder), "STRONGROOM_PASSWORD": PASSWORD, **environment}
+    return subprocess.run([STRONGROOM, "verify", "--quiet", *arguments], env=variables, capture_output=True, text=True)
+
+
+def test_the_command_says_what_it_did(world: World, foreign: World, twin: Path) -> None:
+    open_repository(str(twin), password=PASSWORD).change_passphrase(SECRET, Secret.passphrase("another one"), cost=CHEAP)
+    MUTATIONS["pack: flip middle"][1](world, foreign)
+    wrong = command(world, "--repair", "--from", str(twin))
+    assert (wrong.returncode, "STRONGROOM_FROM_PASSWORD" in wrong.stderr) == (12, True)
+    theirs = {"STRONGROOM_FROM_PASSWORD": "another one"}
+    dry = command(world, "--repair", "--from", str(twin), "--dry-run", **theirs)
+    assert (dry.returncode, "1 of 1 finding would be repaired" in dry.stdout) == (4, True), dry
+    done = command(world, "--repair", "--from", str(twin), "--no-from-source", "--json", **theirs)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["passed"], report["dry_run"]) == (0, True, False)
+    [outcome] = report["outcomes"]
+    assert outcome["repaired"]
+    assert str(twin) in outcome["how"]
+    assert command(world).returncode == 0
+    assert not any(secret in run.stdout + run.stderr for run in (wrong, dry, done) for secret in (PASSWORD, "another one"))
+
+
+def test_the_command_ends_with_4_if_something_stays_broken(world: World, foreign: World) -> None:
+    MUTATIONS["pack: delete"][1](world, foreign)
+    run = command(world, "--repair", "--no-from-source")
+    assert run.returncode == 4
+    assert "not repaired" in run.stdout
+    assert command(world, "--from", "/nowhere").returncode == 2
