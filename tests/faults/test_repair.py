@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,6 @@ import lancedb
 import numpy as np
 import pytest
 from faulty_store import FaultyStore, SimulatedCrash, at
-from test_crashes import empty_store, files_in
 from test_mutations import MUTATIONS, WAYS, manifest_of, name_of, pack_of
 from worlds import CHEAP, PASSWORD, STRONGROOM, Sources, World, build_source, files_of, restored
 
@@ -28,7 +28,10 @@ from strongroom.operations.verify import Level, verify
 from strongroom.operations.witness import Witness
 from strongroom.repository import Repository, Secret, Store, open_store
 from strongroom.snapshots import history
+from strongroom.snapshots.artifacts import ArtifactReader
+from strongroom.snapshots.slots import Slots
 
+_NAMES = itertools.count()
 SECRET = Secret.passphrase(PASSWORD)
 OURS_ALONE = {
     "manifest under another name",
@@ -58,6 +61,14 @@ def require_whole(world: World) -> None:
     repository = world.open().repository
     for snapshot, content in world.expected.items():
         assert files_in(repository, snapshot) == content
+
+
+def files_in(repository: Repository, snapshot: str) -> tuple[bytes, ...]:
+    """The files of a snapshot, joined from their blobs."""
+    record = history.read(repository, snapshot).manifest
+    slots = {one.name: Slots(one, repository.read_blob) for one in record.collections}
+    reader = ArtifactReader(slots, repository.read_blob, repository.keys.identify)
+    return tuple(b"".join(reader.read(part) for part in artifact.parts) for artifact in record.artifacts)
 
 
 def objects(folder: Path) -> dict[str, bytes]:
@@ -365,7 +376,7 @@ class Bench:
         self.world = world
 
     def store(self) -> Store:
-        store = empty_store()
+        store = open_store(f"memory://repairs-{next(_NAMES)}")
         for name, content in self.damaged.items():
             store.create(name, content)
         return store

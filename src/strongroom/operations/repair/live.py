@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence
+from contextlib import suppress
 
 from strongroom.errors import StoreFull, StrongroomError, Unreachable, UnsafeStore
 from strongroom.operations.backup import BackupOptions, backup
 from strongroom.progress import Progress
 from strongroom.repository import BlobWriter, Pack, Repository
-from strongroom.repository.blob_index import BlobIndex, Place
-from strongroom.repository.packs import Blob
+from strongroom.repository.blob_index import BlobIndex
 
 
 def refetch(repository: Repository, source: str, wanted: Collection[bytes], probes: int, progress: Progress) -> set[bytes]:
     """Store those of the wanted blobs durably that the source still gives, listed in the blob index. Gives their ids. Raises what
     `backup` raises; `probes` is as many as the snapshot has."""
     repair = _Refetching(repository, frozenset(wanted))
-    backup(repair, source, BackupOptions(probes=probes), progress)
+    with suppress(_AllWasRead):
+        backup(repair, source, BackupOptions(probes=probes, reread=True), progress)
     return repair.found
 
 
@@ -25,6 +26,10 @@ def reason_of(error: StrongroomError) -> str:
     if isinstance(error, Unreachable | StoreFull | UnsafeStore):
         raise error
     return str(error)
+
+
+class _AllWasRead(Exception):
+    """Instead of a snapshot, so that nothing remembers one."""
 
 
 class _Refetching(Repository):
@@ -36,8 +41,8 @@ class _Refetching(Repository):
         self._wanted = wanted
         self.found: set[bytes] = set()
 
-    def manifest_ids(self) -> list[str]:
-        return []
+    def manifests(self) -> dict[str, int]:
+        return {}
 
     def writer(self, damaged: Container[str] = ()) -> BlobWriter:
         return BlobWriter(self.store, self.keys, _AllBut(self._wanted))
@@ -47,7 +52,7 @@ class _Refetching(Repository):
         self.found |= {blob.id for pack in packs for blob in pack.blobs}
 
     def add_manifest(self, manifest: bytes) -> str:
-        return ""
+        raise _AllWasRead
 
 
 class _AllBut(BlobIndex):
@@ -57,7 +62,5 @@ class _AllBut(BlobIndex):
         super().__init__()
         self._wanted = wanted
 
-    def places(self, blob_id: bytes) -> tuple[Place, ...]:
-        if blob_id in self._wanted:
-            return ()
-        return (Place(Pack("", b"", 0, ()), Blob(blob_id, 0, 0, 0, 0, 0)),)
+    def __contains__(self, blob_id: bytes) -> bool:
+        return blob_id not in self._wanted
