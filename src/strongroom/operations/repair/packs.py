@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from strongroom.errors import Damaged, NotFound, StrongroomError
+from strongroom.operations.repair.derived import derive
 from strongroom.operations.repair.live import reason_of, refetch
 from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there
 from strongroom.operations.repair.replicas import Replica, blobs_at
@@ -60,6 +61,7 @@ class PackRepair:
             self._ask_replicas(writer)
             packs = writer.close()
         self._repository.add_index([*packs, *self._packs_to_list(all_of_them=bool(lost_index))])
+        self._derive()
         self._ask_sources()
         if not self.options.dry_run:
             self._prove()
@@ -126,6 +128,13 @@ class PackRepair:
                 self.look.progress.advance(1)
             if self._left():
                 self._reasons.append(f"{replica.name} doesn't have {_counted(len(self._left()))} whole")
+
+    def _derive(self) -> None:
+        with BlobWriter(self._store, self._repository.keys, BlobIndex()) as writer:
+            for blob, content in derive(self._repository, history.read_all(self._repository)[0], self._left()):
+                writer.submit(content, "bytes")
+                self._origin[blob] = "the rows"
+            self._repository.add_index(writer.close())
 
     def _ask_sources(self) -> None:
         needs = needs_of(history.read_all(self._repository)[0])
