@@ -28,7 +28,7 @@ from strongroom.operations.verify import Level, verify
 from strongroom.operations.witness import Witness
 from strongroom.repository import Repository, Secret, Store, open_store
 from strongroom.snapshots import history
-from strongroom.snapshots.artifacts import ArtifactReader
+from strongroom.snapshots.parts import ArtifactReader
 from strongroom.snapshots.slots import Slots
 
 _NAMES = itertools.count()
