@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from strongroom.library import Strongroom
     from strongroom.library import init_repository as init
     from strongroom.library import open_repository as open
+    from strongroom.library import repair_repository as repair
     from strongroom.operations.restore_plan import Rung
     from strongroom.operations.verify import Level
 
-__all__ = ["Level", "Rung", "Strongroom", "init", "open"]
+__all__ = ["Level", "Rung", "Strongroom", "init", "open", "repair"]
 
 _HOMES = {
     "Level": ("strongroom.operations.verify", "Level"),
@@ -27,6 +28,7 @@ _HOMES = {
     "Strongroom": ("strongroom.library", "Strongroom"),
     "init": ("strongroom.library", "init_repository"),
     "open": ("strongroom.library", "open_repository"),
+    "repair": ("strongroom.library", "repair_repository"),
 }
 
 

@@ -91,7 +91,9 @@ class Damaged(StrongroomError):
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.subject, self.problem), {"hint": self.hint})
 
-    default_hint = "run 'strongroom verify' to see what else is affected; undamaged snapshots still restore"
+    default_hint = (
+        "run 'strongroom verify' to see what else is affected, with --repair to mend it; undamaged snapshots still restore"
+    )
 
 
 class VerificationFailed(StrongroomError):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.credentials import secret_of
-from strongroom.errors import Damaged
+from strongroom.errors import Damaged, WrongKey, WrongRequest
 from strongroom.model import Selection
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, open_store
+from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, Store, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from strongroom.operations.diff import DiffReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.prune import PruneOptions, PruneReport
+    from strongroom.operations.repair import RepairReport
     from strongroom.operations.restore import RestoreReport
     from strongroom.operations.restore_plan import RestorePlan, Rung
     from strongroom.operations.verify import Level, VerifyReport
@@ -180,3 +181,56 @@ def open_repository(
 ) -> Strongroom:
     """Open the repository at a path or URL. Raises NoRepository, WrongKey or Damaged."""
     return Strongroom(Repository.open(open_store(location), secret_of(password, key_file), clock=clock))
+
+
+def repair_repository(
+    location: str,
+    snapshot: str | None = None,
+    *,
+    password: str | None = None,
+    key_file: str | Path | None = None,
+    sources: Iterable[str] = (),
+    sources_secret: Secret | None = None,
+    own_sources: bool = True,
+    level: Level | None = None,
+    budget: int | None = None,
+    scratch: Path | None = None,
+    dry_run: bool = False,
+    clock: Clock = SYSTEM_CLOCK,
+    progress: Progress = SILENT,
+) -> RepairReport:
+    """Verify a repository and repair what is damaged or missing, be it so damaged that it doesn't open.
+
+    `sources` are replicas (paths or URLs of stores) and live sources (URLs of engines); replicas open with `sources_secret`, else
+    with the repository's own. With `own_sources` the sources that the broken snapshots name are read again too. Raises WrongKey if
+    a replica doesn't open.
+    """
+    from strongroom import engines
+    from strongroom.operations.repair import RepairOptions, repair
+    from strongroom.operations.verify import Level, VerifyOptions
+
+    secret, store, given = secret_of(password, key_file), open_store(location), list(sources)
+    live = tuple(one for one in given if one.partition(":")[0] in engines.known())
+    stores = [open_store(one) for one in given if one not in live]
+    if any(one.url == store.url for one in stores):
+        raise WrongRequest(f"{store.url} can't be repaired from itself", hint="give another copy with --from")
+    return repair(
+        store,
+        secret,
+        snapshot,
+        replicas=[_opened_replica(one, sources_secret or secret, clock) for one in stores],
+        looking=VerifyOptions(Level.DATA if level is None else level, budget, scratch),
+        options=RepairOptions(live, own_sources, dry_run),
+        clock=clock,
+        progress=progress,
+    )
+
+
+def _opened_replica(store: Store, secret: Secret, clock: Clock) -> Repository:
+    try:
+        return Repository.open(store, secret, clock=clock)
+    except Damaged as error:
+        hint = "repair that one first, or leave it out"
+        raise Damaged(f"{store.url}, {error.subject}", error.problem, hint=hint) from error
+    except WrongKey as error:
+        raise WrongKey(str(error), hint="set STRONGROOM_FROM_PASSWORD, _PASSWORD_FILE, _PASSWORD_COMMAND or _KEY_FILE") from error

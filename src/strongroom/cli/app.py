@@ -192,18 +192,49 @@ def verify(
         int | None, typer.Option(min=1, help="Read at most this many bytes of packs, least recently proven first.")
     ] = None,
     scratch: Annotated[Path | None, typer.Option(help="Where levels restore and answers may restore to.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Make whole what levels objects and data find.")] = False,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Repair from this replica (a repository) or live source (engine URL); repeatable."),
+    ] = None,
+    from_source: Annotated[bool, typer.Option(help="Repair from the sources that broken snapshots were made of, too.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what a repair would do and change nothing.")] = False,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove that snapshots are whole, restore and answer as they did. Exit code 4 if not."""
+    """Prove that snapshots are whole, restore and answer as they did, or repair them. Exit code 4 if something is broken."""
     from strongroom.cli import render
     from strongroom.operations.verify import Level
 
+    if repair:
+        wish = {"level": Level[level.name], "budget": budget, "scratch": scratch, "dry_run": dry_run, "own_sources": from_source}
+        _repair(repo, snapshot, from_ or [], key_file, wish, json=json, quiet=quiet)
+        return
+    if from_ or dry_run:
+        raise WrongRequest("--from and --dry-run are for a repair", hint="add --repair")
     room = _open(repo, key_file)
     with _progress(quiet) as progress:
         report = room.verify(snapshot, level=Level[level.name], budget=budget, scratch=scratch, progress=progress)
     _say(json, {**render.plain(report), "passed": report.passed}, lambda: render.show_verify(report))
+    if not report.passed:
+        raise typer.Exit(4)
+
+
+def _repair(
+    repo: str, snapshot: str | None, sources: list[str], key_file: Path | None, wish: dict[str, Any], *, json: bool, quiet: bool
+) -> None:
+    from strongroom.cli import render
+    from strongroom.credentials import secret_from
+    from strongroom.library import repair_repository
+
+    theirs = secret_from(prefix="STRONGROOM_FROM_")
+    password = _asked_password(key_file)
+    with _progress(quiet) as progress:
+        report = repair_repository(
+            repo, snapshot, password=password, key_file=key_file, sources=sources, sources_secret=theirs, progress=progress, **wish
+        )
+    _say(json, {**render.plain(report), "passed": report.passed}, lambda: render.show_repair(report))
     if not report.passed:
         raise typer.Exit(4)
 

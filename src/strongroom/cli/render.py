@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +22,9 @@ from strongroom.operations.verify import VerifyReport
 from strongroom.repository import KeySlot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import ProbeSet, StoredArtifact, StoredCollection
+
+if TYPE_CHECKING:
+    from strongroom.operations.repair import RepairReport
 
 
 class _Console(Console):
@@ -254,6 +257,18 @@ def show_verify(report: VerifyReport) -> None:
     verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {_counted(len(report.findings), 'findings')}", "red")
     looked = ", ".join(_counted(value, name) for name, value in report.looked_at.items())
     _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
+
+
+def show_repair(report: RepairReport) -> None:
+    for outcome in report.outcomes:
+        did = "would be repaired" if report.dry_run else "repaired"
+        found = f"  {outcome.finding.subject}: {outcome.finding.problem} → {outcome.how}"
+        line(*((_OK, f" {did}") if outcome.repaired else (_BAD, " not repaired")), found)
+    if report.dry_run:
+        could = sum(one.repaired for one in report.outcomes)
+        line(f"dry run: {could} of {_counted(len(report.outcomes), 'findings')} would be repaired")
+    else:
+        show_verify(report.verified)
 
 
 def show_keys(slots: Sequence[KeySlot]) -> None:

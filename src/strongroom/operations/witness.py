@@ -49,8 +49,8 @@ class Witness:
 
         self._change(change)
 
-    def judged(self, at: float, *, whole: Iterable[str] = (), damaged: Iterable[str] = ()) -> None:
-        """These packs were read at this time, all of them if they are whole."""
+    def judged(self, at: float, *, whole: Iterable[str] = (), damaged: Iterable[str] = (), gone: Iterable[str] = ()) -> None:
+        """These packs were read at this time, all of them if they are whole; those that are gone are forgotten."""
 
         def change(notes: Notes) -> None:
             for pack in whole:
@@ -58,6 +58,9 @@ class Witness:
                 notes["damaged"].pop(pack, None)
             for pack in damaged:
                 notes["damaged"][pack] = at
+            for pack in gone:
+                notes["damaged"].pop(pack, None)
+                notes["proven"].pop(pack, None)
 
         self._change(change)
 

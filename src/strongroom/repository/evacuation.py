@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from strongroom.errors import Damaged, NotFound, Overtaken
-from strongroom.model import Bytes
 from strongroom.repository.blob_index import BlobIndex
-from strongroom.repository.packs import Blob, Pack, pack_name
+from strongroom.repository.packs import CodedBlob, Pack, pack_name
 from strongroom.repository.repository import PACKS, Repository
 from strongroom.repository.tombstones import What, earliest
 from strongroom.repository.writer import BlobWriter
@@ -98,7 +97,7 @@ def copy(
     `advance` hears of the bytes."""
     lost: dict[bytes, Damaged] = {}
 
-    def read(blob_id: bytes) -> tuple[Blob, Bytes] | None:
+    def read(blob_id: bytes) -> CodedBlob | None:
         try:
             return repository.read_coded(blob_id)
         except Damaged as error:
@@ -111,8 +110,8 @@ def copy(
     with BlobWriter(repository.store, repository.keys, BlobIndex()) as writer:
         for found in _a_few_at_once(wanted, read):
             if found is not None:
-                writer.copy(*found)
-                advance(found[0].stored)
+                writer.submit_coded(found)
+                advance(len(found.payload))
         packs = writer.close()
     repository.add_index(packs)
     return lost

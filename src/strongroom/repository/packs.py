@@ -83,6 +83,16 @@ def pack_name(pack_id: str) -> str:
     return f"packs/{pack_id[:2]}/{pack_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class CodedBlob:
+    """A blob as its codec left it and not encrypted, so that it can go into another pack; `plain` is its plain length."""
+
+    id: bytes
+    codec: int
+    plain: int
+    payload: Bytes
+
+
 class OpenPack:
     """A pack being filled by several threads: places are reserved in order, then encrypted side by side."""
 
@@ -166,10 +176,10 @@ class PackReader:
 
     def open(self, blob: Blob, sealed: Bytes) -> Bytes:
         """The plain bytes of a blob: decrypted, decoded, and its id checked. Raises Damaged."""
-        return self.open_coded(blob, sealed)[1]
+        return self.coded(blob, sealed)[1]
 
-    def open_coded(self, blob: Blob, sealed: Bytes) -> tuple[Bytes, Bytes]:
-        """The payload as it is coded, and the plain bytes, which are what the id says. Raises Damaged."""
+    def coded(self, blob: Blob, sealed: Bytes) -> tuple[CodedBlob, Bytes]:
+        """As `open`, with what its codec made of the bytes before them."""
         subject = f"{self._name}, blob {blob.id.hex()[:16]}"
         if len(sealed) != blob.stored:
             raise Damaged(subject, f"truncated: {len(sealed)} of {blob.stored} bytes are there")
@@ -182,7 +192,7 @@ class PackReader:
             raise Damaged(subject, f"it doesn't decode ({error})") from error
         if self._keys.identify(plain) != blob.id:
             raise Damaged(subject, "its content is not what its id says")
-        return payload, plain
+        return CodedBlob(blob.id, blob.codec, blob.plain, payload), plain
 
 
 def read_pack(keys: Keys, name: str, content: bytes) -> Pack:
@@ -197,7 +207,10 @@ def read_directory(keys: Keys, name: str, size: int, read: Callable[[int, int], 
         raise Damaged(name, "it is too short for a pack")
     front = read(0, _START + TAG_BYTES)
     start, salt = require_header(name, Kind.PACK, front), front[HEADER_BYTES:_START]
-    (length,) = _LENGTH.unpack(read(size - _LENGTH.size, _LENGTH.size))
+    end = read(size - _LENGTH.size, _LENGTH.size)
+    if len(end) < _LENGTH.size:
+        raise Damaged(name, f"it was listed with {size:,} bytes and is shorter")
+    (length,) = _LENGTH.unpack(end)
     at = max(_START, size - _LENGTH.size - length)
     try:
         directory = keys.box(Kind.PACK.purpose, salt).open(0, read(at, size - _LENGTH.size - at), start + keys.repository_id)

@@ -17,7 +17,7 @@ from strongroom.repository.cache import Cache, Record
 from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, random_bytes
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.key_slots import KeySlot, Secret
-from strongroom.repository.packs import Blob, Pack, PackReader, read_directory
+from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.store import Store, require_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.writer import BlobWriter, create_once
@@ -27,6 +27,8 @@ SNAPSHOTS = "snapshots/"
 PACKS = "packs/"
 _GONE = "it was listed and is not there"
 _LOOKS = 5
+REPAIRS = "repairs/"
+"""Where a repair keeps whole objects while they take the place of damaged ones, under their own names."""
 _INDEX_CACHE = "index"
 _BATCH = 1_000
 
@@ -182,23 +184,22 @@ class Repository:
 
     def read_blob(self, blob_id: bytes) -> Bytes:
         """The plain bytes of a blob, decrypted and checked, from any pack that still has it whole. Raises Damaged."""
-        return self._open_anywhere(blob_id)[2]
+        return self._open_anywhere(blob_id)[1]
 
-    def read_coded(self, blob_id: bytes) -> tuple[Blob, Bytes]:
+    def read_coded(self, blob_id: bytes) -> CodedBlob:
         """A blob as it is coded in a pack that has it whole, to be copied into another. Raises Damaged."""
-        blob, payload, _ = self._open_anywhere(blob_id)
-        return blob, payload
+        return self._open_anywhere(blob_id)[0]
 
-    def open_place(self, place: Place) -> tuple[Bytes, Bytes]:
+    def open_place(self, place: Place) -> tuple[CodedBlob, Bytes]:
         """A blob from one pack: as it is coded, and plain, checked. Raises NotFound or Damaged."""
         sealed = self.store.read(place.pack.name, place.blob.offset, place.blob.stored)
-        return self.reader(place.pack).open_coded(place.blob, sealed)
+        return self.reader(place.pack).coded(place.blob, sealed)
 
-    def _open_anywhere(self, blob_id: bytes) -> tuple[Blob, Bytes, Bytes]:
+    def _open_anywhere(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
         first: Damaged | None = None
         for place in self.places(blob_id):
             try:
-                return (place.blob, *self.open_place(place))
+                return self.open_place(place)
             except NotFound:
                 first = first or Damaged(place.pack.name, f"missing, and with it blob {blob_id.hex()[:16]}")
             except Damaged as error:

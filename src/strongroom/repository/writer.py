@@ -12,7 +12,7 @@ from strongroom.errors import AlreadyExists, Damaged, NotFound, Unreachable
 from strongroom.model import Bytes
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.crypto import Keys
-from strongroom.repository.packs import Blob, OpenPack, Pack
+from strongroom.repository.packs import CodedBlob, OpenPack, Pack
 from strongroom.repository.store import Store
 
 WORKERS = 3
@@ -70,14 +70,14 @@ class BlobWriter:
         self._raise_failure()
         size = memoryview(data).nbytes
         self._budget.take(size)
-        return self._pool.submit(self._work, data, kind, size, then)
+        return self._pool.submit(self._guarded, size, lambda: self._code(data, kind, size, then))
 
-    def copy(self, blob: Blob, payload: Bytes) -> None:
-        """Store a blob of another pack as it is coded there; the caller has proven that it is what its id says."""
+    def submit_coded(self, blob: CodedBlob) -> Future[bytes]:
+        """As `submit`, of a blob that is coded already and whose id was checked."""
         self._raise_failure()
-        if self._claim(blob.id):
-            self._budget.take(len(payload))
-            self._pool.submit(self._copy, blob, payload)
+        size = memoryview(blob.payload).nbytes
+        self._budget.take(size)
+        return self._pool.submit(self._guarded, size, lambda: self._store_coded(blob))
 
     def has(self, blob_id: bytes) -> bool:
         """Is the blob in a pack that was really there when the session began?"""
@@ -98,30 +98,30 @@ class BlobWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _work(self, data: Bytes, kind: str, size: int, then: Callable[[bytes], None] | None) -> bytes:
+    def _guarded(self, size: int, store: Callable[[], bytes]) -> bytes:
         try:
             if self._failure is not None:
                 raise self._failure
-            blob_id = self._keys.identify(data)
-            if self._claim(blob_id):
-                self._store_blob(blob_id, data, kind, size)
-            if then is not None:
-                then(blob_id)
-            return blob_id
+            return store()
         except BaseException as error:
             self._failure = self._failure or error
             raise
         finally:
             self._budget.give(size)
 
-    def _copy(self, blob: Blob, payload: Bytes) -> None:
-        try:
-            self._store_coded(blob.id, blob.codec, payload, blob.plain)
-        except BaseException as error:
-            self._failure = self._failure or error
-            raise
-        finally:
-            self._budget.give(len(payload))
+    def _code(self, data: Bytes, kind: str, size: int, then: Callable[[bytes], None] | None) -> bytes:
+        blob_id = self._keys.identify(data)
+        if self._claim(blob_id):
+            codec, payload = codecs.encode(data, kind)
+            self._place(CodedBlob(blob_id, codec, size, payload))
+        if then is not None:
+            then(blob_id)
+        return blob_id
+
+    def _store_coded(self, blob: CodedBlob) -> bytes:
+        if self._claim(blob.id):
+            self._place(blob)
+        return blob.id
 
     def _claim(self, blob_id: bytes) -> bool:
         with self._lock:
@@ -130,22 +130,19 @@ class BlobWriter:
             self._claimed.add(blob_id)
             return True
 
-    def _store_blob(self, blob_id: bytes, data: Bytes, kind: str, size: int) -> None:
-        codec, payload = codecs.encode(data, kind)
-        self._store_coded(blob_id, codec, payload, size)
-
-    def _store_coded(self, blob_id: bytes, codec: int, payload: Bytes, size: int) -> None:
+    def _place(self, coded: CodedBlob) -> None:
+        length = memoryview(coded.payload).nbytes
         full: OpenPack | None = None
         with self._lock:
             pack = self._open or self._new_pack()
-            blob = pack.reserve(blob_id, codec, size, len(payload))
+            blob = pack.reserve(coded.id, coded.codec, coded.plain, length)
             if blob is None:
                 full, pack = pack, self._new_pack()
-                blob = pack.reserve(blob_id, codec, size, len(payload))
+                blob = pack.reserve(coded.id, coded.codec, coded.plain, length)
             self._open = pack
         if blob is None:  # an empty pack takes a blob of any size
             raise AssertionError("a new pack refused a blob")
-        pack.fill(blob, payload)
+        pack.fill(blob, coded.payload)
         if full is not None:
             self._upload(full)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from strongroom.errors import NotFound
 from strongroom.operations.verify.data import check_data
 from strongroom.operations.verify.examination import Examination
-from strongroom.operations.verify.objects import check_history, check_key_slots, check_objects
+from strongroom.operations.verify.objects import check_history, check_key_slots, check_objects, check_repairs
 from strongroom.operations.verify.report import Finding, Level, VerifyOptions, VerifyReport
 from strongroom.operations.verify.restored import check_restore
 from strongroom.progress import SILENT, Progress
@@ -18,7 +18,7 @@ from strongroom.repository import PACKS, SNAPSHOTS, Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 
-__all__ = ["Finding", "Level", "VerifyOptions", "VerifyReport", "verify"]
+__all__ = ["Finding", "Level", "VerifyOptions", "VerifyReport", "examine", "verify"]
 
 
 def verify(
@@ -41,6 +41,7 @@ def examine(look: Examination, name: str | None) -> VerifyReport:
     look.count("snapshots", len(chosen))
     sizes = {listed.name: listed.size for listed in look.repository.store.list(PACKS)}
     check_key_slots(look)
+    check_repairs(look)
     check_objects(look, chosen, sizes)
     if level >= Level.DATA:
         check_data(look, chosen, sizes)

@@ -21,31 +21,37 @@ _MISSING = "missing"
 def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
     needs = needs_of(chosen)
     packs = [pack for pack in look.packs() if sizes.get(pack.name) == pack.size]
-    packs = [pack for pack in packs if any(blob.id in needs for blob in pack.blobs)]
+    packs = [pack for pack in packs if any(blob.id in needs for blob in pack.blobs) and pack.id not in look.proven]
     witness = Witness(look.repository)
     packs.sort(key=lambda pack: witness.proven.get(pack.id, 0.0))
     packs = list(_within(packs, look.options.budget))
     look.progress.begin("data", sum(pack.size for pack in packs), "bytes")
+    look.count("bytes", sum(look.proven.values()))
     whole, damaged = list[str](), list[str]()
     try:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="strongroom-verify") as pool:
-            for pack, problems in zip(packs, pool.map(partial(_read_whole, look.repository), packs), strict=True):
+            for pack, problems in zip(packs, pool.map(partial(problems_of, look.repository), packs), strict=True):
                 for subject, problem, blob in problems:
                     hurt = [blob] if blob else [one.id for one in pack.blobs]
                     lost = [one for one in hurt if one in needs and not _is_served_elsewhere(look, one)]
                     if problem == _MISSING and not lost:
                         continue  # pruned since it was listed
                     look.find(subject, problem, users_of(lost, needs))
-                (damaged if problems else whole).append(pack.id)
+                if problems:
+                    damaged.append(pack.id)
+                else:
+                    whole.append(pack.id)
+                    look.proven[pack.id] = pack.size
                 look.count("bytes", pack.size)
                 look.progress.advance(pack.size)
     finally:  # what was read is known, even if the rest can't be
+        look.bad.update(damaged)
         witness.judged(look.repository.clock.now().timestamp(), whole=whole, damaged=damaged)
-    if not packs:
+    if not packs and not look.proven:
         look.find("packs/", "not one pack could be read: nothing was checked", chosen)
 
 
-def _read_whole(repository: Repository, pack: Pack) -> list[tuple[str, str, bytes | None]]:
+def problems_of(repository: Repository, pack: Pack) -> list[tuple[str, str, bytes | None]]:
     """Everything that is wrong with a pack: subject, problem, and the blob if it is one blob's."""
     problems: list[tuple[str, str, bytes | None]] = []
     try:

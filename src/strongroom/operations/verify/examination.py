@@ -23,6 +23,14 @@ class Examination:
     repository: Repository
     options: VerifyOptions
     progress: Progress
+    proven: dict[str, int] = field(default_factory=dict)
+    """Pack id to length of those that were read and are whole; those that are given from the start are not read again."""
+    bad: set[str] = field(default_factory=set)
+    """The ids of packs that are missing or not as they were written."""
+    unlisted: set[str] = field(default_factory=set)
+    """The ids of packs that are needed and that no index object lists."""
+    unplaced: set[bytes] = field(default_factory=set)
+    """Blobs that are needed and that no pack is known to hold."""
     looked_at: dict[str, int] = field(default_factory=dict)
     recall: dict[str, float] = field(default_factory=dict)
     _found: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)

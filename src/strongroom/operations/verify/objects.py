@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from strongroom.errors import Damaged
+from strongroom.errors import Damaged, NotFound
 from strongroom.operations.consistency import contradictions
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
 from strongroom.operations.witness import Witness
-from strongroom.repository import SNAPSHOTS, Pack
+from strongroom.repository import REPAIRS, SNAPSHOTS, Pack
 from strongroom.repository.tombstones import What
 from strongroom.snapshots import history
 from strongroom.snapshots.commit import forgotten
@@ -47,6 +47,16 @@ def _forgotten(look: Examination) -> tuple[frozenset[str], frozenset[str]]:
     except Damaged as error:
         look.find(error.subject, error.problem)
         return frozenset(), frozenset()
+
+
+def check_repairs(look: Examination) -> None:
+    """What a repair had in hand when it was cut off: its damaged object may have gone already."""
+    for listed in look.repository.store.list(REPAIRS):
+        name = listed.name.removeprefix(REPAIRS)
+        try:
+            look.repository.store.size(name)
+        except NotFound:
+            look.find(name, "missing: a repair was cut off before it put it back, and 'verify --repair' goes on with it")
 
 
 def check_key_slots(look: Examination) -> None:
@@ -88,8 +98,10 @@ def _check_place(look: Examination, blob: bytes, snapshots: list[Snapshot], size
         places = look.repository.unlisted.places(blob)
         for place in places[:1]:
             look.find(place.pack.name, "no index object lists it any more; its own directory serves instead")
+            look.unlisted.add(place.pack.id)
     if not places:
         look.find(f"blob {blob.hex()[:16]}", "no index object lists it", snapshots)
+        look.unplaced.add(blob)
     elif not any(sizes.get(place.pack.name) == place.pack.size for place in places):
         pack = places[0].pack
         _check_size(look, pack, sizes.get(pack.name), snapshots)
@@ -109,6 +121,8 @@ def _check_loss(look: Examination, pack: Pack, needs: Needs, sizes: dict[str, in
 
 
 def _check_size(look: Examination, pack: Pack, size: int | None, snapshots: Sequence[Snapshot]) -> None:
+    if size != pack.size:
+        look.bad.add(pack.id)
     if size is None:
         look.find(pack.name, "missing", snapshots)
     elif size != pack.size:

@@ -1,0 +1,107 @@
+"""How a repository is opened whose `config` or key slots are damaged or gone: they come back first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from strongroom.clock import Clock
+from strongroom.errors import Damaged, NotFound, StrongroomError
+from strongroom.operations.repair.replacing import is_whole, read_if_there, replace
+from strongroom.operations.repair.report import Notes
+from strongroom.operations.verify import Finding
+from strongroom.repository import INDEX, PACKS, SNAPSHOTS, KeySlot, Repository, Secret, Store, config, read_config
+from strongroom.repository.crypto import Keys
+from strongroom.repository.framing import Kind, unseal
+from strongroom.repository.key_slots import FOLDER as KEYS
+from strongroom.repository.key_slots import read_slot
+from strongroom.repository.packs import read_directory
+
+
+def enter(
+    store: Store, secret: Secret, replicas: Sequence[Repository], notes: Notes, clock: Clock, *, dry_run: bool
+) -> tuple[Repository, list[Finding]]:
+    """The opened repository, and what had to be put back for it. Raises what `Repository.open` raises if that can't be had."""
+    try:
+        repository = Repository.open(store, secret, clock=clock)
+        if _opens_something(store, repository.keys) or not any(True for _ in store.list(SNAPSHOTS)):
+            return repository, []
+        damage = Damaged(config.NAME, "it opens, and nothing here was written with its key")
+    except Damaged as error:
+        damage = error
+    for keys, settings, source, slots in _ways_in(store, secret, replicas):
+        if not _opens_something(store, keys):
+            continue
+        wrong = _wrong_config(store, keys)
+        found = [wrong or Finding(damage.subject, damage.problem)]
+        if wrong:
+            if not dry_run:
+                replace(store, config.NAME, settings)
+            notes.did(config.NAME, f"put back from {source}")
+        for name, content in slots.items():
+            if not dry_run:
+                replace(store, name, content)
+            notes.did(name if damage.subject != KEYS else KEYS, f"put back from {source}")
+        return Repository(store, config.decode(settings), keys, clock), found
+    raise damage
+
+
+def _wrong_config(store: Store, keys: Keys) -> Finding | None:
+    try:
+        if read_config(store).repository_id == keys.repository_id:
+            return None
+    except Damaged as error:
+        return Finding(error.subject, error.problem)
+    return Finding(config.NAME, "it is another repository's")
+
+
+def _ways_in(store: Store, secret: Secret, replicas: Sequence[Repository]) -> Iterator[tuple[Keys, bytes, str, dict[str, bytes]]]:
+    """Keys that may be this repository's, the bytes of its `config`, where they are from, and the key slots that are needed."""
+    for replica in replicas:
+        content = replica.store.read(config.NAME)
+        yield replica.keys, content, replica.store.url, _slots_from(store, replica, secret)
+    for slot in _own_slots(store):
+        master = slot.open(secret)
+        if master is not None:
+            repository_id = bytes.fromhex(slot.body["repository"])
+            settings = config.Config(repository_id, slot.created)
+            yield Keys.of(master, repository_id), settings.encode(), "a key slot", {}
+
+
+def _slots_from(store: Store, replica: Repository, secret: Secret) -> dict[str, bytes]:
+    """The replica's slots in place of the damaged ones here; if then none of its slots is here, those that the secret opens."""
+    here = {listed.name: read_if_there(store, listed.name) for listed in store.list(KEYS)}
+    damaged = {name for name, content in here.items() if content is not None and not is_whole(name, content)}
+    slots, _ = replica.key_slots()
+    chosen = [slot for slot in slots if slot.name in damaged]
+    if not any(slot.name in here for slot in slots):
+        chosen = [slot for slot in slots if slot.open(secret) is not None]
+    return {slot.name: replica.store.read(slot.name) for slot in chosen}
+
+
+def _own_slots(store: Store) -> Iterator[KeySlot]:
+    """Without `config`: each says itself which repository it is of."""
+    for listed in store.list(KEYS):
+        try:
+            content = store.read(listed.name)
+            yield read_slot(listed.name, content, bytes.fromhex(json.loads(content)["repository"]))
+        except (Damaged, NotFound, ValueError, KeyError, TypeError):
+            continue
+
+
+def _opens_something(store: Store, keys: Keys) -> bool:
+    """Was anything here written with these keys? Else they are another repository's."""
+    for folder, kind in ((SNAPSHOTS, Kind.SNAPSHOT), (INDEX, Kind.INDEX)):
+        for listed in store.list(folder):
+            try:
+                unseal(keys, kind, listed.name, store.read(listed.name))
+            except (Damaged, NotFound):
+                continue
+            return True
+    for listed in store.list(PACKS):
+        try:
+            read_directory(keys, listed.name, listed.size, lambda offset, length: store.read(listed.name, offset, length))  # noqa: B023
+        except StrongroomError:
+            continue
+        return True
+    return False

@@ -1,0 +1,248 @@
+"""How the blobs of damaged and missing packs are made whole: from other packs, from replicas, from the live source.
+
+A damaged pack goes last, and only when every blob of it was read whole from another pack, or is damaged and needed by nothing.
+So a crash anywhere leaves all that was readable before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from strongroom.errors import Damaged, NotFound, StrongroomError
+from strongroom.operations.repair.derived import derive
+from strongroom.operations.repair.live import reason_of, refetch
+from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there
+from strongroom.operations.repair.replicas import Replica, blobs_at
+from strongroom.operations.repair.report import Notes, RepairOptions
+from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
+from strongroom.operations.witness import Witness
+from strongroom.repository import INDEX, BlobWriter, Pack
+from strongroom.repository.blob_index import BlobIndex
+from strongroom.repository.packs import CodedBlob
+from strongroom.repository.rewriting import rewrite_index
+from strongroom.repository.tombstones import What, earliest
+from strongroom.repository.writer import create_once
+from strongroom.snapshots import history
+
+
+@dataclass
+class PackRepair:
+    """Repairs what an examination found of packs, blobs and the blob index."""
+
+    look: Examination
+    replicas: Sequence[Replica]
+    options: RepairOptions
+    notes: Notes
+    _bad: dict[str, Pack] = field(default_factory=dict)
+    _there: set[str] = field(default_factory=set)
+    _hurt: dict[str, set[bytes]] = field(default_factory=dict)
+    _carried: set[bytes] = field(default_factory=set)
+    _wanted: dict[bytes, int | None] = field(default_factory=dict)
+    _origin: dict[bytes, str] = field(default_factory=dict)
+    _reasons: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._repository = self.look.repository
+        self._store = self._repository.store
+        self._condemned = earliest(self._repository.tombstones(What.CONDEMNED)).keys()
+
+    def run(self) -> None:
+        lost_index = [problem.subject for problem in self._repository.problems if problem.subject.startswith(INDEX)]
+        if not (self.look.bad or self.look.unplaced or self.look.unlisted or lost_index):
+            return
+        with BlobWriter(self._store, self._repository.keys, BlobIndex()) as writer:
+            for pack in [pack for pack in self.look.packs() if pack.id in self.look.bad]:
+                self._judge(pack, writer)
+            self._wanted = {
+                blob: plain for blob, plain in self._wanted.items() if blob not in self._carried and not self._is_elsewhere(blob)
+            }
+            self._wanted.update(dict.fromkeys(self.look.unplaced))
+            self._ask_replicas(writer)
+            packs = writer.close()
+        self._repository.add_index([*packs, *self._packs_to_list(all_of_them=bool(lost_index))])
+        self._derive()
+        self._ask_sources()
+        if not self.options.dry_run:
+            self._prove()
+        self._settle()
+        self._remove_index_objects(lost_index)
+
+    # -- what is lost, and what is not -------------------------------------------------------------------------------------
+
+    def _judge(self, pack: Pack, writer: BlobWriter) -> None:
+        """Read a pack once more. What is whole in it is stored again at once, what isn't is wanted."""
+        content = read_if_there(self._store, pack.name)
+        whole = {} if content is None else self._whole_in(pack, content)
+        sound = content is not None and len(whole) == len(pack.blobs) and is_whole(pack.name, content)
+        if sound or (content is None and self._put_back(pack)):
+            self.look.bad.discard(pack.id)
+            return
+        self._bad[pack.id] = pack
+        if content is not None:
+            self._there.add(pack.id)
+        self._hurt[pack.id] = {blob.id for blob in pack.blobs if blob.id not in whole}
+        for coded in whole.values():
+            if not self._is_elsewhere(coded.id):
+                self._carried.add(coded.id)
+                writer.submit_coded(coded)
+        self._wanted.update((blob.id, blob.plain) for blob in pack.blobs if blob.id not in whole)
+
+    def _whole_in(self, pack: Pack, content: bytes) -> dict[bytes, CodedBlob]:
+        reader, whole = self._repository.reader(pack), dict[bytes, CodedBlob]()
+        for blob in pack.blobs:
+            with suppress(Damaged):
+                whole[blob.id] = reader.coded(blob, content[blob.offset : blob.offset + blob.stored])[0]
+        return whole
+
+    def _put_back(self, pack: Pack) -> bool:
+        """A pack that is missing here comes back as it was, if a copy of the repository has it."""
+        for replica in self.replicas:
+            try:
+                content = replica.object(pack.name)
+            except (NotFound, Damaged):
+                continue
+            create_once(self._store, pack.name, content)
+            self.notes.did(pack.name, f"put back from {replica.name}")
+            return True
+        return False
+
+    def _is_elsewhere(self, blob: bytes) -> bool:
+        """Can it be read from a pack that is not to be repaired, and that no prune means to delete?"""
+        places = (*self._repository.index.places(blob), *self._repository.unlisted.places(blob))
+        good = (place for place in places if place.pack.id not in self.look.bad and place.pack.id not in self._condemned)
+        return any(True for _ in blobs_at(self._repository, good))
+
+    # -- where it may come from --------------------------------------------------------------------------------------------
+
+    def _left(self) -> dict[bytes, int | None]:
+        return {blob: plain for blob, plain in self._wanted.items() if blob not in self._origin}
+
+    def _ask_replicas(self, writer: BlobWriter) -> None:
+        for replica in self.replicas:
+            left = self._left()
+            self.look.progress.begin(f"blobs of {replica.name}", len(left), "objects")
+            for coded in replica.find(left) if left else ():
+                writer.submit_coded(coded)
+                self._origin[coded.id] = replica.name
+                self.look.progress.advance(1)
+            if self._left():
+                self._reasons.append(f"{replica.name} doesn't have {_counted(len(self._left()))} whole")
+
+    def _derive(self) -> None:
+        with BlobWriter(self._store, self._repository.keys, BlobIndex()) as writer:
+            for blob, content in derive(self._repository, history.read_all(self._repository)[0], self._left()):
+                writer.submit(content, "bytes")
+                self._origin[blob] = "the rows"
+            self._repository.add_index(writer.close())
+
+    def _ask_sources(self) -> None:
+        needs = needs_of(history.read_all(self._repository)[0])
+        for source, probes in self._sources(needs):
+            left = [blob for blob in self._left() if blob in needs]
+            if not left:
+                return
+            try:
+                found = refetch(self._repository, source, left, probes, self.look.progress)
+            except StrongroomError as error:
+                self._reasons.append(f"{source}: {reason_of(error)}")
+                continue
+            self._origin.update(dict.fromkeys(found, source))
+            if len(found) < len(left):
+                self._reasons.append(f"{source} doesn't give {_counted(len(left) - len(found))} any more")
+        self._repository.look_again()
+
+    def _sources(self, needs: Needs) -> list[tuple[str, int]]:
+        """The URLs to read again, and how many probes the broken snapshots have."""
+        broken = users_of((blob for blob in self._left() if blob in needs), needs)
+        broken.sort(key=lambda snapshot: snapshot.manifest.created, reverse=True)
+        sets = [probe.count for one in broken for collection in one.manifest.collections for probe in collection.probes]
+        own = [one.manifest.source for one in broken] if self.options.own_sources else []
+        return [(url, max(sets, default=0)) for url in dict.fromkeys([*self.options.sources, *own])]
+
+    # -- the end of the damaged --------------------------------------------------------------------------------------------
+
+    def _packs_to_list(self, *, all_of_them: bool) -> list[Pack]:
+        """Those that serve by their own directories alone."""
+        if all_of_them:
+            self._repository.read_directories()
+        packs = [pack for pack in self._repository.unlisted.packs.values() if pack.id not in self.look.bad]
+        packs = [pack for pack in packs if all_of_them or pack.id in self.look.unlisted]
+        for pack in packs:
+            self.notes.did(pack.name, "listed in the blob index again")
+        return packs
+
+    def _prove(self) -> None:
+        """What was stored must read back before anything goes."""
+        self._repository.look_again()
+        for blob, origin in self._origin.items():
+            if not self._is_elsewhere(blob):
+                raise Damaged(f"blob {blob.hex()[:16]}", f"it was stored from {origin} and doesn't read back")
+
+    def _settle(self) -> None:
+        snapshots, unreadable = history.read_all(self._repository)
+        certain = not unreadable and not history.missing_parents(snapshots, unreadable)
+        needs = needs_of(snapshots)
+        gone = [pack for pack in self._bad.values() if self._may_go(pack, needs, certain=certain)]
+        for pack in gone:
+            self._store.delete(pack.name)
+        if gone:
+            rewrite_index(self._repository, {pack.id for pack in gone})
+            if not self.options.dry_run:
+                Witness(self._repository).judged(0.0, gone=[pack.id for pack in gone])
+        for blob in self.look.unplaced:
+            self._note_blob(blob)
+
+    def _may_go(self, pack: Pack, needs: Needs, *, certain: bool) -> bool:
+        """Every blob of the pack lies elsewhere by now, or it is damaged and no snapshot needs it."""
+        hurt = self._hurt[pack.id]
+        if self.options.dry_run:
+            kept = [blob for blob in hurt & self._wanted.keys() if blob not in self._origin]
+        else:
+            kept = [blob.id for blob in pack.blobs if not self._is_elsewhere(blob.id)]
+        for origin, count in Counter(self._origin[blob] for blob in hurt if blob in self._origin).items():
+            self.notes.did(pack.name, f"{_counted(count)} from {origin}")
+        self._note_kept(pack)
+        needed = [blob for blob in kept if blob in needs or blob not in hurt]
+        if needed or (kept and not certain):
+            unsure = "" if needed else ", and a manifest that can't be read may need them"
+            self.notes.could_not(pack.name, f"{_counted(len(needed or kept))} could not be had{unsure}" + self._why())
+            return False
+        if kept:
+            self.notes.did(pack.name, f"{_counted(len(kept))} dropped that no snapshot needs")
+        if pack.id in self._there:
+            self.notes.did(pack.name, "the damaged pack removed")
+        return True
+
+    def _note_kept(self, pack: Pack) -> None:
+        hurt = self._hurt[pack.id]
+        if len(hurt) < len(pack.blobs):
+            self.notes.did(pack.name, f"{_counted(len(pack.blobs) - len(hurt))} still whole in it kept")
+        if hurt - self._wanted.keys():
+            self.notes.did(pack.name, f"{_counted(len(hurt - self._wanted.keys()))} whole in other packs")
+
+    def _note_blob(self, blob: bytes) -> None:
+        subject = f"blob {blob.hex()[:16]}"
+        if blob in self._origin:
+            self.notes.did(subject, f"from {self._origin[blob]}")
+        else:
+            self.notes.could_not(subject, "it could not be had" + self._why())
+
+    def _why(self) -> str:
+        return f" ({'; '.join(self._reasons)})" if self._reasons else " (no replica was given)"
+
+    def _remove_index_objects(self, damaged: Iterable[str]) -> None:
+        """Their packs are listed by another one now."""
+        for name in damaged:
+            content = read_if_there(self._store, name)
+            if not is_object(name) or (content is not None and is_whole(name, content)):
+                self.notes.could_not(name, "it is not this repository's: remove it if nobody knows it")
+                continue
+            self._store.delete(name)
+            self.notes.did(name, "its packs listed anew from their own directories")
+
+
+def _counted(blobs: int) -> str:
+    return f"{blobs:,} blob" + ("s" if blobs != 1 else "")
