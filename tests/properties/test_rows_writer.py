@@ -253,10 +253,13 @@ def sizes(request, monkeypatch) -> str:
 many = settings(
     max_examples=60,
     deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink such a line takes minutes; few changes are drawn to begin with
+    phases=[
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+    ],  # to shrink such a line takes minutes; few changes are drawn to begin with
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
 
 
 @many
