@@ -170,7 +170,7 @@ class ArtifactWriter:
         """Store bytes as they are, or as what changed of what they were `then`. The result puts the blobs' ids into the part."""
         if then is not None and same:
             return lambda part: with_remainder(part, *remainder(then))
-        if then is None or before.read_blob is None or len(then.differences) >= DEEPEST:
+        if then is None or not remainder(then)[0] or before.read_blob is None or len(then.differences) >= DEEPEST:
             whole = self.submit(content, kind)
             return lambda part: with_remainder(part, whole.result().hex(), ())
         with self._room:

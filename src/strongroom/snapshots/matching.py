@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from strongroom.codecs.runs import NONE, Numbers
 from strongroom.snapshots.fingerprints import Short
-from strongroom.snapshots.known import KnownRows, Lines, Lookup
+from strongroom.snapshots.known import KnownRows, Lines, Lookup, RowLookup
 from strongroom.snapshots.manifest import Block
 from strongroom.snapshots.marks import Marks, in_pieces
 from strongroom.snapshots.seeds import Adopt, Seeds
@@ -24,6 +24,7 @@ _STRAY_SHARE = 1 / 16
 """So many rows of a block that aren't where they were are simply taken for new; if there are more, all are looked for anywhere."""
 
 Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The number of each row, and for each field those of the vectors; NONE for what isn't stored yet."""
+    """The number of each row, and for each field those of the vectors; NONE for what isn't stored yet. The vectors of a row that
+    was found are those that its segment gives it: they are in use as long as the row is."""
 
     numbers: Numbers
     places: dict[str, Numbers]
@@ -58,7 +60,8 @@ class Matcher:
         given_up: frozenset[int],
         blocks_given_up: Mapping[str, frozenset[int]],
     ) -> None:
-        """`given_up` are the first numbers of segments and blocks whose rows and vectors are to be stored anew."""
+        """`given_up` are the first numbers of segments, `blocks_given_up` those of blocks of each field, whose rows and vectors are
+        to be stored anew."""
         self._known = known
         self._seeds = seeds
         self._adopt = adopt
@@ -70,8 +73,9 @@ class Matcher:
             name: [(one.start, one.start + one.count) for one in vectors.get(name, ()) if one.start in starts]
             for name, starts in blocks_given_up.items()
         }
+        self._fields = tuple(blocks_given_up)
         self._claimed = Marks()
-        self._rows: Lookup | None = None
+        self._rows: RowLookup | None = None
         self._vectors: dict[str, Lookup] = {}
 
     def before(self, first: int, count: int) -> Numbers:
@@ -85,7 +89,8 @@ class Matcher:
 
     def find(self, seen: Seen) -> Found:
         """What of a block is stored already."""
-        found = Found(np.full(len(seen), NONE, np.uint32), {name: np.full(len(seen), NONE, np.uint32) for name in seen.vectors})
+        none = np.full(len(seen), NONE, np.uint32)
+        found = Found(none, {name: none.copy() for name in self._fields})
         if self._known is not None:
             then = self._known.lines(seen.first, len(seen))
             self._in_place(then, seen, found)
@@ -102,21 +107,23 @@ class Matcher:
     def _in_place(self, then: Lines, seen: Seen, found: Found) -> None:
         """What lies where it lay: live rows by the whole row, dead slots by their vectors, which are all that is left of them."""
         there = slice(0, len(then))
-        dead, buried = seen.dead[there], seen.dead[there].copy()
+        dead, same = seen.dead[there], np.ones(len(then), np.bool_)
         for name, prints in seen.vectors.items():
-            same = _equal(prints[there], then.vectors[name]) if name in then.vectors else np.zeros(len(then), np.bool_)
-            known = np.where(same, then.places[name], NONE) if name in then.vectors else np.full(len(then), NONE, np.uint32)
-            found.places[name][there] = self._still(name, known)
-            buried &= same
-        alike = _equal(seen.rows[there], _shortened(then)) & then.live & ~dead
-        found.numbers[there] = self._unclaimed(np.where(alike | buried, then.numbers, NONE))
+            if name in then.places:
+                equal = _equal(prints[there], then.vectors[name])
+                found.places[name][there] = np.where(equal, self._still(name, then.places[name]), NONE)
+            same &= found.places[name][there] != NONE
+        alike = np.where(dead, same, _equal(seen.rows[there], _shortened(then)) & then.live)
+        self._take(np.arange(len(then)), np.where(alike, then.numbers, NONE), then.places, seen, found)
 
     def _anywhere(self, seen: Seen, found: Found) -> None:
         assert self._known is not None  # noqa: S101 - asked for only then
         self._rows = self._rows or self._known.row_lookup()
         missing = np.flatnonzero((found.numbers == NONE) & ~seen.dead)
-        taken = self._unclaimed(self._rows.find(seen.rows[missing]), among=found.numbers)
-        found.numbers[missing] = taken
+        at = self._rows.lines.find(seen.rows[missing])
+        missing, at = missing[at != NONE], at[at != NONE]
+        places = {name: those[at] for name, those in self._rows.places.items()}
+        self._take(missing, self._rows.numbers[at], places, seen, found)
         for name, prints in seen.vectors.items():
             missing = np.flatnonzero(found.places[name] == NONE)
             if len(missing):
@@ -124,16 +131,29 @@ class Matcher:
                     self._vectors[name] = self._known.vector_lookup(name)
                 found.places[name][missing] = self._still(name, self._vectors[name].find(prints[missing]))
 
+    def _take(self, at: Places, numbers: Numbers, places: Mapping[str, Numbers], seen: Seen, found: Found) -> None:
+        """Rows at these places of the block are those of these numbers, with the vectors that are known of them: unless one of them
+        is given up, or a vector isn't stored apart that is to be."""
+        keeps = np.ones(len(at), np.bool_)
+        for name in self._fields:
+            known = places.get(name, np.full(len(at), NONE, np.uint32))
+            keeps &= self._still(name, known) != NONE if name in seen.vectors else self._still(name, known) == known
+        taken = self._unclaimed(np.where(keeps, numbers, NONE), among=found.numbers)
+        there = np.flatnonzero(taken != NONE)
+        found.numbers[at[there]] = taken[there]
+        for name, known in places.items():
+            found.places[name][at[there]] = known[there]
+
     def _still(self, name: str, places: Numbers) -> Numbers:
         """These, but for those in blocks that are given up."""
         gone = self._blocks_gone.get(name)
         return np.where(in_pieces(places, gone), NONE, places) if gone else places
 
-    def _unclaimed(self, numbers: Numbers, among: Numbers | None = None) -> Numbers:
+    def _unclaimed(self, numbers: Numbers, among: Numbers) -> Numbers:
         """These, but for those in segments that are given up, of rows that were found before, and for repetitions."""
         result = numbers.copy()
         result[in_pieces(result, self._gone) | self._claimed.of(result)] = NONE
-        if among is not None:
+        if (among != NONE).any():
             result[np.isin(result, among)] = NONE
         there = np.flatnonzero(result != NONE)
         _, firsts = np.unique(result[there], return_index=True)

@@ -123,10 +123,9 @@ class RowsWriter:
         moved = np.flatnonzero(numbers != self._matcher.before(first, len(seen)))
         self._changes.append(runs.runs_of(first + moved, numbers[moved]))
         self._order.append(runs.runs_of(np.arange(first, self._slots), numbers))
-        none, blank = np.full(len(seen), NONE, np.uint32), np.zeros((len(seen), 3), np.uint32)
-        names = [one.name for one in self._collection.fields]
-        held = {name: found.places.get(name, none) for name in names}
-        self._table.add(Lines(numbers, ~seen.dead, prints.rows, held, {name: seen.vectors.get(name, blank) for name in names}))
+        blank = np.zeros((len(seen), 3), np.uint32)
+        vectors = {name: seen.vectors.get(name, blank) for name in found.places}
+        self._table.add(Lines(numbers, ~seen.dead, prints.rows, found.places, vectors))
 
     def end_of_rows(self) -> None:
         """No more blocks of rows follow; files may."""
@@ -226,7 +225,7 @@ def _given_up(
 ) -> tuple[frozenset[int], dict[str, frozenset[int]]]:
     """The segments, and the blocks of each field, that are written anew: to tidy up, or because a blob of theirs is lost."""
     if before is None:
-        return frozenset(), {}
+        return frozenset(), {one.name: frozenset() for one in collection.fields}
     segments = [Piece(one.start, one.rows, one.rows - one.dead_count(), _ROW_BYTES) for one in before.segments]
     blocks = {}
     for field in collection.fields:

@@ -72,7 +72,7 @@ class SegmentWriter:
             elif fresh.any():
                 self._store_block(name, start, _chosen(content, fresh), seen.vectors[name][fresh])
             found.places[name][fresh] = np.arange(start, start + int(fresh.sum()), dtype=np.uint32)
-        self._store_segment(start, batch, seen.rows, found.places)
+        self._store_segment(start, batch, seen.rows, {name: found.places[name] for name in values})
         return whole
 
     def gather(self, batch: pa.RecordBatch, seen: Seen, found: Found) -> None:

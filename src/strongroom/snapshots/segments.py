@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.errors import Damaged
@@ -45,17 +46,28 @@ def read_segment(segment: Segment, schema: pa.Schema, slots: Slots, read_blob: C
 
 def _read_segment(segment: Segment, schema: pa.Schema, slots: Slots, read_blob: Callable[[bytes], Bytes]) -> RowBlock:
     rest = pa.ipc.open_stream(pa.py_buffer(read_blob(bytes.fromhex(segment.rest)))).read_next_batch()
-    columns = []
+    if rest.num_rows != segment.rows:
+        raise Damaged(f"segment {segment.rest[:16]}", f"its columns have {rest.num_rows} of {segment.rows} rows")
+    columns, dead = [], segment.dead_slots()
     for field in schema:
         if role_of(field) == Role.VECTOR and field.name not in rest.schema.names:
-            places = slots.of_segment(segment, field.name)
-            column = _column(field, segment.rows, slots.reader(field.name).take(places))
+            column = _column(field, segment.rows, _vectors_of(segment, field.name, slots, dead))
         else:
             column = rest.column(field.name)
-        if len(column) != segment.rows:
-            raise Damaged(f"segment {segment.rest[:16]}", f"column {field.name} has {len(column)} of {segment.rows} rows")
         columns.append(column)
-    return RowBlock(pa.record_batch(columns, schema=schema), segment.dead_slots())
+    return RowBlock(pa.record_batch(columns, schema=schema), dead)
+
+
+def _vectors_of(segment: Segment, name: str, slots: Slots, dead: npt.NDArray[np.bool_] | None) -> Bytes:
+    """The vectors of a segment's rows; zeros for dead ones whose vectors are stored no longer."""
+    places, reader = slots.of_segment(segment, name), slots.reader(name)
+    gone = dead & ~reader.has(places) if dead is not None else None
+    if gone is None or not gone.any():
+        return reader.take(places)
+    there = np.frombuffer(reader.take(places[~gone]), np.uint8).reshape(int((~gone).sum()), -1)
+    vectors = np.zeros((len(places), there.shape[1]), np.uint8)
+    vectors[~gone] = there
+    return vectors.data.cast("B")
 
 
 def bare_values(column: pa.Array) -> memoryview:

@@ -13,6 +13,7 @@ from strongroom.codecs.runs import Numbers
 from strongroom.errors import Damaged
 from strongroom.model import Bytes
 from strongroom.snapshots.manifest import Block
+from strongroom.snapshots.marks import in_pieces
 
 KEPT_BYTES = 96 << 20
 """How much of decoded vectors is kept for what comes next."""
@@ -40,6 +41,10 @@ class VectorReader:
         if len(places) != block.count or int(places[0]) != block.start or int(places[-1]) != block.start + block.count - 1:
             return None
         return block if len(places) == 1 or bool((np.diff(places) == 1).all()) else None
+
+    def has(self, places: Numbers) -> npt.NDArray[np.bool_]:
+        """Which of these vectors are there."""
+        return in_pieces(places, [(block.start, block.start + block.count) for block in self._blocks])
 
     def take(self, places: Numbers) -> Bytes:
         """The bytes of these vectors, one after another. Raises Damaged if there is no vector of such a number."""
