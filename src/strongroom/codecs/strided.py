@@ -29,7 +29,7 @@ def split(buffer: Bytes, stride: int, vector_offset: int, vector_length: int) ->
     return records[:, vector_offset:end].tobytes(), rest.tobytes()
 
 
-def join(vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_length: int) -> bytes:
+def join(vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_length: int) -> memoryview:
     """The records that `split` took apart. Raises CodecError if vectors and rest don't make the same number of whole records."""
     _require_geometry(stride, vector_offset, vector_length)
     count, over = divmod(len(vectors) + len(rest), stride)
@@ -41,7 +41,14 @@ def join(vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_le
     records[:, :vector_offset] = remainder[:, :vector_offset]
     records[:, vector_offset:end] = _rows(vectors, count, vector_length)
     records[:, end:] = remainder[:, vector_offset:]
-    return records.tobytes()
+    return records.reshape(-1).data
+
+
+def rejoins(buffer: Bytes, vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_length: int) -> bool:
+    """Does `join` give the bytes of `buffer` again?"""
+    made = np.frombuffer(join(vectors, rest, stride, vector_offset, vector_length), np.uint8)
+    word = np.uint64 if len(made) % 8 == 0 else np.uint32 if len(made) % 4 == 0 else np.uint8
+    return len(made) == len(buffer) and bool(np.array_equal(made.view(word), np.frombuffer(buffer, np.uint8).view(word)))
 
 
 def _rows(data: Bytes, count: int, width: int) -> Octets:

@@ -31,8 +31,8 @@ from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, Stored
 __all__ = ["BackupOptions", "BackupReport", "backup", "root_of", "without_password"]
 
 _WAITING_BLOCKS = 2
-_COMPARING = 2
-"""Threads that look for what changed of links and the like."""
+_WORKING = 2
+"""Threads that take the regions of files apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +200,17 @@ class _Backup:
         artifacts = frozen.artifacts()
         self._progress.begin("index and engine files", sum(artifact.size for artifact in artifacts), "bytes")
         by_name = {reading.collection.name: reading for reading in readings}
-        comparing = ThreadPoolExecutor(_COMPARING, thread_name_prefix="strongroom-differences")
+        working = ThreadPoolExecutor(_WORKING, thread_name_prefix="strongroom-regions")
         files = ArtifactWriter(
             lambda data, kind: writer.submit(data, kind),
             self._repository.keys.identify,
             {name: reading.written for name, reading in by_name.items()},
             {name: reading.fields for name, reading in by_name.items()},
             lambda collection, name, content, width: by_name[collection].find_or_store(name, content, width),
-            comparing,
+            working,
         )
         stored: list[Callable[[], StoredArtifact]] = []
-        with self._timed("artifacts"), comparing:
+        with self._timed("artifacts"), working:
             for artifact in artifacts:
                 known = before.immutable(artifact.path, artifact.size) if artifact.immutable else None
                 if known is not None and all(self._keep(part, before, by_name) for part in known.parts):

@@ -7,13 +7,14 @@ it is, or as what changed of it since the snapshot before, if that is smaller.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from strongroom.codecs import copies, difference, runs, strided
+from strongroom.codecs import CodecError, copies, difference, runs, strided
 from strongroom.codecs.runs import Numbers
 from strongroom.engines.protocol import Artifact
 from strongroom.errors import Damaged, SourceChanged
@@ -29,8 +30,8 @@ FindOrStore = Callable[[str, str, Bytes, int], Numbers]
 DEEPEST = 8
 """So many differences lie on one another before a part is stored whole again."""
 
-_COMPARED_AT_ONCE = 4
-"""Regions, of 8 MiB at most, that wait to be compared or are."""
+_AT_ONCE = 4
+"""Regions, of 8 MiB at most, that are worked on or wait for it."""
 
 PendingPart = Callable[[], Part]
 
@@ -46,7 +47,7 @@ class Before:
 @dataclass(frozen=True, slots=True)
 class ArtifactWriter:
     """Stores files. `rows` are the blocks of rows of each collection, as they were written; `fields` the fields whose vectors are
-    stored by number; `pool` compares regions with what they were."""
+    stored by number; `pool` works on several regions at once."""
 
     submit: Submit
     identify: Identify
@@ -54,21 +55,24 @@ class ArtifactWriter:
     fields: Mapping[str, frozenset[str]]
     find_or_store: FindOrStore
     pool: ThreadPoolExecutor
-    _room: threading.Condition = field(default_factory=threading.Condition)
-    _comparing: list[int] = field(default_factory=lambda: [0])
+    _finding: threading.Lock = field(default_factory=threading.Lock)
 
     def store(self, artifact: Artifact, before: Before, advance: Callable[[int], None]) -> Callable[[], StoredArtifact]:
         """Hand a file's regions on; the result gives the stored artifact once the blobs' ids are known. That what is split gives
         the same bytes again is checked here: what doesn't is stored as it is. Raises SourceChanged."""
         parts: list[PendingPart] = []
+        waiting: deque[Future[PendingPart]] = deque()
         end = 0
         for region in artifact.regions():
             if region.offset != end:
                 raise AssertionError(f"{artifact.path}: the regions leave a gap at {end}")
             end = region.offset + region.length
             if region.length:
-                parts.append(self._part(artifact, region, before))
+                waiting.append(self.pool.submit(self._part, artifact, region, before))
+            if len(waiting) >= _AT_ONCE:
+                parts.append(waiting.popleft().result())
             advance(region.length)
+        parts += [part.result() for part in waiting]
         if end != artifact.size:
             raise SourceChanged(f"{artifact.path}: {end} of {artifact.size} bytes could be read")
         name, size, collection, immutable = artifact.path, artifact.size, artifact.collection, artifact.immutable
@@ -78,7 +82,7 @@ class ArtifactWriter:
     def _part(self, artifact: Artifact, region: Region, before: Before) -> PendingPart:
         collection = region.collection or artifact.collection or ""
         block = self._block(collection, region)
-        if block is not None and region.stride in (0, region.vector_length):
+        if block is not None and not region.stride:
             return _of_rows(collection, region, block)
         content = artifact.read(region.offset, region.length)
         return (
@@ -103,8 +107,8 @@ class ArtifactWriter:
         geometry = (region.stride, region.vector_offset, region.vector_length)
         if region.column not in self.fields.get(collection, ()) or region.length % region.stride:
             return self._apart(region, content)
-        vectors, rest = strided.split(content, *geometry)
-        if strided.join(vectors, rest, *geometry) != content:
+        vectors, rest = (content, b"") if region.stride == region.vector_length else strided.split(content, *geometry)
+        if rest and not strided.rejoins(content, vectors, rest, *geometry):
             return None
         check = self.identify(vectors)
         refer = self._refer(collection, region, vectors, check, block)
@@ -123,7 +127,8 @@ class ArtifactWriter:
         count = region.length // region.stride
         if block is not None and block.checks[region.column][0]() == check:
             return lambda: Vectors(collection, region.column, count, "slots", block.first)
-        places = self.find_or_store(collection, region.column, vectors, region.vector_length)
+        with self._finding:
+            places = self.find_or_store(collection, region.column, vectors, region.vector_length)
         listed = runs.runs_of(np.arange(len(places)), places)
         if len(listed) == 1:
             return lambda: Vectors(collection, region.column, count, "numbers", int(places[0]))
@@ -136,7 +141,7 @@ class ArtifactWriter:
         if region.length % region.stride:
             return None
         vectors, rest = strided.split(content, *geometry)
-        if strided.join(vectors, rest, *geometry) != content or not rest:
+        if not rest or not strided.rejoins(content, vectors, rest, *geometry):
             return None
         blob, remainder = self.submit(vectors, region.kind), self.submit(rest, "int32")
         return lambda: Part(region.length, region.kind, blob.result().hex(), *geometry, rest=remainder.result().hex())
@@ -173,33 +178,20 @@ class ArtifactWriter:
         if then is None or not remainder(then)[0] or before.read_blob is None or len(then.differences) >= DEEPEST:
             whole = self.submit(content, kind)
             return lambda part: with_remainder(part, whole.result().hex(), ())
-        with self._room:
-            self._room.wait_for(lambda: self._comparing[0] < _COMPARED_AT_ONCE)
-            self._comparing[0] += 1
-        comparing = self.pool.submit(self._compare, content, kind, then, before.read_blob)
-
-        def finished(part: Part) -> Part:
-            first, differences, last = comparing.result()
-            blob = last.result().hex()
-            return with_remainder(part, first, (*differences, blob)) if first else with_remainder(part, blob, ())
-
-        return finished
-
-    def _compare(
-        self, content: bytes, kind: str, then: Part, read_blob: Callable[[bytes], Bytes]
-    ) -> tuple[str, tuple[str, ...], Future[bytes]]:
-        """The blobs of `then` and the difference to it; or no blobs and all of the content, if that is smaller."""
-        try:
-            changed = difference.smaller(content, remainder_of(then, read_blob), kind)
-        except Damaged:  # what it would be compared with is lost
-            changed = None
-        finally:
-            with self._room:
-                self._comparing[0] -= 1
-                self._room.notify_all()
+        changed = self._difference(content, kind, then, before.read_blob)
         if changed is None:
-            return "", (), self.submit(content, kind)
-        return (*remainder(then), self.submit(changed, "uint8"))  # it is coded already
+            whole = self.submit(content, kind)
+            return lambda part: with_remainder(part, whole.result().hex(), ())
+        blob = self.submit(changed, "uint8")  # it is coded already
+        first, differences = remainder(then)
+        return lambda part: with_remainder(part, first, (*differences, blob.result().hex()))
+
+    def _difference(self, content: bytes, kind: str, then: Part, read_blob: Callable[[bytes], Bytes]) -> bytes | None:
+        """What changed of a part; None if that is hardly smaller than all of it."""
+        try:
+            return difference.smaller(content, remainder_of(then, read_blob), kind)
+        except (Damaged, CodecError):  # what it would be compared with is lost
+            return None
 
 
 def _of_rows(collection: str, region: Region, block: Written) -> PendingPart:

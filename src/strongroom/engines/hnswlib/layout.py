@@ -13,6 +13,7 @@ Only `count` elements are written, whatever the capacity. No number is believed 
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -126,12 +127,12 @@ def check_upper(layout: Layout, read: Read) -> None:
         raise NotAnIndex("is damaged: it doesn't end with a whole element")
     for offset in range(layout.upper, layout.size, 4 * _WORDS):
         words = np.frombuffer(read(offset, min(4 * _WORDS, layout.size - offset)), "<u4")
-        filled = np.flatnonzero(words)
-        at = min(skip, len(words))
+        filled = np.flatnonzero(words).tolist()
+        near, at = 0, min(skip, len(words))
         skip -= at
         while at < len(words):
-            near = int(np.searchsorted(filled, at))
-            found = int(filled[near]) if near < len(filled) else len(words)
+            near = bisect_left(filled, at, near)
+            found = filled[near] if near < len(filled) else len(words)
             elements += found - at
             at = found
             if at == len(words):

@@ -1,6 +1,7 @@
-"""The vectors of an index once more, in a .npy file beside it: which of its blocks are those of the rows, byte for byte?
+"""The vectors of an index once more, in a .npy file beside it.
 
-Such a file has them in the order of their labels, which is the index's own unless several threads filled it.
+Such a file has them in the order of their labels, which is the index's own unless several threads filled it: then each is found
+by itself.
 """
 
 from __future__ import annotations
@@ -30,18 +31,10 @@ def _regions(array: OpenFile, vectors: Matrix | None, start: int, kind: str, rec
     step = rows_per_block(record) * record
     for block, offset in enumerate(range(start, array.size, step)):
         length = min(step, array.size - offset)
-        alike = vectors is not None and (vectors.kind, vectors.record) == (kind, record)
-        if alike and vectors is not None and _repeats(array, offset, length, vectors, block * step):
-            yield Region(offset, length, kind, column="vector", block=block, key=f"vectors {block}")
-        else:  # in another order, or other vectors: found one by one
-            column = "vector" if alike else ""
-            yield Region(offset, length, kind, record, vector_length=record, column=column, key=f"vectors {block}")
-
-
-def _repeats(array: OpenFile, offset: int, length: int, vectors: Matrix, place: int) -> bool:
-    """Are these the bytes of a whole block of rows?"""
-    block = min(rows_per_block(vectors.record) * vectors.record, vectors.length - place)
-    return length == block and array.read(offset, length) == vectors.read(place, length)
+        if vectors is not None and (vectors.kind, vectors.record) == (kind, record):  # in the rows' order, as it seems
+            yield Region(offset, length, kind, record, 0, record, column="vector", block=block, key=f"vectors {block}")
+        else:
+            yield Region(offset, length, kind, record, 0, record, key=f"vectors {block}")
 
 
 def _form(array: OpenFile) -> tuple[int, str, int] | None:
