@@ -107,6 +107,9 @@ class Frozen(Protocol):
 
 
 class Source(Protocol):
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """As that of `Frozen`, without freezing: False where only a frozen moment can tell."""
+
     def freeze(self, progress: Progress) -> AbstractContextManager[Frozen]:
         """A consistent view, kept while the context is open. Raises NotFound, Unreadable or SourceChanged."""
 

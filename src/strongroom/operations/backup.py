@@ -15,7 +15,7 @@ from blake3 import blake3
 from strongroom import engines
 from strongroom.engines.protocol import Frozen
 from strongroom.model import Collection, Description, LedgerItem, Position, Status
-from strongroom.operations.collection_reading import BackupOptions, CollectionReading, said_lineage
+from strongroom.operations.collection_reading import BackupOptions, CollectionReading
 from strongroom.operations.predecessor import Predecessor, predecessor_of
 from strongroom.operations.processor import processor
 from strongroom.operations.witness import Witness
@@ -68,17 +68,19 @@ class _Backup:
         self._remembering: list[Callable[[Manifest], None]] = []
 
     def run(self) -> BackupReport:
-        source = engines.source_of(self._url)
+        engine, source = engines.engine_of(self._url), engines.source_of(self._url)
         known, _ = history.headlines(self._repository)
         with (
             self._repository.writer(Witness(self._repository).damaged) as writer,
             ThreadPoolExecutor(1, thread_name_prefix="strongroom-probes") as asking,
             ExitStack() as unfinished,
         ):
-            with source.freeze(self._progress) as frozen:
-                before = predecessor_of(self._repository, writer, self._source, frozen.description.engine, known)
-                record = self._unchanged(frozen, before)
-                finish = None if record else self._read(frozen, writer, before, asking, unfinished)
+            before = predecessor_of(self._repository, writer, self._source, engine.name, known)
+            record, finish = before.unread(source, engine.version(), self._options.model) if self._may_rely else None, None
+            if record is None:
+                with source.freeze(self._progress) as frozen:
+                    record = self._unchanged(frozen, before)
+                    finish = None if record else self._read(frozen, writer, before, asking, unfinished)
             packs = writer.close()
             self._repository.add_index(packs)
             if finish is not None:
@@ -97,11 +99,14 @@ class _Backup:
                 remember(record)
         return BackupReport(Snapshot(snapshot_id, record), tuple(self._partly))
 
+    @property
+    def _may_rely(self) -> bool:
+        """May what looks unchanged be taken for unchanged?"""
+        return not self._options.reread and self._options.probes == BackupOptions().probes
+
     def _unchanged(self, frozen: Frozen, before: Predecessor) -> Manifest | None:
         """The snapshot before, if the source is as it was then: nothing of it needs to be read."""
-        if self._options.reread or self._options.probes != BackupOptions().probes:
-            return None
-        record = before.still(frozen, lambda one: said_lineage(one.lineage, self._options.model))
+        record = before.still(frozen, self._options.model) if self._may_rely else None
         if record is not None:
             frozen.check()
         return record

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from strongroom.codecs.runs import Numbers
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import EngineFailed
-from strongroom.model import Answers, Bytes, Collection, Field, LedgerItem, Lineage, RowBlock, Status
-from strongroom.operations.predecessor import Predecessor
+from strongroom.model import Answers, Bytes, Collection, Field, LedgerItem, RowBlock, Status
+from strongroom.operations.predecessor import Predecessor, said_lineage
 from strongroom.repository import BlobWriter
 from strongroom.snapshots import manifest, probes
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
@@ -201,14 +201,6 @@ class CollectionReading:
     def discard(self) -> None:
         """Leave nothing unfinished behind."""
         self._table.discard()
-
-
-def said_lineage(engines_own: Lineage, model: str | None) -> Lineage:
-    """The encoder as the user names it, else as the engine does."""
-    if model is None:
-        return engines_own
-    name, _, version = model.partition("@")
-    return Lineage(name, version or None, "user")
 
 
 def _affordable(field: Field, rows: int) -> int:

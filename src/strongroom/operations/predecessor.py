@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from blake3 import blake3
 
-from strongroom.engines.protocol import Frozen
+from strongroom.engines.protocol import Frozen, Source
 from strongroom.errors import Damaged
-from strongroom.model import Collection, Lineage
+from strongroom.model import Collection, Lineage, Status
 from strongroom.operations.processor import processor
 from strongroom.repository import BlobWriter, Repository
 from strongroom.repository.state import state_directory
@@ -27,6 +27,9 @@ from strongroom.snapshots.known import KnownRows, open_known
 from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection
 from strongroom.snapshots.rows_writer import HIGHEST, following
 from strongroom.snapshots.seeds import Seeds, seeds_of
+
+_PARTLY = (": rows", ": live answers")
+"""How the items of a ledger end that say that something couldn't be read this time."""
 
 MOST_SOURCES = 32
 """So many other sources, those of the newest snapshots, are asked for vectors that a new one has too."""
@@ -49,24 +52,34 @@ class Predecessor:
             self._there[blob] = self.writer.has(bytes.fromhex(blob))
         return self._there[blob]
 
-    def still(self, frozen: Frozen, lineage: Callable[[Collection], Lineage]) -> Manifest | None:
-        """What the snapshot before says, if the source is as it was then, by what its engine can tell without reading it, and if
-        all that it relies on is still there; else None."""
-        record = self.snapshot.manifest if self.snapshot else None
-        if record is None or record.host != socket.gethostname() or record.processor != processor():
+    def unread(self, source: Source, engine_version: str, model: str | None) -> Manifest | None:
+        """What the snapshot before says, if the source is as it was then, by what can be told without freezing it; else None."""
+        record = self._usable(engine_version)
+        if record is None or any(item.status is Status.NOT_CAPTURED and item.item.endswith(_PARTLY) for item in record.ledger):
             return None
+        for one in record.collections:
+            said = one.catalog.lineage.origin == "user"
+            if said != (model is not None) or said_lineage(one.catalog.lineage, model) != one.catalog.lineage:
+                return None
+        return record if source.unchanged_since(record.position, _started(record)) else None
+
+    def still(self, frozen: Frozen, model: str | None) -> Manifest | None:
+        """The same, by a frozen moment: its catalog and ledger, and what the engine says of its rows and files."""
         description = frozen.description
-        started = datetime.fromisoformat(record.created).timestamp() - record.seconds.get("total", 0.0)
-        same = (
-            record.engine_version == description.engine_version
-            and record.strongroom_version == importlib.metadata.version("strongroom")
-            and record.ledger == tuple(description.ledger)
-            and record.catalog == description.catalog
-            and [one.catalog for one in record.collections]
-            == [replace(one, lineage=lineage(one)) for one in description.collections]
-            and frozen.unchanged_since(record.position, started)
-        )
-        return record if same and record.rows and all(map(self.has, record.blobs())) else None
+        record = self._usable(description.engine_version)
+        if record is None or record.ledger != tuple(description.ledger) or record.catalog != description.catalog:
+            return None
+        said = [replace(one, lineage=said_lineage(one.lineage, model)) for one in description.collections]
+        same = [one.catalog for one in record.collections] == said
+        return record if same and frozen.unchanged_since(record.position, _started(record)) else None
+
+    def _usable(self, engine_version: str) -> Manifest | None:
+        """The manifest before, if the same programs on the same machine would write it, and all that it relies on is there."""
+        record = self.snapshot.manifest if self.snapshot else None
+        if record is None or not record.rows or record.host != socket.gethostname() or record.processor != processor():
+            return None
+        same = record.engine_version == engine_version and record.strongroom_version == importlib.metadata.version("strongroom")
+        return record if same and all(map(self.has, record.blobs())) else None
 
     def collection(self, name: str) -> StoredCollection | None:
         """The collection of that name in the snapshot before."""
@@ -130,6 +143,19 @@ def predecessor_of(repository: Repository, writer: BlobWriter, source: str, engi
     newest = history.newest_of(repository, known, source)
     same = newest is not None and newest.manifest.engine == engine
     return Predecessor(repository, writer, source, newest if same else None, known)
+
+
+def said_lineage(engines_own: Lineage, model: str | None) -> Lineage:
+    """The encoder as the user names it, else as the engine does."""
+    if model is None:
+        return engines_own
+    name, _, version = model.partition("@")
+    return Lineage(name, version or None, "user")
+
+
+def _started(record: Manifest) -> float:
+    """When the backup began, in seconds since 1970."""
+    return datetime.fromisoformat(record.created).timestamp() - record.seconds.get("total", 0.0)
 
 
 def _same_fields(before: StoredCollection, collection: Collection) -> bool:

@@ -43,6 +43,10 @@ class ChromaSource:
         self._root = root
         self._beside = beside or root.parent
 
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """Only a frozen moment can tell."""
+        return False
+
     @contextmanager
     def freeze(self, progress: Progress) -> Iterator[ChromaFrozen]:
         """A consistent view. The writer waits while what changed last is copied; readers don't. Takes the room of a copy where

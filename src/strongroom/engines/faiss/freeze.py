@@ -18,13 +18,13 @@ from strongroom.engines.faiss.library import Found
 from strongroom.engines.faiss.order import order_of
 from strongroom.engines.indexfile.content import Matrix
 from strongroom.engines.indexfile.frozen import IndexFrozen
-from strongroom.engines.indexfile.held import Held, OpenFile, hold
+from strongroom.engines.indexfile.held import Held, OpenFile, hold, unchanged_since
 from strongroom.engines.indexfile.join import Join
 from strongroom.engines.indexfile.order import Ids, Order
 from strongroom.engines.indexfile.place import beside
 from strongroom.engines.isolation import Descriptor, call
 from strongroom.errors import EngineFailed, StrongroomError, Unreadable
-from strongroom.model import Json, LedgerItem, Region
+from strongroom.model import Json, LedgerItem, Position, Region
 from strongroom.progress import Progress
 
 _LIBRARY = "strongroom.engines.faiss.library"
@@ -99,6 +99,10 @@ class FaissSource:
     path: Path
     engine_version: str
     name: str | None = None  # of the collection, if not the file's stem
+
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """By the files' stamps."""
+        return unchanged_since(self.path, beside(self.path), position, moment)
 
     @contextmanager
     def freeze(self, progress: Progress) -> Iterator[FaissFrozen]:

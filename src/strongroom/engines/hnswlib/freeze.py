@@ -18,14 +18,14 @@ from strongroom.engines.hnswlib.space import NOTHING_SAID
 from strongroom.engines.indexfile.content import Matrix, vector_array
 from strongroom.engines.indexfile.describe import ids_note
 from strongroom.engines.indexfile.frozen import IndexFrozen
-from strongroom.engines.indexfile.held import Held, OpenFile, hold
+from strongroom.engines.indexfile.held import Held, OpenFile, hold, unchanged_since
 from strongroom.engines.indexfile.join import Join
 from strongroom.engines.indexfile.order import Ids, Order
 from strongroom.engines.indexfile.place import beside
 from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.protocol import Artifact
 from strongroom.errors import StrongroomError, Unreadable
-from strongroom.model import Cut, Json, LedgerItem, Region, Status
+from strongroom.model import Cut, Json, LedgerItem, Position, Region, Status
 from strongroom.progress import Progress
 
 _ROWS_AT_ONCE = 4096
@@ -170,6 +170,10 @@ class HnswlibSource:
     engine_version: str
     asked: space.Said = NOTHING_SAID
     name: str | None = None  # of the collection, if not the file's stem
+
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """By the files' stamps."""
+        return unchanged_since(self.path, (*beside(self.path), space.beside(self.path)), position, moment)
 
     @contextmanager
     def freeze(self, progress: Progress) -> Iterator[HnswlibFrozen]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from strongroom.engines.indexfile import array, describe, exact, repeats
 from strongroom.engines.indexfile.content import Content, Matrix, vector_type
-from strongroom.engines.indexfile.held import Held, OpenFile
+from strongroom.engines.indexfile.held import Held, OpenFile, position_of
 from strongroom.engines.indexfile.join import IdSource, Join, columns_in_order, join
 from strongroom.engines.indexfile.order import Order
 from strongroom.engines.indexfile.place import SUFFIXES
@@ -20,9 +20,6 @@ from strongroom.engines.protocol import Artifact
 from strongroom.engines.regions import by_content
 from strongroom.errors import NotFound
 from strongroom.model import ROLE, Answers, Cut, Description, Position, Region, Role, RowBlock
-
-_TICK_SECONDS = 2.0
-"""More than a file system's clock is coarse (2 s on FAT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +82,11 @@ class IndexFrozen:
     @property
     def position(self) -> Position:
         """Stamps, size and inode of the index file, and of those beside it."""
-        kept = (f.status for f in self._held.files)
-        stamps = (f"{one.st_mtime_ns}-{one.st_ctime_ns}-{one.st_size}-{one.st_ino}" for one in kept)
-        return Position("file", "+".join(stamps))
+        return position_of(file.status for file in self._held.files)
 
     def unchanged_since(self, position: Position, moment: float) -> bool:
-        """The same files, last written clearly before that moment: a clock may stand still for a tick, and a writer write twice."""
-        last = max(max(f.status.st_mtime, f.status.st_ctime) for f in self._held.files)
-        return position == self.position and last < moment - _TICK_SECONDS
+        """The source was asked already."""
+        return False
 
     def rows(self, collection: str) -> Iterator[RowBlock]:
         """Every vector with its id and the sidecar's columns, in the order of the index file."""

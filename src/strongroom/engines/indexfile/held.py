@@ -8,13 +8,14 @@ import io
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from strongroom.engines.indexfile.place import ARRAY, SUFFIXES
 from strongroom.errors import Locked, NotFound, SourceChanged, Unreadable
+from strongroom.model import Position
 
 QUIET_SECONDS = 0.1
 """A file must not have been written to for so long before it counts as at rest. Kernels stamp files with a clock that ticks
@@ -25,6 +26,10 @@ PATIENCE_SECONDS = 5.0
 
 LOCK_PATIENCE_SECONDS = 120.0
 """How long to wait for a writer that holds the lock file."""
+
+
+TICK_SECONDS = 2.0
+"""More than a file system's clock is coarse (2 s on FAT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,22 @@ class Held:
     def check(self) -> None:
         for file in self.files:
             file.check()
+
+
+def position_of(files: Iterable[os.stat_result]) -> Position:
+    """Stamps, size and inode of each."""
+    stamps = (f"{one.st_mtime_ns}-{one.st_ctime_ns}-{one.st_size}-{one.st_ino}" for one in files)
+    return Position("file", "+".join(stamps))
+
+
+def unchanged_since(path: Path, sidecars: Iterable[Path], position: Position, moment: float) -> bool:
+    """The same files, last written clearly before that moment: a clock may stand still for a tick, and a writer write twice."""
+    try:
+        files = [path.stat(), *(one.stat() for one in sidecars if one.exists())]
+    except OSError:
+        return False
+    last = max(max(one.st_mtime, one.st_ctime) for one in files)
+    return position_of(files) == position and last < moment - TICK_SECONDS
 
 
 @contextmanager

@@ -157,6 +157,10 @@ class LanceSource:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """Only a frozen moment can tell."""
+        return False
+
     @contextmanager
     def freeze(self, progress: Progress) -> Iterator[FrozenLance]:
         """All tables at the versions that are current now; nothing is written but the pin, which goes when the context ends.

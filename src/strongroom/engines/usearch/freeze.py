@@ -14,14 +14,14 @@ import pyarrow as pa
 from strongroom.engines.indexfile.content import Matrix, vector_array
 from strongroom.engines.indexfile.describe import ids_note
 from strongroom.engines.indexfile.frozen import IndexFrozen
-from strongroom.engines.indexfile.held import Held, OpenFile, hold
+from strongroom.engines.indexfile.held import Held, OpenFile, hold, unchanged_since
 from strongroom.engines.indexfile.join import Join
 from strongroom.engines.indexfile.order import Ids, Order, unique
 from strongroom.engines.indexfile.place import beside
 from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.usearch.layout import Layout, NotAnIndex, order_of, parse
 from strongroom.errors import StrongroomError, Unreadable
-from strongroom.model import Json, LedgerItem, Region, Status
+from strongroom.model import Json, LedgerItem, Position, Region, Status
 from strongroom.progress import Progress
 
 EXPANSION = 64
@@ -150,6 +150,10 @@ class UsearchSource:
     path: Path
     engine_version: str
     name: str | None = None  # of the collection, if not the file's stem
+
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """By the files' stamps."""
+        return unchanged_since(self.path, beside(self.path), position, moment)
 
     @contextmanager
     def freeze(self, progress: Progress) -> Iterator[UsearchFrozen]:
