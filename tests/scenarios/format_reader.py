@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import struct
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyroaring
 import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -133,48 +135,122 @@ class Reader:
         plain = self._opened(self.object(f"snapshots/{name}", name), SNAPSHOT)
         self.signatures.verify(plain[:64], plain[64:])
         manifest = json.loads(unzstd(plain[64:]))
-        assert manifest["strongroom_manifest"] == 1
+        assert manifest["strongroom_manifest"] in (1, 2)
+        for collection in manifest["collections"] if manifest["strongroom_manifest"] == 1 else ():
+            number_through(collection)
         return manifest
 
-    def artifact(self, artifact):
-        content = b"".join(self._part(part) for part in artifact["parts"])
+    def artifact(self, manifest, artifact):
+        collections = {one["catalog"]["name"]: one for one in manifest["collections"]}
+        content = b"".join(self._part(part, collections) for part in artifact["parts"])
         assert len(content) == artifact["size"]
         return content
 
-    def _part(self, part):
-        content = self.blob(part["blob"])
-        if part["stride"]:
-            content = interleave(part, content, self.blob(part["rest"]))
-        if part.get("sources"):
-            content = follow(content, [self.blob(source) for source in part["sources"]])
-            assert blake3(content, key=self.blob_ids).hexdigest() == part["check"]
+    def _part(self, part, collections):
+        """By the first line of the table that fits."""
+        part = {"stride": 0, "rest": "", "vectors": None, "check": "", "ranges": [], "sources": [], "differences": [], **part}
+        if part["ranges"] or part["sources"]:
+            sources = [self.blob(source) for source in part["sources"]]
+            sources += [b"".join(self.referred(collections, one)) for one in part["ranges"]]
+            content = follow(self.blob(part["blob"]), sources)
+            proof = self.hash(content)
+        elif part["vectors"]:
+            content = vectors = b"".join(self.referred(collections, part["vectors"]))
+            proof = self.hash(vectors)
+            if part["rest"]:
+                rest = self._changed(part["rest"], part["differences"])
+                content, proof = interleave(part, vectors, rest), self.hash(proof + self.hash(rest))
+        elif part["stride"]:
+            content, proof = interleave(part, self.blob(part["blob"]), self.blob(part["rest"])), None
+        else:
+            content = self._changed(part["blob"], part["differences"])
+            proof = self.hash(content) if part["differences"] else None
+        assert proof is None or proof.hex() == part["check"]
         assert len(content) == part["length"]
         return content
+
+    def hash(self, content):
+        return blake3(content, key=self.blob_ids).digest()
+
+    def _changed(self, blob, differences):
+        content = self.blob(blob)
+        for one in differences:
+            content = differing(self.blob(one), content)
+        return content
+
+    def referred(self, collections, reference):
+        """The vectors that a reference names, a list."""
+        collection, field = collections[reference["collection"]], reference["field"]
+        first, count = reference["first"], reference["count"]
+        if reference["places"]:
+            numbers = applied(self.blob(reference["places"]), [None] * count)
+        elif reference["by"] == "numbers":
+            numbers = range(first, first + count)
+        else:
+            assert reference["by"] == "slots"
+            numbers = self.vectors_of_rows(collection, field, self.order(collection)[first : first + count])
+        return [self.vector(collection, field, number) for number in numbers]
+
+    # -- rows --------------------------------------------------------------------------------------------------------------
+
+    def order(self, collection):
+        """The number of the row in each slot."""
+        numbers = list(range(collection["slots"]))
+        for blob in collection["order"]:
+            numbers = applied(self.blob(blob), numbers)
+        assert len(set(numbers)) == len(numbers)
+        return numbers
+
+    def vectors_of_rows(self, collection, field, rows):
+        """The number of each row's vector."""
+        found = dict(zip(rows, rows, strict=True))
+        for segment in collection["segments"]:
+            if field in segment["vectors"]:
+                mapped = applied(self.blob(segment["vectors"][field]), [None] * segment["rows"])
+                found.update(enumerate(mapped, segment["start"]))
+        return [found[row] for row in rows]
+
+    def vector(self, collection, field, number):
+        for block in collection["vectors"][field]:
+            if block["start"] <= number < block["start"] + block["count"]:
+                content = self._kept(block["blob"])
+                assert len(content) % block["count"] == 0
+                width, at = len(content) // block["count"], number - block["start"]
+                return content[at * width : (at + 1) * width]
+        raise LookupError(f"no vector {number} of {field}")
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 (readers live as long as a test)
+    def _kept(self, name):
+        return self.blob(name)
 
     def schema(self, collection):
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(collection["schema"])))
 
     def rows(self, collection):
-        """An Arrow table of the live slots of all segments, in order, with the columns of the schema."""
+        """An Arrow table of the live rows of all segments, with the columns of the schema."""
         schema = self.schema(collection)
-        tables = [self._segment(segment, schema) for segment in collection["segments"]]
+        tables = [self._segment(collection, segment, schema) for segment in collection["segments"]]
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
-    def _segment(self, segment, schema):
+    def _segment(self, collection, segment, schema):
         rest = pa.ipc.open_stream(self.blob(segment["rest"])).read_all().combine_chunks()
-        columns = []
+        assert rest.num_rows == segment["rows"]
+        live = [place for place in range(segment["rows"]) if place not in roaring(base64.b64decode(segment["dead"]))]
+        rest, columns = rest.take(live), []
         for field in schema:
-            if field.name in segment["vectors"]:
-                columns.append(bare_vectors(field.type, segment["rows"], self.blob(segment["vectors"][field.name])))
-            else:
+            if field.name in rest.column_names:
                 columns.append(rest[field.name])
-        table = pa.table(columns, schema=schema)
-        assert table.num_rows == segment["rows"]
-        if not segment["dead"]:
-            return table
-        bits = np.frombuffer(base64.b64decode(segment["dead"]), np.uint8)
-        dead = np.unpackbits(bits, bitorder="little")[: segment["rows"]].astype(bool)
-        return table.filter(pa.array(~dead))
+            else:
+                numbers = self.vectors_of_rows(collection, field.name, [segment["start"] + place for place in live])
+                vectors = [self.vector(collection, field.name, number) for number in numbers]
+                columns.append(bare_vectors(field.type, len(live), b"".join(vectors)))
+        return pa.table(columns, schema=schema)
+
+    def short_prints(self, blob):
+        """The short fingerprints in a blob of `prints`."""
+        content = self.blob(blob)
+        assert len(content) % 12 == 0
+        return [content[at : at + 12] for at in range(0, len(content), 12)]
 
     def probes(self, probe_set):
         """The batch and its settings."""
@@ -185,6 +261,20 @@ class Reader:
     def root(self, manifest):
         lines = [f"{one['catalog']['name']}\0{one['rows_root']}\0{one['catalog']['count']}" for one in manifest["collections"]]
         return blake3("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def number_through(collection):
+    """A collection of a manifest of format 1, as format 2 says the same."""
+    start, collection["vectors"] = 0, {}
+    for segment in collection["segments"]:
+        rows = segment["rows"]
+        for name, blob in segment["vectors"].items():
+            collection["vectors"].setdefault(name, []).append({"start": start, "count": rows, "blob": blob, "prints": ""})
+        bits = base64.b64decode(segment["dead"])
+        dead = [place for place in range(rows) if bits and bits[place // 8] >> place % 8 & 1]
+        segment.update(start=start, vectors={}, prints="", dead=base64.b64encode(pyroaring.BitMap(dead).serialize()).decode())
+        start += rows
+    collection.update(order=[], slots=start)
 
 
 # -- codecs ----------------------------------------------------------------------------------------------------------------
@@ -215,6 +305,63 @@ def join_planes(payload, size):
         top = top >> 1 | top << 15
         joined[:, -2], joined[:, -1] = top & 0xFF, top >> 8
     return first + joined.tobytes() + last
+
+
+def applied(runs, numbers):
+    """A list with runs put into it."""
+    columns = np.frombuffer(runs, "<u4").reshape(3, -1).tolist()
+    numbers, at, number = list(numbers), 0, 0
+    for gap, length, jump in zip(*columns, strict=True):
+        assert length
+        at, number = at + gap, (number + jump) % 2**32
+        for step in range(min(length, len(numbers) - at)):
+            numbers[at + step] = number + step
+        at, number = at + length, number + length
+    return numbers
+
+
+def differing(difference, base):
+    length, method = struct.unpack_from("<IB", difference)
+    payload = difference[5:]
+    if method == 0:
+        codec, coded = payload[0], payload[1:]
+        plain = {0: bytes, 1: unzstd, 2: lambda planes: join_planes(planes, length)}[codec](coded)
+        content = bytes(one ^ other for one, other in zip(plain, base[:length].ljust(length, b"\0"), strict=True))
+    else:
+        assert method == 1
+        dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        content = zstandard.ZstdDecompressor(dict_data=dictionary).decompress(payload)
+    assert len(content) == length
+    return content
+
+
+def roaring(bitmap):
+    """The numbers in a bitmap, by RoaringFormatSpec."""
+    if not bitmap:
+        return set()
+    cookie, at = struct.unpack_from("<I", bitmap)[0], 4
+    containers, is_run = (cookie >> 16) + 1, b""
+    if cookie & 0xFFFF == 12347:
+        is_run, at = bitmap[4 : 4 + (containers + 7) // 8], 4 + (containers + 7) // 8
+    else:
+        assert cookie == 12346
+        (containers,), at = struct.unpack_from("<I", bitmap, 4), 8
+    heads = [struct.unpack_from("<HH", bitmap, at + 4 * number) for number in range(containers)]
+    at += 4 * containers + (4 * containers if not is_run or containers >= 4 else 0)
+    found = set()
+    for number, (key, less_one) in enumerate(heads):
+        if is_run and is_run[number // 8] >> number % 8 & 1:
+            (count,), at = struct.unpack_from("<H", bitmap, at), at + 2
+            pairs = [struct.unpack_from("<HH", bitmap, at + 4 * run) for run in range(count)]
+            low, at = [first + step for first, length in pairs for step in range(length + 1)], at + 4 * count
+        elif less_one < 4096:
+            low, at = struct.unpack_from(f"<{less_one + 1}H", bitmap, at), at + 2 * (less_one + 1)
+        else:
+            bits, at = bitmap[at : at + 8192], at + 8192
+            low = [place for place in range(65536) if bits[place // 8] >> place % 8 & 1]
+        found.update(key << 16 | one for one in low)
+    assert at == len(bitmap)
+    return found
 
 
 def bare_vectors(type_, rows, content):
@@ -276,12 +423,19 @@ class Fingerprints:
         return [self._encrypt(total ^ words(1, 0)).to_bytes(16, "little") for total in totals]
 
     def _term(self, value, whole, name):
+        return self._encrypt(self._encrypt(self._sum(value, whole) ^ name ^ words(len(value), 0)))
+
+    def of_vector(self, value):
+        digest = self._encrypt(self._sum(value, len(value) % 16 == 0) ^ self._name("vector") ^ words(len(value), 0))
+        return digest.to_bytes(16, "little")
+
+    def _sum(self, value, whole):
         padded = value if whole else value + b"\x80" + bytes(-(len(value) + 1) % 16)
         total = 0
         for place in range(len(padded) // 16):
             block = int.from_bytes(padded[16 * place : 16 * place + 16], "little")
             total ^= self._encrypt(block ^ self._encrypt(words(place, 0x6D61736B)))
-        return self._encrypt(self._encrypt(total ^ name ^ words(len(value), 0)))
+        return total
 
     def _name(self, text):
         return int.from_bytes(blake3(text.encode(), key=self.root_key).digest()[:16], "little")
