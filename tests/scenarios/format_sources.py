@@ -54,6 +54,24 @@ def faiss_make(folder):
     pq.write_table(pa.table(columns), Path(folder) / "things.parquet", data_page_size=5_000, use_dictionary=["word"])
 
 
+def faiss_change(folder, step):
+    """A hundredth of the vectors overwritten where they lie, as many inserted."""
+    import faiss
+
+    path, sidecar = Path(folder) / "things.faiss", Path(folder) / "things.parquet"
+    index, table = faiss.read_index(str(path)), pq.read_table(sidecar)
+    count, some = index.ntotal, max(1, ROWS // 100)
+    held = faiss.rev_swig_ptr(faiss.downcast_index(index.storage).get_xb(), count * 22).reshape(count, 22)
+    held[step * 7 : step * 7 + some] = vectors(100 + step, some, 22)
+    index.add(vectors(200 + step, some, 22))
+    faiss.write_index(index, str(path))
+    more = table.slice(0, some).set_column(0, "id", pa.array([f"step-{step}-{row}" for row in range(some)]))
+    table = pa.concat_tables([table, more])
+    every = pa.FixedSizeListArray.from_arrays(pa.array(index.reconstruct_n(0, index.ntotal).ravel()), 22)
+    table = table.set_column(table.column_names.index("embedding"), "embedding", every)
+    pq.write_table(table, sidecar, data_page_size=5_000, use_dictionary=["word"])
+
+
 def faiss_read(folder):
     import faiss
 
@@ -86,6 +104,17 @@ def chroma_make(folder):
     collection.update(ids=ids[50:53], embeddings=vectors(4, 3, 16))
 
 
+def chroma_change(folder, step):
+    """A few rows updated, inserted and deleted."""
+    import chromadb
+
+    collection = chromadb.PersistentClient(str(Path(folder) / "db")).get_collection("things", embedding_function=None)
+    collection.update(ids=[f"thing-{60 + 9 * step}", f"thing-{61 + 9 * step}"], embeddings=vectors(100 + step, 2, 16))
+    collection.add(ids=[f"step-{step}-{row}" for row in range(60)], embeddings=vectors(200 + step, 60, 16), documents=["x"] * 60)
+    collection.update(ids=[f"thing-{100 + step}", f"thing-{120 + step}"], documents=["another text", "and one more"])
+    collection.delete(ids=[f"thing-{150 + step}", f"late-{step}"])
+
+
 def chroma_read(folder):
     """{id: (bytes of the vector, document, metadata)}"""
     import chromadb
@@ -110,6 +139,18 @@ def lancedb_make(folder):
     table.add(part(200, ROWS))
     table.delete("id = 'thing-7'")
     table.create_index("l2", vector_column_name="vector", index_type="IVF_FLAT", num_partitions=2)
+
+
+def lancedb_change(folder, step):
+    """A few rows updated, inserted and deleted, and all files written anew by optimize()."""
+    import lancedb
+
+    table = lancedb.connect(str(Path(folder) / "db")).open_table("things")
+    table.update(where=f"id = 'thing-{50 + step}'", values={"vector": vectors(100 + step, 1, 16)[0].tolist()})
+    values = pa.FixedSizeListArray.from_arrays(pa.array(vectors(200 + step, 3, 16).ravel()), 16)
+    table.add(pa.table({"id": [f"step-{step}-{row}" for row in range(3)], "vector": values}))
+    table.delete(f"id = 'thing-{100 + step}'")
+    table.optimize()
 
 
 def lancedb_read(folder):
