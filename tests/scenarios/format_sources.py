@@ -111,7 +111,7 @@ def chroma_change(folder, step):
     collection = chromadb.PersistentClient(str(Path(folder) / "db")).get_collection("things", embedding_function=None)
     collection.update(ids=[f"thing-{60 + 9 * step}", f"thing-{61 + 9 * step}"], embeddings=vectors(100 + step, 2, 16))
     collection.add(ids=[f"step-{step}-{row}" for row in range(60)], embeddings=vectors(200 + step, 60, 16), documents=["x"] * 60)
-    collection.update(ids=[f"thing-{100 + step}", f"thing-{120 + step}"], documents=["another text", "and one more"])
+    collection.update(ids=[f"thing-{100 + step}", f"thing-{120 + step}"], metadatas=[{"number": -1}, {"number": -2}])
     collection.delete(ids=[f"thing-{150 + step}", f"late-{step}"])
 
 

@@ -8,6 +8,10 @@ the engine's own client gives them, and the roots that the manifests state.
 repository of the passphrase "golden" (Argon2id of 1 pass, 1 lane, 64 KiB, so that the test is quick), to which the key file
 `golden/key` was added. It was made in Python, strongroom.init(..., cost=), add_key() and backup(), on a host called golden-host.
 What it must give back stands below.
+
+`golden/format-2` is a repository with manifests of format 2, made in the same way, of three states of index.faiss: IndexHNSWFlat(8, 4)
+of 300 vectors, then twice 6 more, and vectors 40 to 42 of its storage overwritten in place; all of one default_rng(9), for each state
+first the new vectors, then those that overwrite. The model is golden@2.
 """
 
 from __future__ import annotations
@@ -37,6 +41,25 @@ GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_SNAPSHOT = "c18fdc2472922ae3da981ce749734c081ac17e8be7b1671cad0487ba1a108a6c"
 GOLDEN_ROOT = "84731ae5dc656d38bee44374049e9baeb20be85be798086d828c0521a5188168"
 GOLDEN_FILE = "ba41058723995ca2a199638c4b9b4712124f3b3f320f565f3be3e34d7dc181dd"
+
+GOLDEN_CHAIN = (
+    (
+        "e8ed6664a6ae054a3a0690ff765807be5919d8648938e3dbce2eb9ba577d2151",
+        "976cacde21b98073b85a30b6f84077c8a89617102a60be1282ac9c2b6669dab0",
+        "29d1f547a43635e969550648cc390b350764a9eeeaed6dd39bb6a997e19cca7c",
+    ),
+    (
+        "a4888a10f44dabcf661e5083db1e1c64ecd431e316735a37a50b3fa0a42003f7",
+        "b1df30ad91bf67922bb9a75c17987c73ea0891a7e10d6baf84c8761e8e0e09d3",
+        "691b420c7fc6134e3fa1691f8d5013688bf22070a508259c731f6aa645def6a0",
+    ),
+    (
+        "dc43ef97e8ddfd6cf12ace8d470dd6217b3dd6c65ac8def3912a439933692110",
+        "e6aa46166a2485d7b58c22ac22f4c9c369dcc9d0ca44d1bd200d9f28dc1e8910",
+        "2896c91acfda74fa292188b1bea2285800fcaeee5cc4a9dbe7b70c455ffb5d42",
+    ),
+)
+"""Id, root and BLAKE3 of the index file of each snapshot."""
 
 
 def apart(function, *arguments):
@@ -364,3 +387,37 @@ def test_a_snapshot_can_be_added_to_the_golden_repository(golden, tmp_path):
     room.restore("latest", f"faiss://{tmp_path}/index.faiss")
     added = room.backup(f"faiss://{tmp_path}/index.faiss").snapshot.manifest
     assert (added.parents, added.root) == ((GOLDEN_SNAPSHOT,), GOLDEN_ROOT)
+
+
+@pytest.fixture
+def golden_chain(tmp_path):
+    return Path(shutil.copytree(GOLDEN / "format-2", tmp_path / "repository"))
+
+
+@pytest.mark.parametrize("secret", [{"password": "golden"}, {"key_file": GOLDEN / "key"}])
+def test_the_golden_chain_opens_verifies_and_restores(golden_chain, tmp_path, secret):
+    room = strongroom.open(str(golden_chain), **secret)
+    assert [(one.id, one.manifest.root) for one in room.snapshots()] == [(name, root) for name, root, _ in GOLDEN_CHAIN]
+    report = room.verify(level=strongroom.Level.DATA)
+    assert (report.passed, report.findings) == (True, ())
+    for number, (name, _, file) in enumerate(GOLDEN_CHAIN):
+        room.restore(name, f"faiss://{tmp_path}/{number}.faiss", require_exact=True)
+        assert blake3((tmp_path / f"{number}.faiss").read_bytes()).hexdigest() == file
+
+
+@pytest.mark.parametrize("secret", [{"passphrase": "golden"}, {"key_file": GOLDEN / "key"}])
+def test_the_independent_reader_reads_the_golden_chain(golden_chain, secret):
+    reader, chance, vectors = Reader(golden_chain, **secret), np.random.default_rng(9), np.zeros((0, 8), np.float32)
+    assert tuple(reader.snapshots()) == tuple(name for name, _, _ in GOLDEN_CHAIN)
+    for (_, root, file), manifest in zip(GOLDEN_CHAIN, reader.snapshots().values(), strict=True):
+        assert manifest["strongroom_manifest"] == 2
+        assert (manifest["root"], reader.root(manifest)) == (root, root)
+        (artifact,), (collection,) = manifest["artifacts"], manifest["collections"]
+        assert blake3(reader.artifact(manifest, artifact)).hexdigest() == file
+        vectors = np.vstack([vectors, chance.standard_normal((6 if len(vectors) else 300, 8)).astype(np.float32)])
+        if len(vectors) > 300:
+            vectors[40:43] = chance.standard_normal((3, 8)).astype(np.float32)
+        rows = reader.rows(collection)
+        found = {row["id"]: np.asarray(row["vector"], np.float32).tobytes() for row in rows.to_pylist()}
+        assert [found[number] for number in sorted(found)] == [one.tobytes() for one in vectors]
+        assert reader.fingerprints.rows_root(rows) == collection["rows_root"]
