@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 
 from strongroom.model import Collection, Field, Role, RowBlock
 from strongroom.snapshots import compaction, rows_writer, segment_writer
-from strongroom.snapshots.fingerprints import RowsRoot
-from strongroom.snapshots.known import KnownRows, KnownWriter, from_snapshot
+from strongroom.snapshots.fingerprints import RowsRoot, short
+from strongroom.snapshots.known import KnownRows, KnownWriter, from_snapshot, open_known
 from strongroom.snapshots.manifest import StoredCollection, encode_schema
-from strongroom.snapshots.rows_writer import RowsWriter, Written
-from strongroom.snapshots.seeds import Seeds
+from strongroom.snapshots.rows_writer import RowsWriter
 from strongroom.snapshots.segments import read_segment
 from strongroom.snapshots.slots import Slots
 
@@ -151,13 +150,20 @@ class Chain:
     lost: set[str] = field(default_factory=set)
     stored: StoredCollection | None = None
     known: KnownRows | None = None
-    written: list[Written] = field(default_factory=list)
 
     def has(self, blob: str) -> bool:
         return blob not in self.lost
 
-    def write(self, state: State, *, rebuilt: bool = False, with_vectors: bool = True, seeds: Seeds | None = None) -> RowsWriter:
-        """Write a state; `rebuilt` makes what is known of the one before from its snapshot."""
+    def write(
+        self,
+        state: State,
+        *,
+        rebuilt: bool = False,
+        files: Sequence[bytes] = (),
+        asked: list[tuple[bytes, np.ndarray]] | None = None,
+    ) -> None:
+        """Write a state, and files of vectors of field a, whose numbers `asked` gets; `rebuilt` makes what is known of the state
+        before from its snapshot."""
         fields, schema = FIELDS[: state.fields], encode_schema(state.schema())
         if self.stored and self.stored.schema != schema:
             self.known = None
@@ -171,8 +177,6 @@ class Chain:
         writer = RowsWriter(
             *(catalog, FINGERPRINTER, self.blobs.submit, identify, table),
             known=self.known,
-            seeds=seeds,
-            with_vectors=with_vectors,
             has=self.has,
             read_blob=self.blobs.read,
         )
@@ -182,13 +186,14 @@ class Chain:
             root.add_prints(prints.rows if block.dead is None else prints.rows[~block.dead])
             writer.add(block, prints)
         writer.end_of_rows()
+        if asked is not None:
+            asked += [(content, writer.find_or_store("a", content, 4 * DIMENSION)) for content in files]
         done = writer.finish()()
         self.lost -= {name.hex() for name in set(self.blobs.kept) - before}
         self.stored = StoredCollection(
             *(catalog, schema, root.digest(), done.segments, (), done.vectors, done.order, done.slots),
         )
         self.known = table.finish(self.stored, identify)
-        return writer
 
     def lost_for_good(self) -> bool:
         """Blobs without which nothing can be relied on, as `operations.predecessor` has it."""
@@ -285,3 +290,71 @@ def test_what_was_lost_is_stored_anew(sizes, line: list[State], data) -> None:
         chain.write(state)
         assert chain.stored is not None
         assert_reads_back(state, chain.stored, chain.blobs)
+
+
+@many
+@given(states(), st.data())
+def test_vectors_of_files_are_found_or_stored(sizes, line: list[State], data) -> None:
+    """Of rows, of the snapshot before, of the file itself, or new: they come back by their numbers."""
+    chain, kinds = Chain(), st.integers(0, 45)
+    for state in line:
+        asked: list[tuple[bytes, np.ndarray]] = []
+        files = data.draw(st.lists(st.lists(kinds, min_size=1, max_size=12), max_size=3))
+        chain.write(
+            state, files=[np.array([vector("a", one) for one in numbers], np.float32).tobytes() for numbers in files], asked=asked
+        )
+        assert chain.stored is not None
+        assert_reads_back(state, chain.stored, chain.blobs)
+        for content, places in asked:
+            assert bytes(Slots(chain.stored, chain.blobs.read).reader("a").take(places)) == content
+
+
+@many
+@given(states(), st.integers(0, 60), st.integers(0, 60))
+def test_what_is_known_is_what_the_snapshot_says(sizes, line: list[State], first: int, count: int) -> None:
+    chain = Chain()
+    for state in line:
+        chain.write(state)
+        if not state.slots:
+            continue
+        assert chain.known is not None
+        assert chain.stored is not None
+        kept, made = chain.known, from_snapshot(chain.stored, chain.blobs.read, None, identify)
+        ours, theirs = kept.lines(0, kept.slots), made.lines(0, made.slots)
+        assert ours.numbers.tolist() == theirs.numbers.tolist()
+        assert ours.live.tolist() == theirs.live.tolist() == [not row.dead for row in state.slots]
+        assert short(ours.rows)[ours.live].tolist() == short(theirs.rows)[ours.live].tolist()
+        for name, places in theirs.places.items():
+            assert places.tolist() == ours.places[name].tolist()
+            seen = ours.vectors[name].any(axis=1)
+            assert ours.vectors[name][seen].tolist() == theirs.vectors[name][seen].tolist()
+        window = kept.lines(first, count)
+        assert window.numbers.tolist() == ours.numbers[first : first + count].tolist()
+        assert window.rows.tolist() == ours.rows[first : first + count].tolist()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_table_that_was_altered_is_not_believed(tmp_path_factory, data) -> None:
+    """In any one byte, cut, or of another snapshot: then it is made anew of the snapshot."""
+    world, folder, chain = World(1, 1, 0, 20), tmp_path_factory.mktemp("known"), Chain()
+    chain.write(world.state(7))
+    assert chain.stored is not None
+    open_known(chain.stored, folder, identify, chain.blobs.read)
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    match data.draw(st.sampled_from(["change", "change", "change", "cut", "nothing"])):
+        case "change":
+            content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+        case "cut":
+            content = content[: data.draw(st.integers(0, len(content) - 1))]
+    altered, reads = bytes(content) != path.read_bytes(), []
+    path.write_bytes(content)
+
+    def read(name: bytes) -> bytes:
+        reads.append(name)
+        return chain.blobs.read(name)
+
+    known = open_known(chain.stored, folder, identify, read)
+    assert known.lines(0, 20).numbers.tolist() == Slots(chain.stored, read).numbers(0, 20).tolist()
+    assert bool(reads) == altered
