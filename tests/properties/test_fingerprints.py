@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.model import ROLE, Role
-from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
+from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot, short
 
 FINGERPRINTER = Fingerprinter(b"k" * 32)
 DIMENSION = 4
@@ -279,3 +279,25 @@ def test_a_null_of_a_dictionary_is_a_null() -> None:
 def test_vectors_of_no_numbers_are_still_there(kind: pa.DataType) -> None:
     empty = [] if pa.types.is_fixed_size_list(kind) else b""
     assert len({root(one_column(pa.array(content, kind))) for content in ([empty], [None], [empty, empty])}) == 3
+
+
+def test_the_digest_of_a_vector_is_its_fingerprint_and_that_of_a_null_nothing() -> None:
+    values = [[1.0, 2.0, 3.0, 4.0], None, [5.0, 6.0, 7.0, 8.0], [5.0, None, 7.0, 8.0]]
+    found = FINGERPRINTER.digests(one_column(values, pa.list_(pa.float32(), DIMENSION), Role.VECTOR, "v"))["v"]
+    bare = FINGERPRINTER.vectors(np.array([values[0], values[2]], np.float32).tobytes(), 4 * DIMENSION)
+    assert (found[[0, 2]] == bare).all()
+    assert not found[1].any()
+    assert not (found[3] == bare[1]).any()
+    kept = np.ascontiguousarray(short(found)[:, :2]).view(np.uint64)[:, 0]
+    assert (kept == found[:, 0]).all(), "what a block keeps of a fingerprint begins with a row's digest"
+
+
+@settings(max_examples=50, deadline=None)
+@given(some_rows, st.data())
+def test_digests_tell_which_column_changed(content, data) -> None:
+    where, other = data.draw(st.integers(0, len(content) - 1)), data.draw(row)
+    changed = [*content[:where], other, *content[where + 1 :]]
+    before, after = FINGERPRINTER.digests(batch_of(content)), FINGERPRINTER.digests(batch_of(changed))
+    for at, name in enumerate(("vector", "text", "rank", "flag")):
+        differs = (before[name] != after[name]).any(axis=1)
+        assert np.flatnonzero(differs).tolist() == ([where] if content[where][at] != other[at] else [])

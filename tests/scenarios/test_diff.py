@@ -161,6 +161,9 @@ def test_faiss(watched, tmp_path, kind):
     else:
         assert told == {"n7": ("vector",), "n9": ("document",)}
     assert any(file.path == "notes.faiss" and file.certain for file in watched.diff(first, second).files)
+    (back,) = watched.diff(second, first).collections
+    assert (back.rows.added, back.rows.changed, back.rows.removed) == (1, 2, 1)
+    assert (back.rows.sample_added, back.rows.sample_removed) == (("n0",), ("m1",))
 
 
 def test_a_lossy_index_alone_holds_nothing_but_vectors(watched, tmp_path):
