@@ -43,7 +43,7 @@ class Installation:
         """`collections` are all of the snapshot: files refer to their vectors."""
         self._repository = repository
         source = functools.lru_cache(_SOURCES)(self._source)
-        slots = {one.name: Slots(one, self._source) for one in collections}
+        slots = {one.name: Slots(one, self._source, stage.directory) for one in collections}
         self._reader = ArtifactReader(slots, repository.read_blob, repository.keys.identify, source)
         self._stage = stage
         self._state = state

@@ -90,7 +90,7 @@ class RowsLoading:
     def _rows(self, stage: Stage, collection: StoredCollection) -> Iterator[pa.RecordBatch]:
         if self.snapshot.manifest.rows_plane == "segments":
             if collection.schema:
-                for block in stored_rows(self.repository, collection):
+                for block in stored_rows(self.repository, collection, stage.directory):
                     yield block.live()
             return
         with self.open_scratch(stage.directory / "scratch", collection.name).freeze(SILENT) as frozen:
@@ -108,9 +108,9 @@ class RowsLoading:
         return sample
 
 
-def stored_rows(repository: Repository, collection: StoredCollection) -> Iterator[RowBlock]:
-    """The rows of a collection's segments, dead slots included. Raises Damaged."""
-    schema, slots = collection.arrow_schema(), Slots(collection, repository.read_blob)
+def stored_rows(repository: Repository, collection: StoredCollection, spill: Path | None = None) -> Iterator[RowBlock]:
+    """The rows of a collection's segments, dead slots included; `spill` is as in `Slots`. Raises Damaged."""
+    schema, slots = collection.arrow_schema(), Slots(collection, repository.read_blob, spill)
     yield from ahead(collection.segments, lambda one: read_segment(one, schema, slots, repository.read_blob))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from pathlib import Path
 
 import numpy as np
 
@@ -17,9 +18,11 @@ from strongroom.snapshots.vectors import ReadBlob, VectorReader
 class Slots:
     """The order and the vectors of one stored collection. Any thread."""
 
-    def __init__(self, collection: StoredCollection, read_blob: ReadBlob) -> None:
+    def __init__(self, collection: StoredCollection, read_blob: ReadBlob, spill: Path | None = None) -> None:
+        """`spill` is a directory for decoded vectors for which there is no room in memory; the system's own unless given."""
         self.collection = collection
         self._read_blob = read_blob
+        self._spill = spill
         self._segments = sorted(collection.segments, key=lambda segment: segment.start)
         self._starts = np.array([segment.start for segment in self._segments], np.int64)
         self._ends = np.array([segment.start + segment.rows for segment in self._segments], np.int64)
@@ -68,7 +71,7 @@ class Slots:
                 blocks = self.collection.vectors.get(field)
                 if blocks is None:
                     raise Damaged(f"collection {self.collection.name}", f"no vectors of {field!r} are stored")
-                self._readers[field] = VectorReader(f"of {field}", blocks, self._read_blob)
+                self._readers[field] = VectorReader(f"of {field}", blocks, self._read_blob, spill=self._spill)
             return self._readers[field]
 
     def resolve(self, vectors: Vectors) -> Numbers:

@@ -1,16 +1,24 @@
-"""How are stored vectors read: a few here, a few there, each blob decoded once as long as it is needed?"""
+"""How are stored vectors read: a few here, a few there, and yet no blob decoded again and again?
+
+Vectors that changed at random lie in many blocks, and each part of a file wants some of each. The blocks used last are kept in
+memory; one that is wanted again after it had to go is put into a file without a name, from which its vectors are taken singly.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from strongroom.codecs.runs import Numbers
-from strongroom.errors import Damaged
+from strongroom.errors import Damaged, from_os_error
 from strongroom.model import Bytes
 from strongroom.snapshots.manifest import Block
 from strongroom.snapshots.marks import in_pieces
@@ -24,13 +32,18 @@ ReadBlob = Callable[[bytes], Bytes]
 class VectorReader:
     """The vectors of one field, by their numbers. Any thread."""
 
-    def __init__(self, name: str, blocks: Sequence[Block], read_blob: ReadBlob, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self, name: str, blocks: Sequence[Block], read_blob: ReadBlob, kept_bytes: int = KEPT_BYTES, spill: Path | None = None
+    ) -> None:
+        """`kept_bytes` of decoded blocks are kept in memory; `spill` is where the file of others lies, if one is needed."""
         self._name = name
         self._blocks = sorted(blocks, key=lambda block: block.start)
         self._starts = np.array([block.start for block in self._blocks], np.int64)
         self._read_blob = read_blob
         self._kept: OrderedDict[str, npt.NDArray[np.uint8]] = OrderedDict()
         self._kept_bytes = kept_bytes
+        self._met: set[str] = set()
+        self._spilled = _Spill(spill)
         self._lock = threading.Lock()
 
     def whole(self, places: Numbers) -> Block | None:
@@ -82,15 +95,52 @@ class VectorReader:
             if block.blob in self._kept:
                 self._kept.move_to_end(block.blob)
                 return self._kept[block.blob]
+            spilled = self._spilled.get(block.blob)
+        if spilled is not None:
+            return spilled
         content = np.frombuffer(self._read_blob(bytes.fromhex(block.blob)), np.uint8)
         if block.count <= 0 or len(content) % block.count or not len(content):
             raise Damaged(f"blob {block.blob[:16]}", f"{len(content)} bytes are not {block.count} vectors: wrong dimension")
         rows = content.reshape(block.count, -1)
         with self._lock:
+            if block.blob in self._met and block.blob not in self._kept:
+                return self._spilled.put(block.blob, rows)
+            self._met.add(block.blob)
             self._kept[block.blob] = rows
             while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self._kept_bytes:
                 self._kept.popitem(last=False)
         return rows
+
+
+class _Spill:
+    """Decoded blocks in a file without a name, which goes when it is let go of."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._file: BinaryIO | None = None
+        self._places: dict[str, tuple[int, tuple[int, int]]] = {}
+
+    def get(self, blob: str) -> npt.NDArray[np.uint8] | None:
+        """The vectors of a block, (count, bytes of one), as pages that the system may take back; None if it isn't there."""
+        if self._file is None or blob not in self._places:
+            return None
+        offset, (count, width) = self._places[blob]
+        return np.memmap(self._file, np.uint8, "r", offset, (count, width))
+
+    def put(self, blob: str, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Write a block to the file, and give it from there. Raises StoreFull and the like."""
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="strongroom-vectors-", dir=self._directory)  # noqa: SIM115 - it stays
+            if blob not in self._places:
+                offset = self._file.seek(0, os.SEEK_END)
+                self._file.write(rows.data.cast("B"))
+                self._file.flush()
+                self._places[blob] = (offset, rows.shape)
+        except OSError as error:
+            raise from_os_error(error, "the file for decoded vectors") from error
+        found = self.get(blob)
+        return rows if found is None else found
 
 
 def _records(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
