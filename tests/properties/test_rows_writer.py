@@ -75,7 +75,21 @@ def vector(name: str, number: int) -> list:
     return [number / 8, number, 1.5] if name == "a" else [number % 128 - 64, number // 128, 1]
 
 
-CHANGES = ("insert", "update", "document", "kill", "bury", "revive", "delete", "shuffle", "reverse", "empty", "halve", "widen")
+CHANGES = (
+    "insert",
+    "update",
+    "document",
+    "kill",
+    "bury",
+    "revive",
+    "delete",
+    "shuffle",
+    "reverse",
+    "empty",
+    "halve",
+    "move",
+    "widen",
+)
 
 
 class World:
@@ -120,6 +134,9 @@ class World:
                 self.slots = []
             case "halve":
                 self.slots = self.slots[::2]
+            case "move":  # to an earlier slot; what it leaves is dead
+                for n in sorted(chosen - {0})[-1:]:
+                    self.slots = [self.slots[n], *self.slots[1:n], replace(self.slots[n], dead=True), *self.slots[n + 1 :]]
             case "widen":
                 self.wide = not self.wide
 
