@@ -1,6 +1,6 @@
 """How much memory do a backup and a restore need, whatever the size of the source? Peak resident memory, own and children's.
 
-    python bench/memory.py [--size 3e9] [--engines faiss lancedb chroma] [--json FILE]
+    python bench/memory.py [--size 3e9 [3e8 ...]] [--engines faiss lancedb chroma] [--json FILE]
 
 The children are the engine's own (a search that opens the index, in a process apart): what they need is the engine's. `anonymous`
 leaves out pages of mapped files, which the system takes back when it wants them.
@@ -24,7 +24,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from sources import chroma_database, flat_index, lance_table
+from sources import changed_vectors, chroma_database, flat_index, lance_table
 
 STRONGROOM = str(Path(sys.executable).parent / "strongroom")
 
@@ -79,8 +79,11 @@ def _make(engine: str, source: Path, size: int) -> None:
 def measure(engine: str, size: int, place: Path) -> list[Peak]:
     """Back up and restore one source of about `size` bytes. Chroma takes its time to be filled: about 6 MB/s here."""
     source = place / {"faiss": "big.faiss", "lancedb": "big-lancedb", "chroma": "big-chroma"}[engine]
-    if not source.exists():
+    made = place / "made-of"
+    if not source.exists() or not made.exists() or made.read_text() != f"{engine} {size}":
+        shutil.rmtree(source) if source.is_dir() else source.unlink(missing_ok=True)
         _make(engine, source, size)
+        made.write_text(f"{engine} {size}")
     repo, out = place / "memory-repo", place / f"memory-out{source.suffix}"
     for path in (repo, out):
         shutil.rmtree(path, ignore_errors=True)
@@ -89,10 +92,14 @@ def measure(engine: str, size: int, place: Path) -> list[Peak]:
     environment["STRONGROOM_REPOSITORY"] = str(repo)
     subprocess.run([STRONGROOM, "init"], env=environment, check=True, stdout=subprocess.DEVNULL)
     bytes_in = _size(source)
-    peaks = [
-        watch(f"{engine} backup", bytes_in, [STRONGROOM, "backup", "-q", f"{engine}://{source}"], environment),
-        watch(f"{engine} restore", bytes_in, [STRONGROOM, "restore", "-q", "latest", f"{engine}://{out}"], environment),
-    ]
+    backup = [STRONGROOM, "backup", "-q", f"{engine}://{source}"]
+    peaks = [watch(f"{engine} backup", bytes_in, backup, environment)]
+    if engine == "faiss":
+        changed_vectors(source)
+        made.unlink()
+        peaks.append(watch("faiss backup after 1 % of updates", bytes_in, backup, environment))
+    restore = [STRONGROOM, "restore", "-q", "latest", f"{engine}://{out}"]
+    peaks.append(watch(f"{engine} restore", bytes_in, restore, environment))
     for path in (repo, out):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return peaks
@@ -100,7 +107,7 @@ def measure(engine: str, size: int, place: Path) -> list[Peak]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=float, default=3e9)
+    parser.add_argument("--size", type=float, nargs="+", default=[3e9])
     parser.add_argument("--engines", nargs="+", default=["faiss", "lancedb", "chroma"])
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / "strongroom-bench")
     parser.add_argument("--json", type=Path)
@@ -109,7 +116,8 @@ def main() -> None:
     table = Table(title="peak resident memory, MB", title_justify="left")
     for name in ("what", "source MB", "own", "own, anonymous", "engine's child", "child, anonymous", "seconds"):
         table.add_column(name, justify="left" if name == "what" else "right")
-    peaks = [peak for engine in asked.engines for peak in measure(engine, int(asked.size), asked.directory)]
+    sizes = [int(size) for size in asked.size]
+    peaks = [peak for engine in asked.engines for size in sizes for peak in measure(engine, size, asked.directory)]
     for peak in peaks:
         megabytes = (peak.source_bytes, peak.own, peak.own_anonymous, peak.children, peak.children_anonymous)
         table.add_row(peak.what, *(f"{value / 1e6:,.0f}" for value in megabytes), f"{peak.seconds:.1f}")

@@ -85,6 +85,19 @@ def flat_index(path: Path, size: int) -> None:
             file.write(more_vectors(base, min(50_000, rows - start), seed=start).tobytes())
 
 
+def changed_vectors(path: Path) -> None:
+    """One in a hundred vectors of a `flat_index` file is another one, here and there."""
+    base, _ = real_vectors()
+    rows = path.stat().st_size // (4 * DIMENSION)
+    draw = np.random.default_rng(6)
+    start = path.stat().st_size - rows * 4 * DIMENSION
+    fresh = more_vectors(base, rows // 100, seed=7)
+    with path.open("r+b") as file:
+        for row, vector in zip(np.sort(draw.choice(rows, rows // 100, replace=False)).tolist(), fresh, strict=True):
+            file.seek(start + row * 4 * DIMENSION)
+            file.write(vector.tobytes())
+
+
 def lance_table(path: Path, size: int) -> None:
     """A LanceDB directory with one table `rows` of about `size` bytes."""
     import lance

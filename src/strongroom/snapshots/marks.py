@@ -1,50 +1,69 @@
-"""Which numbers occur? A set of numbers, a byte each."""
+"""Which numbers occur? A set of numbers, a byte each, in pages: what lies between those that are in use takes no room."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from strongroom.codecs.runs import NONE, Numbers
 
+Flags = npt.NDArray[np.bool_]
+
+_BITS = 16
+_PAGE = 1 << _BITS
+
 
 class Marks:
     """Numbers that were seen."""
 
     def __init__(self) -> None:
-        self._marks = np.zeros(1 << 12, np.bool_)
+        self._pages: dict[int, Flags] = {}
 
     def mark(self, numbers: Numbers) -> None:
         """Add these; NONE is left out."""
-        chosen = numbers[numbers != NONE]
-        if len(chosen):
-            self._reach(int(chosen.max()) + 1)
-            self._marks[chosen] = True
+        for page, _, inside in _by_page(numbers[numbers != NONE]):
+            if page not in self._pages:
+                self._pages[page] = np.zeros(_PAGE, np.bool_)
+            self._pages[page][inside] = True
 
-    def of(self, numbers: Numbers) -> npt.NDArray[np.bool_]:
+    def of(self, numbers: Numbers) -> Flags:
         """Which of these were seen."""
         found = np.zeros(len(numbers), np.bool_)
-        inside = numbers < len(self._marks)
-        found[inside] = self._marks[numbers[inside]]
+        for page, places, inside in _by_page(numbers):
+            if page in self._pages:
+                found[places] = self._pages[page][inside]
         return found
 
-    def part(self, start: int, count: int) -> npt.NDArray[np.bool_]:
+    def part(self, start: int, count: int) -> Flags:
         """Which of `count` consecutive numbers were seen."""
-        self._reach(start + count)
-        return self._marks[start : start + count]
-
-    def _reach(self, size: int) -> None:
-        if size > len(self._marks):
-            grown = np.zeros(max(size, 2 * len(self._marks)), np.bool_)
-            grown[: len(self._marks)] = self._marks
-            self._marks = grown
+        found = np.zeros(count, np.bool_)
+        for page in range(start >> _BITS, (start + count - 1 >> _BITS) + 1 if count else 0):
+            if page in self._pages:
+                first, last = max(start, page * _PAGE), min(start + count, (page + 1) * _PAGE)
+                found[first - start : last - start] = self._pages[page][first - page * _PAGE : last - page * _PAGE]
+        return found
 
 
-def in_pieces(numbers: Numbers, pieces: list[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+def _by_page(numbers: Numbers) -> Iterator[tuple[int, npt.NDArray[np.intp] | slice, Numbers]]:
+    """For each page that occurs: its number, where its numbers stand, and which ones of it they are."""
+    pages = numbers >> np.uint32(_BITS)
+    if not len(pages):
+        return
+    if pages[0] == pages[-1] and (pages == pages[0]).all():
+        yield int(pages[0]), slice(None), numbers & np.uint32(_PAGE - 1)
+        return
+    for page in np.unique(pages).tolist():
+        places = np.flatnonzero(pages == page)
+        yield page, places, numbers[places] & np.uint32(_PAGE - 1)
+
+
+def in_pieces(numbers: Numbers, pieces: list[tuple[int, int]]) -> Flags:
     """Which numbers lie in one of these pieces, [start, end), that don't overlap."""
     if not pieces:
         return np.zeros(len(numbers), np.bool_)
     starts, ends = np.array(sorted(pieces), np.int64).T
     at = np.searchsorted(starts, numbers, side="right") - 1
-    inside: npt.NDArray[np.bool_] = (at >= 0) & (numbers < ends[at])
+    inside: Flags = (at >= 0) & (numbers < ends[at])
     return inside
