@@ -118,6 +118,25 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """Slots [first, first + count) of a storage order hold the very rows, all columns and which of them are dead, that slots
+    [then, then + count) held at an earlier position."""
+
+    first: int
+    count: int
+    then: int
+
+
+class FoundBy(StrEnum):
+    """How a backup knew which rows of a collection had changed."""
+
+    FEED = "change feed"  # the engine said which rows can't have changed; only the others were read
+    FINGERPRINTS = "fingerprints"  # all rows were read and compared
+    NOTHING = "nothing changed"  # the engine said so of all of its source
+    ALL = "all rows are new"  # there was nothing to compare them with
+
+
+@dataclass(frozen=True, slots=True)
 class RowBlock:
     """A batch of rows in the order in which the engine stores them.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from strongroom.engines.lancedb import fragments
 from strongroom.engines.lancedb.columns import has_blobs, vector_dtype
 from strongroom.engines.lancedb.library import Dataset
 from strongroom.engines.lancedb.versions import PinnedTable
@@ -48,6 +49,7 @@ def _catalog(pinned: PinnedTable, table: Dataset, identifier: str | None, indice
         "data_storage_version": table.data_storage_version,
         "stable_row_ids": bool(table.has_stable_row_ids),
         "id_column": identifier,
+        "fragments": fragments.described(table),
     }
 
 
