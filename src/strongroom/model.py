@@ -83,13 +83,15 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """One collection of a source. `name` is unique in the source; `catalog` is all that the engine keeps about it."""
+    """One collection of a source. `name` is unique in the source; `catalog` is all that the engine keeps about it; `feed` is what
+    the engine wants to be shown again when it is asked what changed since (`ChangeFeed.unchanged`), and means nothing to others."""
 
     name: str
     count: int
     fields: tuple[Field, ...]
     catalog: Mapping[str, Json] = field(default_factory=dict)
     lineage: Lineage = Lineage()
+    feed: Json = None
 
     def vector_field(self, name: str) -> Field:
         return next(f for f in self.fields if f.name == name)

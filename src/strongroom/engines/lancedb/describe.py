@@ -30,6 +30,7 @@ def collection(pinned: PinnedTable, table: Dataset, identifier: str | None) -> C
         fields=tuple(_fields(table.schema, indices)),
         catalog=_catalog(pinned, table, identifier, indices),
         lineage=_lineage(table.schema.metadata or {}),
+        feed=fragments.described(table),
     )
 
 
@@ -49,7 +50,6 @@ def _catalog(pinned: PinnedTable, table: Dataset, identifier: str | None, indice
         "data_storage_version": table.data_storage_version,
         "stable_row_ids": bool(table.has_stable_row_ids),
         "id_column": identifier,
-        "fragments": fragments.described(table),
     }
 
 

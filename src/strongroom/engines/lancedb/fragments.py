@@ -38,15 +38,15 @@ def unchanged(now: Collection, then: Collection) -> Iterator[Stretch]:
     """The rows of fragments that were the same then, a stretch for each. None if columns or ids were not those of now."""
     if any(now.catalog.get(name) != then.catalog.get(name) for name in ("schema_ipc", "id_column", "stable_row_ids")):
         return
-    if any(sum(count for count, _ in one.catalog.get("fragments", ())) != one.count for one in (now, then)):
+    if any(sum(count for count, _ in one.feed or ()) != one.count for one in (now, then)):
         return  # then the places of rows can't be told from the entries
     before: dict[str, tuple[int, int]] = {}
     slot = 0
-    for count, mark in then.catalog["fragments"]:
+    for count, mark in then.feed or ():
         before[mark] = (slot, count)
         slot += count
     slot = 0
-    for count, mark in now.catalog["fragments"]:
+    for count, mark in now.feed:
         if count and mark in before and before[mark][1] == count:
             yield Stretch(slot, count, before[mark][0])
         slot += count
@@ -56,7 +56,7 @@ def others(table: Dataset, now: Collection, stretches: Sequence[Stretch]) -> Ite
     """The fragments that none of the stretches is, those together that follow one another."""
     kept = {(one.first, one.count) for one in stretches}
     places, slot = [], 0
-    for fragment, (count, _) in zip(table.get_fragments(), now.catalog["fragments"], strict=True):
+    for fragment, (count, _) in zip(table.get_fragments(), now.feed, strict=True):
         places.append((fragment, bool(count) and (slot, count) in kept))
         slot += count
     for left_out, run in groupby(places, key=lambda place: place[1]):
