@@ -126,6 +126,15 @@ def test_a_fragment_that_lost_rows_is_read_again(world: World) -> None:
     check(world, read=2 * EACH - 2)
 
 
+def test_a_fragment_that_lost_other_rows_than_before_is_read_again(world: World) -> None:
+    version = world.table().version
+    world.table().delete("id = 103")
+    check(world, read=EACH - 1)
+    world.table().restore(version)
+    world.table().delete("id = 104")
+    check(world, read=EACH - 1)
+
+
 def test_updated_rows_are_read_and_what_is_left_beside_them(world: World) -> None:
     world.table().update(where="id = 120", values={"note": "changed"})
     check(world, read=EACH)
