@@ -1,8 +1,9 @@
 """Which fragments of a Lance table hold the rows that they held at an earlier version? Those that name the same files.
 
 Lance never changes a file and never uses its name again, so a fragment is what its entry in the version's manifest says: its data
-files with the columns in each, its deletion file, its row ids. Whoever rewrites rows, deletes some, adds a column or compacts the
-table makes another entry. An earlier version's entries are kept with the snapshot, so that the version itself may be gone.
+files with the columns in each, by number, its deletion file, its row ids. Whoever rewrites rows, deletes some, adds a column or
+compacts the table makes another entry, or gives the columns other numbers. An earlier version's entries are kept with the
+snapshot, so that the version itself may be gone.
 """
 
 from __future__ import annotations
@@ -26,11 +27,17 @@ Fragment = Any
 
 def described(table: Dataset) -> list[list[Json]]:
     """Of each fragment, in storage order, how many rows it shows, and a mark of 16 characters of what its entry says."""
-    return [[int(fragment.metadata.num_rows), _mark(fragment)] for fragment in table.get_fragments()]
+    columns = [_column(field) for field in table.lance_schema.fields()]
+    return [[int(fragment.metadata.num_rows), _mark(fragment, columns)] for fragment in table.get_fragments()]
 
 
-def _mark(fragment: Fragment) -> str:
-    entry = json.dumps(fragment.metadata.to_json(), sort_keys=True, default=repr).encode()
+def _column(field: Any) -> list[Json]:
+    """Its name and the number by which data files know it: one that was dropped and added again has another."""
+    return [field.name(), field.id(), [_column(child) for child in field.children()]]
+
+
+def _mark(fragment: Fragment, columns: list[list[Json]]) -> str:
+    entry = json.dumps([columns, fragment.metadata.to_json()], sort_keys=True, default=repr).encode()
     return base64.b64encode(blake3(entry).digest(_MARK_BYTES)).decode()
 
 
