@@ -83,13 +83,15 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """One collection of a source. `name` is unique in the source; `catalog` is all that the engine keeps about it."""
+    """One collection of a source. `name` is unique in the source; `catalog` is all that the engine keeps about it; `feed` is what
+    the engine wants to be shown again when it is asked what changed since (`ChangeFeed.unchanged`), and means nothing to others."""
 
     name: str
     count: int
     fields: tuple[Field, ...]
     catalog: Mapping[str, Json] = field(default_factory=dict)
     lineage: Lineage = Lineage()
+    feed: Json = None
 
     def vector_field(self, name: str) -> Field:
         return next(f for f in self.fields if f.name == name)
@@ -115,6 +117,25 @@ class Position:
 
     kind: str
     value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Slots [first, first + count) of a storage order hold the very rows, all columns and which of them are dead, that slots
+    [then, then + count) held at an earlier position."""
+
+    first: int
+    count: int
+    then: int
+
+
+class FoundBy(StrEnum):
+    """How a backup knew which rows of a collection had changed."""
+
+    FEED = "change feed"  # the engine said which rows can't have changed; only the others were read
+    FINGERPRINTS = "fingerprints"  # all rows were read and compared
+    NOTHING = "nothing changed"  # the engine said so of all of its source
+    ALL = "all rows are new"  # there was nothing to compare them with
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,8 +103,10 @@ def snapshot_detail(snapshot: Snapshot) -> dict[str, Any]:
         ],
         "collections": [
             {
-                **plain(one.catalog),
+                **{key: value for key, value in plain(one.catalog).items() if key != "feed"},
                 "rows_root": one.rows_root,
+                "found_by": one.found_by,
+                "slots_read": one.slots_read,
                 "segments": len(one.segments),
                 "probes": [{key: value for key, value in plain(probe).items() if key != "blob"} for probe in one.probes],
             }
@@ -131,6 +133,8 @@ def show_backup(report: BackupReport) -> None:
     record = report.snapshot.manifest
     line(_OK, " snapshot ", (report.snapshot.id[:12], "bold"), f"  {_rows(record.rows)} in {_collections(len(record.collections))}")
     line(f"  {_size(report.snapshot)} in {record.seconds.get('total', 0):.2f} s")
+    for one in record.collections[:_MOST_FILES]:
+        line(f"  {one.name}: {_found(one)}")
     for item in report.not_captured:
         line("  ", _MARKS[item.status], f" {item.item}: {item.status.value} ({item.note})")
     captured = sum(item.status == Status.CAPTURED for item in record.ledger)
@@ -186,6 +190,8 @@ def show_snapshot(snapshot: Snapshot) -> None:
     line(("collections", "bold"))
     for one in record.collections:
         line("  ", (one.name, "bold"), f"  {_rows(one.count)}  model {_model(one)}")
+        if one.found_by:
+            line(f"    {_found(one)}")
         for field in one.catalog.fields:
             decoded = " (decoded)" if field.decoded else ""
             index = str(field.index.get("kind", "no index"))
@@ -208,6 +214,12 @@ def _show_files(files: Sequence[StoredArtifact]) -> None:
 def _model(collection: StoredCollection) -> str:
     lineage = collection.catalog.lineage
     return f"{lineage.model}@{lineage.version}" if lineage.version else (lineage.model or "not given")
+
+
+def _found(collection: StoredCollection) -> str:
+    """How the backup knew what had changed."""
+    read = "no row was read" if not collection.slots_read else f"{_rows(collection.slots_read)} read"
+    return f"{collection.found_by}, {read}"
 
 
 def _probes(probe: ProbeSet | None) -> str:

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
 
-    from strongroom.model import Answers, Collection, Cut, Description, Fidelity, Position, Region, RowBlock, Selection
+    from strongroom.model import Answers, Collection, Cut, Description, Fidelity, Position, Region, RowBlock, Selection, Stretch
     from strongroom.progress import Progress
 
 BLOCK_BYTES = 8 << 20
@@ -104,6 +104,19 @@ class Frozen(Protocol):
     def check(self) -> None:
         """Raises SourceChanged if what was read since `freeze` can't have been one moment. Called last, before anything is
         recorded."""
+
+
+@runtime_checkable
+class ChangeFeed(Protocol):
+    """A `Frozen` whose engine can tell where rows lie as they lay at an earlier position, so that they need not be read again."""
+
+    def unchanged(self, collection: str, then: Collection, since: Position) -> Sequence[Stretch]:
+        """Stretches, in ascending order, of rows that are what they were at `since`, when the collection was described as `then`;
+        their schema is the same too. Whatever isn't certain is left out: it is read, and found the same. Empty if nothing is."""
+
+    def other_rows(self, collection: str, stretches: Sequence[Stretch]) -> Iterator[RowBlock]:
+        """As `rows`, without the slots of `stretches`, which are some of those that `unchanged` gave. No block has slots from both
+        sides of a stretch."""
 
 
 class Source(Protocol):

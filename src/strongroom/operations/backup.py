@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from blake3 import blake3
 
 from strongroom import engines
-from strongroom.engines.protocol import Frozen
-from strongroom.model import Collection, Description, LedgerItem, Position, Status
+from strongroom.engines.protocol import ChangeFeed, Frozen
+from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
 from strongroom.operations.collection_reading import BackupOptions, CollectionReading
 from strongroom.operations.predecessor import Predecessor, predecessor_of
 from strongroom.operations.processor import processor
@@ -109,6 +109,8 @@ class _Backup:
         record = before.still(frozen, self._options.model) if self._may_rely else None
         if record is not None:
             frozen.check()
+            as_it_was = tuple(replace(one, found_by=FoundBy.NOTHING, slots_read=0) for one in record.collections)
+            record = replace(record, collections=as_it_was)
         return record
 
     def _read(
@@ -177,12 +179,31 @@ class _Backup:
         asking: ThreadPoolExecutor,
         unfinished: ExitStack,
     ) -> CollectionReading:
-        reading = CollectionReading(collection, self._fingerprinter, self._options, frozen, before, writer, asking)
-        unfinished.callback(reading.discard)
-        self._progress.begin(f"rows of {collection.name}", collection.count, "rows")
-        with self._timed("rows"), ThreadPoolExecutor(1, thread_name_prefix="strongroom-rows") as analysis:
+        def begun() -> CollectionReading:
+            reading = CollectionReading(collection, self._fingerprinter, self._options, frozen, before, writer, asking)
+            unfinished.callback(reading.discard)
+            return reading
+
+        reading = begun()
+        with self._timed("rows"):
+            unread = () if self._options.reread else reading.unread()
+            if unread and isinstance(frozen, ChangeFeed):
+                kept = sum(stretch.count for stretch in unread)
+                self._stream(reading, frozen.other_rows(collection.name, unread), collection.count - kept)
+            if not unread or not reading.agrees:
+                reading = begun() if unread else reading
+                self._stream(reading, frozen.rows(collection.name), collection.count)
+        if reading.root.count != collection.count:
+            note = f"the engine says {collection.count} rows, {reading.root.count} could be read"
+            self._partly.append(LedgerItem(f"{collection.name}: rows", Status.NOT_CAPTURED, note))
+        return reading
+
+    def _stream(self, reading: CollectionReading, rows: Iterator[RowBlock], count: int) -> None:
+        """Have blocks looked at by a thread of its own while the next ones are read."""
+        self._progress.begin(f"rows of {reading.collection.name}", max(count, 0), "rows")
+        with ThreadPoolExecutor(1, thread_name_prefix="strongroom-rows") as analysis:
             looking: list[Future[None]] = []
-            for block in frozen.rows(collection.name):
+            for block in rows:
                 looking.append(analysis.submit(reading.look_at, block))
                 if len(looking) > _WAITING_BLOCKS:
                     looking.pop(0).result()
@@ -190,10 +211,6 @@ class _Backup:
             for future in looking:
                 future.result()
             reading.end_of_rows()
-        if reading.root.count != collection.count:
-            note = f"the engine says {collection.count} rows, {reading.root.count} could be read"
-            self._partly.append(LedgerItem(f"{collection.name}: rows", Status.NOT_CAPTURED, note))
-        return reading
 
     def _read_artifacts(
         self,

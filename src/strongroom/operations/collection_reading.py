@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from strongroom.codecs.runs import Numbers
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import EngineFailed
-from strongroom.model import Answers, Bytes, Collection, Field, LedgerItem, RowBlock, Status
+from strongroom.model import Answers, Bytes, Collection, Field, FoundBy, LedgerItem, RowBlock, Status, Stretch
+from strongroom.operations.change_feed import unread
 from strongroom.operations.predecessor import Predecessor, said_lineage
 from strongroom.repository import BlobWriter
 from strongroom.snapshots import manifest, probes
@@ -41,11 +47,13 @@ class BackupOptions:
 
 @dataclass
 class _Asked:
-    """The queries of a field, the exact search that goes on, and the live index's answers if they are on their way."""
+    """The queries of a field, the exact search that goes on, and the live index's answers if they are on their way. `known` are
+    the answers of the snapshot before to the same queries, if the search goes on from them."""
 
     queries: probes.Matrix
     exact: ExactSearch
     live: Future[Answers] | None = None
+    known: Probes | None = None
 
 
 class CollectionReading:
@@ -73,28 +81,90 @@ class CollectionReading:
         self._searches: dict[str, _Asked] = {}
         self._table = KnownWriter(before.cache(collection.name), [one.name for one in collection.fields], complete=True)
         self._rows: RowsWriter | None = None
+        self._to_keep: deque[Stretch] = deque()
+        self._following = False
+        self._fits = True
+        self._read = 0
 
     # -- rows and vectors ------------------------------------------------------------------------------------------------------
+
+    def unread(self) -> Sequence[Stretch]:
+        """What is known of the rows without reading them, by the engine's own change feed: slots that need not be looked at. Asked
+        first of all."""
+        found = unread(self._frozen, self.collection, self._before, self._options.probes)
+        if found is None:
+            return ()
+        self.schema = found.schema
+        rows = self._writer_of_rows()
+        self._to_keep.extend(rows.expect(found.stretches))
+        if self._to_keep:
+            self._rows, self._following = rows, True
+            for field in self.collection.fields:
+                if field.name in found.sealed:
+                    known = found.sealed[field.name]
+                    known = known.only(np.arange(min(len(known.queries), self._wanted(field))))
+                    self._searches[field.name] = self._ask(field, known.queries, known)
+        return tuple(self._to_keep)
 
     def look_at(self, block: RowBlock) -> None:
         """Store what is new of the rows, and search them exactly for the queries, which the first rows with vectors give."""
         if self._rows is None:
             self.schema = manifest.encode_schema(block.batch.schema)
             self._rows = self._writer_of_rows()
+        if self._following:
+            self._keep_what_comes_next(self._rows)
+            beyond = bool(self._to_keep) and self._rows.slots + block.batch.num_rows > self._to_keep[0].first
+            if beyond or manifest.encode_schema(block.batch.schema) != self.schema:
+                self._fits = False
+        if self._fits:
+            self._look_at(self._rows, block)
+
+    def _look_at(self, rows: RowsWriter, block: RowBlock) -> None:
         prints = self._fingerprinter.prints(block.batch)
-        self.root.add_prints(prints.rows if block.dead is None else prints.rows[~block.dead])
-        self._rows.add(block, prints)
+        dead = np.zeros(block.batch.num_rows, np.bool_) if block.dead is None else block.dead
+        self.root.add_prints(prints.rows[~dead])
+        numbers, new = rows.add(block, prints)
+        self._read += block.batch.num_rows
         live = block.live()
         for field in self.collection.fields:
             if field.name not in self._searches and live.num_rows:
                 queries = probes.choose_queries(live, field, self._options.probes)
                 if len(queries):
-                    self._searches[field.name] = self._ask(field, queries)
+                    self._searches[field.name] = self._ask(field, queries[: self._wanted(field)])
             if field.name in self._searches:
-                self._searches[field.name].exact.add(live)
+                asked = self._searches[field.name]
+                if asked.known is None:
+                    asked.exact.add(live, numbers[~dead])
+                elif new.any():  # what was there then is in the answers already
+                    asked.exact.add(live.filter(pa.array(new[~dead])), numbers[new & ~dead])
+
+    def _keep_what_comes_next(self, rows: RowsWriter) -> None:
+        """Take over the stretches that lie before the next rows that are read."""
+        while self._fits and self._to_keep and self._to_keep[0].first == rows.slots:
+            self.root.add_prints(rows.keep_stretch(self._to_keep.popleft()))
+
+    @property
+    def agrees(self) -> bool:
+        """Asked at the end of rows if some were not read: was the change feed right as far as that can be seen, and do enough
+        queries go on? If not, all rows are to be read, by another `CollectionReading`."""
+        wanted = {one.name: min(self._wanted(one), self.collection.count) for one in self.collection.fields}
+        enough = all(2 * len(self._lasting(asked)) >= wanted[name] for name, asked in self._searches.items())
+        return self._fits and not self._to_keep and self.root.count == self.collection.count and enough
+
+    def _lasting(self, asked: _Asked) -> npt.NDArray[np.intp]:
+        """The places of the queries none of whose known answers is a row that is gone."""
+        if asked.known is None or asked.known.rows is None or self._rows is None:
+            return np.arange(len(asked.queries))
+        return np.array([place for place, rows in enumerate(asked.known.rows) if self._rows.has_live(rows).all()], np.intp)
+
+    def _wanted(self, field: Field) -> int:
+        """How many queries a field is asked."""
+        return min(self._options.probes, _affordable(field, self.collection.count))
 
     def end_of_rows(self) -> None:
         """No more rows follow."""
+        if self._following and self._rows is not None:
+            self._keep_what_comes_next(self._rows)
         if self._rows is None:  # it is empty, and files may hold vectors all the same
             self._rows = self._writer_of_rows()
         self._rows.end_of_rows()
@@ -140,10 +210,9 @@ class CollectionReading:
 
     # -- probes ----------------------------------------------------------------------------------------------------------------
 
-    def _ask(self, field: Field, queries: probes.Matrix) -> _Asked:
+    def _ask(self, field: Field, queries: probes.Matrix, known: Probes | None = None) -> _Asked:
         """Ask the live index at once if that leaves the frozen files alone, so that the engine starts while rows are read."""
-        queries = queries[: _affordable(field, self.collection.count)]
-        asked = _Asked(queries, ExactSearch(queries, field, probes.K))
+        asked = _Asked(queries, ExactSearch(queries, field, probes.K, known), known=known)
         if not self._frozen.search_disturbs:
             asked.live = self._asking.submit(self._frozen.search, self.collection.name, field.name, queries, probes.K)
         return asked
@@ -162,7 +231,9 @@ class CollectionReading:
                     live = asked.live.result()
             except EngineFailed as error:
                 partly.append(LedgerItem(f"{self.collection.name}: live answers", Status.NOT_CAPTURED, str(error)))
-            answered[name] = Probes(probes.K, asked.queries, asked.exact.answers(), live)
+            answered[name] = Probes(probes.K, asked.queries, asked.exact.answers(), live, asked.exact.rows()).only(
+                self._lasting(asked)
+            )
         return answered
 
     # -- the end ---------------------------------------------------------------------------------------------------------------
@@ -190,7 +261,15 @@ class CollectionReading:
             vectors=rows.vectors,
             order=rows.order,
             slots=rows.slots,
+            found_by=self._found_by,
+            slots_read=self._read,
         )
+
+    @property
+    def _found_by(self) -> FoundBy:
+        if self._following:
+            return FoundBy.FEED
+        return FoundBy.FINGERPRINTS if self._rows is not None and self._rows.goes_on else FoundBy.ALL
 
     def remember(self, stored: StoredCollection) -> None:
         """The snapshot exists: keep here what the next backup will ask of its rows."""

@@ -185,7 +185,8 @@ class StoredCollection:
     """A collection as captured: catalog, schema of its rows (Arrow IPC, base64), segments, root and probes.
 
     `vectors` are the stored vectors of each field. `order` says which row lies in each of the `slots` of the engine's own storage
-    order: blobs of runs, each of which replaces some of the ones before; to begin with, slot i has row number i.
+    order: blobs of runs, each of which replaces some of the ones before; to begin with, slot i has row number i. `found_by` says
+    how the backup knew what had changed (`model.FoundBy`), '' if nobody said, and `slots_read` how many slots it read for that.
     """
 
     catalog: Collection
@@ -196,6 +197,8 @@ class StoredCollection:
     vectors: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
     order: tuple[str, ...] = ()
     slots: int = 0
+    found_by: str = ""
+    slots_read: int = 0
 
     @property
     def name(self) -> str:
@@ -316,6 +319,8 @@ def _collection(body: dict[str, Any]) -> StoredCollection:
         vectors={name: tuple(Block(**item) for item in blocks) for name, blocks in body["vectors"].items()},
         order=tuple(body["order"]),
         slots=body["slots"],
+        found_by=body.get("found_by", ""),
+        slots_read=body.get("slots_read", 0),
     )
 
 

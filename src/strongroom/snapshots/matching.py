@@ -6,13 +6,14 @@ collections have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from strongroom.codecs.runs import NONE, Numbers
+from strongroom.model import Stretch
 from strongroom.snapshots.fingerprints import Short
 from strongroom.snapshots.known import KnownRows, Lines, Lookup, RowLookup
 from strongroom.snapshots.manifest import Block
@@ -22,6 +23,8 @@ from strongroom.snapshots.seeds import Adopt, Seeds
 _STRAYS = 64
 _STRAY_SHARE = 1 / 16
 """So many rows of a block that aren't where they were are simply taken for new; if there are more, all are looked for anywhere."""
+
+_PIECE = 1 << 16
 
 Flags = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
@@ -86,6 +89,36 @@ class Matcher:
             numbers[: len(then)] = then
             numbers[len(then) :] = NONE
         return numbers
+
+    def take(self, stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
+        """Those of the stretches whose rows keep their numbers unseen: they follow one another, and nothing of theirs is given up.
+        Nobody else finds their rows from now on."""
+        taken, end = [], 0
+        for one in stretches if self._known is not None and self._known.complete else ():
+            if one.count <= 0 or one.first < end or one.then < 0 or one.then + one.count > self._known_slots:
+                continue
+            if all(map(self._stays, self.lines(one))):
+                for lines in self.lines(one):
+                    self._claimed.mark(lines.numbers)
+                taken.append(one)
+                end = one.first + one.count
+        return tuple(taken)
+
+    def lines(self, stretch: Stretch) -> Iterator[Lines]:
+        """What is known of the slots of a stretch, a piece at a time."""
+        assert self._known is not None  # noqa: S101 - stretches are of what is known
+        for start in range(0, stretch.count, _PIECE):
+            yield self._known.lines(stretch.then + start, min(_PIECE, stretch.count - start))
+
+    @property
+    def _known_slots(self) -> int:
+        return self._known.slots if self._known else 0
+
+    def _stays(self, lines: Lines) -> bool:
+        gone = in_pieces(lines.numbers, self._gone) | self._claimed.of(lines.numbers) | (lines.numbers == NONE)
+        for name, places in lines.places.items():
+            gone |= in_pieces(places, self._blocks_gone.get(name, []))
+        return not gone.any()
 
     def find(self, seen: Seen) -> Found:
         """What of a block is stored already."""

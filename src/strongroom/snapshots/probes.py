@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from strongroom.codecs.runs import NONE, Numbers
 from strongroom.errors import Damaged
 from strongroom.model import Answers, Bytes, Field, Role
 from strongroom.snapshots.fingerprints import role_of
@@ -26,18 +27,34 @@ _FAR = np.finfo(np.float32).max
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """q queries (q x dimension, float32), the exact top-k, and the live index's answers (None if it could not be asked)."""
+    """q queries (q x dimension, float32), the exact top-k, and the live index's answers (None if it could not be asked).
+
+    `rows` are the numbers of the rows of the exact top-k, query by query: as long as a snapshot has them all, and no other row is
+    new, the answer stands. None if nobody wrote them down.
+    """
 
     k: int
     queries: Matrix
     exact: Answers
     live: Answers | None
+    rows: tuple[Numbers, ...] | None = None
 
     def recall(self, answers: Answers) -> float:
         """Share of the exact top-k that is among `answers`, over all queries."""
         pairs = zip(self.exact.ids, answers.ids, strict=True)
         hits = sum(len(set(map(str, right)) & set(map(str, given))) for right, given in pairs)
         return hits / max(1, sum(len(right) for right in self.exact.ids))
+
+    def only(self, places: npt.NDArray[np.intp]) -> Probes:
+        """Those of the queries at these places."""
+        chosen = places.tolist()
+        rows = tuple(self.rows[place] for place in chosen) if self.rows is not None else None
+        live = _only(self.live, chosen) if self.live else None
+        return Probes(self.k, self.queries[places], _only(self.exact, chosen), live, rows)
+
+
+def _only(answers: Answers, places: list[int]) -> Answers:
+    return Answers(tuple(answers.ids[one] for one in places), tuple(answers.distances[one] for one in places))
 
 
 def choose_queries(batch: pa.RecordBatch, field: Field, count: int, seed: int = 7) -> Matrix:
@@ -62,25 +79,33 @@ def with_vectors(batch: pa.RecordBatch, field: Field) -> pa.RecordBatch:
 class ExactSearch:
     """The exact top-k of all rows, gathered batch by batch. Memory: queries x rows of one piece, which stays in a core's cache."""
 
-    def __init__(self, queries: Matrix, field: Field, k: int) -> None:
+    def __init__(self, queries: Matrix, field: Field, k: int, known: Probes | None = None) -> None:
+        """`known` are these queries with their exact answers among all rows that are not going to be added."""
         self._field = field
         self._k = k
         self._ids = np.full((len(queries), k), None, object)
+        self._rows = np.full((len(queries), k), NONE, np.uint32)
         self._distances = np.full((len(queries), k), np.inf, np.float32)
         self._asked, self._offsets = _prepared(queries, field.metric)
+        if known is not None and known.rows is not None:
+            for query, (ids, rows, distances) in enumerate(zip(known.exact.ids, known.rows, known.exact.distances, strict=True)):
+                self._ids[query, : len(ids)] = ids
+                self._rows[query, : len(ids)] = rows
+                self._distances[query, : len(ids)] = distances
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Look at more rows."""
-        rows = with_vectors(batch, self._field)
-        if not rows.num_rows or not len(self._asked):
+    def add(self, batch: pa.RecordBatch, numbers: Numbers) -> None:
+        """Look at more rows, of these numbers."""
+        there = np.asarray(batch.column(self._field.name).is_valid())
+        if not there.any() or not len(self._asked):
             return
+        rows, numbers = with_vectors(batch, self._field), numbers[there]
         vectors, ids = vector_matrix(rows, self._field), _ids_of(rows)
         for start in range(0, len(vectors), _PIECE_ROWS):
             measured = self._measure(vectors[start : start + _PIECE_ROWS])
             nearer = measured < self._distances[:, -1:]
             for query in np.flatnonzero(nearer.any(axis=1)):
                 places = np.flatnonzero(nearer[query])
-                self._keep_best(query, measured[query, places], ids, places + start)
+                self._keep_best(query, measured[query, places], ids, numbers, places + start)
 
     def _measure(self, vectors: Matrix) -> Matrix:
         """Distances, smaller is nearer: squared l2, 1 - cosine, or the negative inner product. What isn't a number is far."""
@@ -94,13 +119,18 @@ class ExactSearch:
             measured += self._offsets
         return np.fmin(measured, _FAR, out=measured)
 
-    def _keep_best(self, query: np.intp, distances: Matrix, ids: pa.Array, places: npt.NDArray[np.intp]) -> None:
+    def _keep_best(self, query: np.intp, distances: Matrix, ids: pa.Array, numbers: Numbers, places: npt.NDArray[np.intp]) -> None:
         """The nearest of those that were known and these, which are nearer than the farthest of them; the earlier of equals."""
         best = np.argsort(distances, kind="stable")[: self._k]
         everyone = np.concatenate([self._distances[query], distances[best]])
         names = np.concatenate([self._ids[query], np.array(ids.take(pa.array(places[best])).to_pylist(), object)])
+        rows = np.concatenate([self._rows[query], numbers[places[best]]])
         order = np.argsort(everyone, kind="stable")[: self._k]
-        self._distances[query], self._ids[query] = everyone[order], names[order]
+        self._distances[query], self._ids[query], self._rows[query] = everyone[order], names[order], rows[order]
+
+    def rows(self) -> tuple[Numbers, ...]:
+        """The numbers of the rows that `answers` names."""
+        return tuple(row[row != NONE] for row in self._rows)
 
     def answers(self) -> Answers:
         found = [np.array([one is not None for one in row], bool) for row in self._ids]
@@ -131,6 +161,7 @@ def encode(probes: Probes) -> bytes:
         "query": pa.FixedSizeListArray.from_arrays(pa.array(probes.queries.ravel()), probes.queries.shape[1]),
         "exact_ids": _texts(probes.exact),
         "exact_distances": _numbers(probes.exact),
+        "exact_rows": pa.array(probes.rows or [None] * len(probes.queries), pa.list_(pa.uint32())),
         "live_ids": _texts(live) if live else pa.nulls(len(probes.queries), pa.list_(pa.string())),
         "live_distances": _numbers(live) if live else pa.nulls(len(probes.queries), pa.list_(pa.float64())),
     }
@@ -153,7 +184,8 @@ def decode(content: Bytes) -> Probes:
         column = batch.column("query")
         queries = np.asarray(column.values, np.float32).reshape(len(column), column.type.list_size)
         live = _answers(batch, "live", notes["live_dtype"], integers) if notes["live"] == "1" else None
-        return Probes(int(notes["k"]), queries, _answers(batch, "exact", notes["exact_dtype"], integers), live)
+        exact = _answers(batch, "exact", notes["exact_dtype"], integers)
+        return Probes(int(notes["k"]), queries, exact, live, _rows(batch, exact))
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
         raise Damaged("probes", "they can't be read") from error
 
@@ -181,6 +213,14 @@ def _answers(batch: pa.RecordBatch, name: str, dtype: str, integers: bool) -> An
         tuple(tuple(int(one) if integers else one for one in row) for row in ids),
         tuple(np.asarray(row, np.float64).astype(dtype) for row in distances),
     )
+
+
+def _rows(batch: pa.RecordBatch, exact: Answers) -> tuple[Numbers, ...] | None:
+    """The numbers of the rows of the exact answers. None if they aren't all there: earlier snapshots lack them."""
+    lists = batch.column("exact_rows").to_pylist() if "exact_rows" in batch.schema.names else []
+    if [None if one is None else len(one) for one in lists] != [len(ids) for ids in exact.ids]:
+        return None
+    return tuple(np.array(one, np.uint32) for one in lists)
 
 
 RECALL_TOLERANCE = 0.05

@@ -14,13 +14,13 @@ import numpy as np
 
 from strongroom.codecs import runs
 from strongroom.codecs.runs import NONE, Numbers, Runs
-from strongroom.model import Bytes, Collection, RowBlock
+from strongroom.model import Bytes, Collection, RowBlock, Stretch
 from strongroom.snapshots.compaction import Piece, retired
-from strongroom.snapshots.fingerprints import Fingerprinter, Prints, Short, short
+from strongroom.snapshots.fingerprints import Fingerprinter, Prints, Short, Words, short
 from strongroom.snapshots.known import KnownRows, KnownWriter, Lines, Lookup, block_lookup
 from strongroom.snapshots.manifest import Block, Segment, StoredCollection, pack_dead
 from strongroom.snapshots.marks import Marks, in_pieces
-from strongroom.snapshots.matching import Found, Matcher, Seen
+from strongroom.snapshots.matching import Flags, Matcher, Seen
 from strongroom.snapshots.seeds import Seeds
 from strongroom.snapshots.segment_writer import SegmentWriter
 from strongroom.snapshots.segments import Submit, vector_columns
@@ -85,7 +85,8 @@ class RowsWriter:
         self._new = SegmentWriter(collection, submit, following(self._before), with_vectors=with_vectors)
         given_up, self._blocks_given_up = _given_up(self._before, collection, has)
         self._matcher = Matcher(known, self._seeds, self._new.adopt, given_up, self._blocks_given_up)
-        self._slots = 0
+        self.slots = 0
+        """How many were seen so far."""
         self._kept, self._live = Marks(), Marks()
         self._used = {one.name: Marks() for one in collection.fields}
         self._changes: list[Runs] = []
@@ -94,13 +95,32 @@ class RowsWriter:
         self._lookups: dict[str, list[Lookup]] = {}
         self.written: list[Written] = []
 
-    def add(self, block: RowBlock, prints: Prints) -> None:
-        """The next block of rows, with its fingerprints."""
+    def expect(self, stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
+        """Some stretches of slots hold the rows that slots of the snapshot before held. Gives those of them that `keep_stretch`
+        may be called for when their turn comes; the others are to be read, since something of theirs is to be stored anew."""
+        return self._matcher.take(stretches)
+
+    def keep_stretch(self, stretch: Stretch) -> Words:
+        """The next slots, unseen: they are a stretch that `expect` gave. Gives the fingerprints of its live rows."""
+        assert stretch.first == self.slots  # noqa: S101 - the caller counts
+        live = []
+        for lines in self._matcher.lines(stretch):
+            self._note(lines)
+            live.append(lines.rows[lines.live])
+        self.written.append(Written(stretch.first, stretch.count, {}))
+        return np.concatenate(live)
+
+    def has_live(self, numbers: Numbers) -> Flags:
+        """Which of these are numbers of live rows, as far as rows were seen."""
+        return self._live.of(numbers)
+
+    def add(self, block: RowBlock, prints: Prints) -> tuple[Numbers, Flags]:
+        """The next block of rows, with its fingerprints. Gives the number of each, and which of them are new."""
         batch = block.batch
         dead = np.zeros(batch.num_rows, np.bool_) if block.dead is None else block.dead
         values = vector_columns(batch, self._collection.fields) if self._with_vectors else {}
         values = {name: content for name, content in values.items() if name in prints.vectors}
-        seen = Seen(self._slots, short(prints.rows), {name: short(prints.vectors[name]) for name in values}, dead)
+        seen = Seen(self.slots, short(prints.rows), {name: short(prints.vectors[name]) for name in values}, dead)
         found = self._matcher.find(seen)
         whole: dict[str, Callable[[], bytes]] = {}
         new = found.numbers == NONE
@@ -110,22 +130,23 @@ class RowsWriter:
             self._new.gather(batch, seen, found)
         checks = {name: (whole.get(name) or _given(self._identify(content)), len(content)) for name, content in values.items()}
         self.written.append(Written(seen.first, len(seen), checks))
-        self._note(seen, found, prints)
-
-    def _note(self, seen: Seen, found: Found, prints: Prints) -> None:
-        """Remember what lies where."""
-        first, numbers = seen.first, found.numbers
-        self._slots = first + len(seen)
-        self._kept.mark(numbers)
-        self._live.mark(numbers[~seen.dead])
-        for name, places in found.places.items():
-            self._used[name].mark(places)
-        moved = np.flatnonzero(numbers != self._matcher.before(first, len(seen)))
-        self._changes.append(runs.runs_of(first + moved, numbers[moved]))
-        self._order.append(runs.runs_of(np.arange(first, self._slots), numbers))
         blank = np.zeros((len(seen), 3), np.uint32)
         vectors = {name: seen.vectors.get(name, blank) for name in found.places}
-        self._table.add(Lines(numbers, ~seen.dead, prints.rows, found.places, vectors))
+        self._note(Lines(found.numbers, ~seen.dead, prints.rows, found.places, vectors))
+        return found.numbers, new
+
+    def _note(self, lines: Lines) -> None:
+        """Remember what lies in the next slots."""
+        first, numbers = self.slots, lines.numbers
+        self.slots = first + len(lines)
+        self._kept.mark(numbers)
+        self._live.mark(numbers[lines.live])
+        for name, places in lines.places.items():
+            self._used[name].mark(places)
+        moved = np.flatnonzero(numbers != self._matcher.before(first, len(lines)))
+        self._changes.append(runs.runs_of(first + moved, numbers[moved]))
+        self._order.append(runs.runs_of(np.arange(first, self.slots), numbers))
+        self._table.add(lines)
 
     def end_of_rows(self) -> None:
         """No more blocks of rows follow; files may."""
@@ -182,7 +203,7 @@ class RowsWriter:
     def finish(self) -> Callable[[], StoredRows]:
         """All rows and files were seen. What it gives can be asked what was stored, once the writer's blobs are known."""
         order = self._store_order()
-        return lambda: StoredRows(self._segments(), self._blocks(), tuple(one() for one in order), self._slots)
+        return lambda: StoredRows(self._segments(), self._blocks(), tuple(one() for one in order), self.slots)
 
     def _store_order(self) -> list[Callable[[], str]]:
         before = self._before.order if self._before else ()

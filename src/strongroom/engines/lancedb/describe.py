@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from strongroom.engines.lancedb import fragments
 from strongroom.engines.lancedb.columns import has_blobs, vector_dtype
 from strongroom.engines.lancedb.library import Dataset
 from strongroom.engines.lancedb.versions import PinnedTable
@@ -29,6 +30,7 @@ def collection(pinned: PinnedTable, table: Dataset, identifier: str | None) -> C
         fields=tuple(_fields(table.schema, indices)),
         catalog=_catalog(pinned, table, identifier, indices),
         lineage=_lineage(table.schema.metadata or {}),
+        feed=fragments.described(table),
     )
 
 

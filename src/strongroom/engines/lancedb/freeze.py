@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines import isolation
-from strongroom.engines.lancedb import describe
+from strongroom.engines.lancedb import describe, fragments
 from strongroom.engines.lancedb.columns import POSITION, has_blobs, id_column, row_schema, vector_bytes, vector_dtype
 from strongroom.engines.lancedb.library import Dataset, failing_as, lance, open_table
 from strongroom.engines.lancedb.pins import Pin, sweep
@@ -21,7 +21,7 @@ from strongroom.engines.lancedb.regions import regions
 from strongroom.engines.lancedb.versions import SUFFIX, PinnedTable, manifests, pin_table
 from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
 from strongroom.errors import NotFound, SourceChanged, Unreadable
-from strongroom.model import Answers, Cut, Description, Position, Region, RowBlock
+from strongroom.model import Answers, Collection, Cut, Description, Position, Region, RowBlock, Stretch
 from strongroom.progress import Progress
 
 _IMMUTABLE = ("data", "_deletions", "_indices", "_transactions")
@@ -102,11 +102,26 @@ class FrozenLance:
 
     def rows(self, collection: str) -> Iterator[RowBlock]:
         """The rows of a table by fragment and place in it, deleted ones left out. Raises SourceChanged, Unreadable."""
+        return self._scan(collection, None)
+
+    def unchanged(self, collection: str, then: Collection, since: Position) -> Sequence[Stretch]:
+        """The rows of fragments that are the same: see `fragments`."""
+        return tuple(fragments.unchanged(self.description.collection(collection), then))
+
+    def other_rows(self, collection: str, stretches: Sequence[Stretch]) -> Iterator[RowBlock]:
+        """The rows of the fragments that the stretches leave out. Raises SourceChanged, Unreadable."""
+        with self._reading(collection):
+            runs = list(fragments.others(self._table(collection), self.description.collection(collection), stretches))
+        for run in runs:
+            yield from self._scan(collection, run)
+
+    def _scan(self, collection: str, chosen: list[fragments.Fragment] | None) -> Iterator[RowBlock]:
         data, identifier = self._table(collection), self._ids[collection]
         schema = row_schema(data.schema, identifier)
         with self._reading(collection):
-            for batch in data.to_batches(
+            scanner = data.scanner(  # not `to_batches`, which forgets `fragments`
                 batch_size=rows_per_block(_row_bytes(data)),
+                fragments=chosen,
                 scan_in_order=True,
                 io_buffer_size=_READ_AHEAD_BYTES,
                 batch_readahead=1,
@@ -114,7 +129,8 @@ class FrozenLance:
                 strict_batch_size=True,
                 with_row_id=identifier is None,
                 blob_handling="all_binary" if has_blobs(data.schema) else None,
-            ):
+            )
+            for batch in scanner.to_batches():
                 yield RowBlock(_with_roles(batch, schema))
 
     def artifacts(self) -> Sequence[LanceFile]:
