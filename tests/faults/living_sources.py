@@ -1,4 +1,4 @@
-"""What changes between two backups? An index file with its sidecar, written anew after each change, and what a snapshot must give back."""
+"""What changes between two backups? An index file with its sidecar, written anew, and what a snapshot of it must give back."""
 
 from __future__ import annotations
 
