@@ -14,13 +14,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from lives import DAY, FAULTS, HOOKS, HOUR, SEEN, WELL, Life, Mood, draw_of
+from lives import DAY, FAULTS, HOOKS, HOUR, SEEN, WELL, Life, Mood, draw_of, make_small
 from living_sources import CHANGES
-
-from strongroom.engines.indexfile import held
-from strongroom.operations import predecessor, prune_plan
-from strongroom.repository import packs
-from strongroom.snapshots import artifacts, compaction, matching, rows_writer, segment_writer
 
 KINDS = {"faiss": ("hnsw", "flat"), "hnswlib": ("hnswlib", "hnsw")}
 SEEDS = st.integers(0, 2**32 - 1)
@@ -34,27 +29,7 @@ GRACES = st.sampled_from([timedelta(0), timedelta(hours=1), DAY])
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes at which 150 rows fill several segments and packs, and compaction has something to do."""
-    monkeypatch.setattr(held, "QUIET_SECONDS", 0.0)  # nobody writes to a source while it is read
-    monkeypatch.setattr(packs, "PACK_BYTES", 16 << 10)
-    monkeypatch.setattr(prune_plan, "PACK_BYTES", 16 << 10)
-    monkeypatch.setattr(prune_plan, "_SMALL_BYTES", 4 << 10)
-    monkeypatch.setattr(prune_plan, "_MANY_SMALL", 4)
-    monkeypatch.setattr(compaction, "FEW", 2)
-    monkeypatch.setattr(segment_writer, "_SEGMENT_ROWS", 32)
-    monkeypatch.setattr(rows_writer, "_LONGEST_ORDER", 3)
-    monkeypatch.setattr(matching, "_STRAYS", 4)
-    monkeypatch.setattr(artifacts, "DEEPEST", 3)
-    monkeypatch.setattr(predecessor, "HIGHEST", 2_000)
-    retired = compaction.retired
-
-    def counted(*arguments) -> frozenset[int]:
-        chosen = retired(*arguments)
-        SEEN["pieces given up"] += len(chosen)
-        return chosen
-
-    monkeypatch.setattr(rows_writer, "retired", counted)
-    SEEN.clear()
+    make_small(monkeypatch)
 
 
 class Lifecycle(RuleBasedStateMachine):
