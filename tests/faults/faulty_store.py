@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from strongroom.errors import AlreadyExists, StoreDenied, StoreFull, Unreachable
 from strongroom.repository import Store
 from strongroom.repository.store import Listed
+
+LATE = 6
+_SLOW_SECONDS = 0.02
 
 
 class SimulatedCrash(BaseException):
@@ -35,8 +39,13 @@ class FaultyStore:
     crash before, crash after     and from then on nothing works
     unreachable before, after     a lost request, a lost answer
     exists after                  the write lands, its answer is lost, and a retry says that the name is taken
+    exists before                 a conflict with nobody: the name is free, and the store says that it is taken
     full, denied                  nothing happens but the error
     cut                           a read gives half of the bytes
+    twice, late                   a write or delete is sent twice, the second time at once or when LATE operations more were made
+    slow                          the answer takes a while
+
+    `hidden` are the names that no listing tells of.
     """
 
     def __init__(self, inner: Store, trouble: Trouble = lambda _: None) -> None:
@@ -47,16 +56,19 @@ class FaultyStore:
         self.conditional = True
         self._dead = False
         self._lock = threading.Lock()
+        self._late: list[tuple[int, Callable[[], None]]] = []
 
     @property
     def url(self) -> str:
         return self.inner.url
 
     def create(self, name: str, data: bytes | memoryview) -> None:
-        with self._operation("create", name):
+        with self._operation("create", name) as fault:
             if not self.conditional:
                 self.inner.delete(name)
             self.inner.create(name, data)
+            content = bytes(data)
+            self._repeat(fault, lambda: self.inner.create(name, content))
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         with self._operation("read", name) as fault:
@@ -72,8 +84,28 @@ class FaultyStore:
             return iter([listed for listed in self.inner.list(prefix) if listed.name not in self.hidden])
 
     def delete(self, name: str) -> None:
-        with self._operation("delete", name):
+        with self._operation("delete", name) as fault:
             self.inner.delete(name)
+            if fault == "twice":
+                self.inner.delete(name)
+
+    def settle(self) -> None:
+        """What was under way arrives."""
+        self._arrive(len(self.operations) + LATE)
+
+    def _repeat(self, fault: str | None, write: Callable[[], None]) -> None:
+        with self._lock:
+            self._late += [(len(self.operations) + LATE, write)] if fault == "late" else []
+        if fault == "twice":
+            with suppress(AlreadyExists):
+                write()
+
+    def _arrive(self, number: int) -> None:
+        due = [write for when, write in self._late if when <= number]
+        self._late = [one for one in self._late if one[0] > number]
+        for write in due:
+            with suppress(AlreadyExists):
+                write()
 
     @contextmanager
     def _operation(self, verb: str, name: str) -> Iterator[str | None]:
@@ -90,10 +122,15 @@ class FaultyStore:
                 raise SimulatedCrash
             operation = Operation(len(self.operations), verb, name)
             self.operations.append(operation)
+            self._arrive(operation.number)
             fault = self.trouble(operation)
             if fault == "crash before":
                 self._dead = True
                 raise SimulatedCrash
+        if fault == "slow":
+            time.sleep(_SLOW_SECONDS)
+        if fault == "exists before" and verb == "create":
+            raise AlreadyExists(f"{name}: somebody else is writing it")
         if fault == "unreachable before":
             raise Unreachable(f"{name}: no answer")
         if fault == "full":
