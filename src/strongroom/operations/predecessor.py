@@ -114,8 +114,7 @@ class Predecessor:
 
     def cache(self, collection: str) -> Path:
         """Where this machine keeps what it knows of a collection's rows."""
-        name = blake3(f"{self.source}\0{collection}".encode()).hexdigest()[:32]
-        return state_directory() / self.repository.config.repository_id.hex() / "rows" / name
+        return cache_of(self.repository, self.source, collection)
 
     def _artifact(self, path: str) -> StoredArtifact | None:
         manifest: Manifest | None = self.snapshot.manifest if self.snapshot else None
@@ -130,6 +129,12 @@ def predecessor_of(repository: Repository, writer: BlobWriter, source: str, engi
     newest = history.newest_of(repository, known, source)
     same = newest is not None and newest.manifest.engine == engine
     return Predecessor(repository, writer, source, newest if same else None, known)
+
+
+def cache_of(repository: Repository, source: str, collection: str) -> Path:
+    """Where this machine keeps what it knows of the rows of a source's collection."""
+    name = blake3(f"{source}\0{collection}".encode()).hexdigest()[:32]
+    return state_directory() / repository.config.repository_id.hex() / "rows" / name
 
 
 def _same_fields(before: StoredCollection, collection: Collection) -> bool:

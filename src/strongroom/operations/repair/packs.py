@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from strongroom.errors import Damaged, NotFound, StrongroomError
+from strongroom.errors import Damaged, NotFound
+from strongroom.model import Bytes
 from strongroom.operations.repair.derived import derive
-from strongroom.operations.repair.live import reason_of, refetch
+from strongroom.operations.repair.live import LiveSource
 from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there
 from strongroom.operations.repair.replicas import Replica, blobs_at
 from strongroom.operations.repair.report import Notes, RepairOptions
@@ -26,6 +27,7 @@ from strongroom.repository.rewriting import rewrite_index
 from strongroom.repository.tombstones import What, earliest
 from strongroom.repository.writer import create_once
 from strongroom.snapshots import history
+from strongroom.snapshots.history import Snapshot
 
 
 @dataclass
@@ -42,6 +44,7 @@ class PackRepair:
     _carried: set[bytes] = field(default_factory=set)
     _wanted: dict[bytes, int | None] = field(default_factory=dict)
     _origin: dict[bytes, str] = field(default_factory=dict)
+    _derived: dict[bytes, bytes] = field(default_factory=dict)
     _reasons: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -63,8 +66,10 @@ class PackRepair:
             self._ask_replicas(writer)
             packs = writer.close()
         self._repository.add_index([*packs, *self._packs_to_list(all_of_them=bool(lost_index))])
-        self._derive()
-        self._ask_sources()
+        snapshots = history.read_all(self._repository)[0]
+        self._derive(snapshots)
+        self._ask_sources(snapshots)
+        self._derive(snapshots)
         if not self.options.dry_run:
             self._prove()
         self._settle()
@@ -131,28 +136,32 @@ class PackRepair:
             if self._left():
                 self._reasons.append(f"{replica.name} doesn't have {_counted(len(self._left()))} whole")
 
-    def _derive(self) -> None:
+    def _derive(self, snapshots: Sequence[Snapshot]) -> None:
+        left = self._left()
         with BlobWriter(self._store, self._repository.keys, BlobIndex()) as writer:
-            for blob, content in derive(self._repository, history.read_all(self._repository)[0], self._left()):
+            for blob, content in derive(self._repository, snapshots, left) if left else ():
                 writer.submit(content, "bytes")
                 self._origin[blob] = "the rows"
+                self._derived[blob] = content
             self._repository.add_index(writer.close())
 
-    def _ask_sources(self) -> None:
-        needs = needs_of(history.read_all(self._repository)[0])
-        for source, probes in self._sources(needs):
+    def _ask_sources(self, snapshots: Sequence[Snapshot]) -> None:
+        needs = needs_of(snapshots)
+        for url, probes in self._sources(needs):
             left = [blob for blob in self._left() if blob in needs]
             if not left:
                 return
-            try:
-                found = refetch(self._repository, source, left, probes, self.look.progress)
-            except StrongroomError as error:
-                self._reasons.append(f"{source}: {reason_of(error)}")
-                continue
-            self._origin.update(dict.fromkeys(found, source))
-            if len(found) < len(left):
-                self._reasons.append(f"{source} doesn't give {_counted(len(left) - len(found))} any more")
+            source = LiveSource(self._repository, url, snapshots, probes, self.look.progress)
+            found = source.give(left, self._read)
+            self._origin.update(dict.fromkeys(found, url))
+            self._reasons += [f"{url}: {reason}" for reason in source.reasons]
+            if len(found) < len(left) and not source.reasons:
+                self._reasons.append(f"{url} doesn't give {_counted(len(left) - len(found))} any more")
         self._repository.look_again()
+
+    def _read(self, blob: bytes) -> Bytes:
+        """In a dry run nothing is stored, and what follows from what would be is wanted too."""
+        return self._derived.get(blob) or self._repository.read_blob(blob)
 
     def _sources(self, needs: Needs) -> list[tuple[str, int]]:
         """The URLs to read again, and how many probes the broken snapshots have."""
