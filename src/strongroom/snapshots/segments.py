@@ -29,8 +29,9 @@ def vector_columns(batch: pa.RecordBatch, fields: tuple[Field, ...]) -> dict[str
 
 
 def encode_rest(batch: pa.RecordBatch) -> memoryview:
-    """An Arrow IPC stream of one batch. The same rows give the same bytes, whatever they were cut from: they may have to be remade."""
-    tight = pa.record_batch([_tight(column) for column in batch.columns], schema=batch.schema)
+    """An Arrow IPC stream of one batch. The same rows give the same bytes, whatever they were cut from, so that a repair can make
+    them again."""
+    tight = pa.record_batch([_tight(column) for column in batch.columns], schema=batch.schema) if batch.num_columns else batch
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, tight.schema) as stream:
         stream.write_batch(tight)
