@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 from strongroom.errors import Damaged, NotFound
 from strongroom.model import Bytes
@@ -41,6 +42,8 @@ class PackRepair:
     _bad: dict[str, Pack] = field(default_factory=dict)
     _there: set[str] = field(default_factory=set)
     _hurt: dict[str, set[bytes]] = field(default_factory=dict)
+    _relied: set[str] = field(default_factory=set)
+    _listed: bool = False
     _carried: set[bytes] = field(default_factory=set)
     _wanted: dict[bytes, int | None] = field(default_factory=dict)
     _origin: dict[bytes, str] = field(default_factory=dict)
@@ -56,6 +59,8 @@ class PackRepair:
         lost_index = [problem.subject for problem in self._repository.problems if problem.subject.startswith(INDEX)]
         if not (self.look.bad or self.look.unplaced or self.look.unlisted or lost_index):
             return
+        snapshots = history.read_all(self._repository)[0]
+        self._repository.read_directories()
         with BlobWriter(self._store, self._repository.keys, BlobIndex()) as writer:
             for pack in [pack for pack in self.look.packs() if pack.id in self.look.bad]:
                 self._judge(pack, writer)
@@ -63,10 +68,10 @@ class PackRepair:
                 blob: plain for blob, plain in self._wanted.items() if blob not in self._carried and not self._is_elsewhere(blob)
             }
             self._wanted.update(dict.fromkeys(self.look.unplaced))
+            self._carry_out_of_condemned(needs_of(snapshots), writer)
             self._ask_replicas(writer)
             packs = writer.close()
         self._repository.add_index([*packs, *self._packs_to_list(all_of_them=bool(lost_index))])
-        snapshots = history.read_all(self._repository)[0]
         self._derive(snapshots)
         self._ask_sources(snapshots)
         self._derive(snapshots)
@@ -95,6 +100,22 @@ class PackRepair:
                 writer.submit_coded(coded)
         self._wanted.update((blob.id, blob.plain) for blob in pack.blobs if blob.id not in whole)
 
+    def _carry_out_of_condemned(self, needs: Needs, writer: BlobWriter) -> None:
+        """What only condemned packs have whole is copied out of them, for a prune will delete them; one that no index object lists
+        isn't listed again."""
+        unlisted = [one for one in self._repository.unlisted.packs.values() if one.id in self._condemned]
+        endangered = [blob.id for pack in unlisted for blob in pack.blobs if blob.id in needs]
+        for blob in [one for one in dict.fromkeys([*self._wanted, *endangered]) if one not in self._carried]:
+            places = (*self._repository.index.places(blob), *self._repository.unlisted.places(blob))
+            condemned = [place for place in places if place.pack.id in self._condemned - self.look.bad]
+            if condemned and not self._is_elsewhere(blob):
+                for coded in islice(blobs_at(self._repository, condemned), 1):
+                    self._carried.add(blob)
+                    self._wanted.pop(blob, None)
+                    writer.submit_coded(coded)
+        for pack in unlisted:
+            self.notes.did(pack.name, "it is condemned: what is needed of it was copied")
+
     def _whole_in(self, pack: Pack, content: bytes) -> dict[bytes, CodedBlob]:
         reader, whole = self._repository.reader(pack), dict[bytes, CodedBlob]()
         for blob in pack.blobs:
@@ -115,10 +136,15 @@ class PackRepair:
         return False
 
     def _is_elsewhere(self, blob: bytes) -> bool:
-        """Can it be read from a pack that is not to be repaired, and that no prune means to delete?"""
-        places = (*self._repository.index.places(blob), *self._repository.unlisted.places(blob))
-        good = (place for place in places if place.pack.id not in self.look.bad and place.pack.id not in self._condemned)
-        return any(True for _ in blobs_at(self._repository, good))
+        """Can it be read from a pack that is not to be repaired, and that no prune means to delete? One that no index object lists
+        will be listed for it, or doesn't count."""
+        places = [*self._repository.index.places(blob), *(() if self._listed else self._repository.unlisted.places(blob))]
+        for place in places:
+            sound = place.pack.id not in self.look.bad and place.pack.id not in self._condemned
+            if sound and any(True for _ in blobs_at(self._repository, [place])):
+                self._relied.add(place.pack.id)
+                return True
+        return False
 
     # -- where it may come from --------------------------------------------------------------------------------------------
 
@@ -175,10 +201,9 @@ class PackRepair:
 
     def _packs_to_list(self, *, all_of_them: bool) -> list[Pack]:
         """Those that serve by their own directories alone."""
-        if all_of_them:
-            self._repository.read_directories()
-        packs = [pack for pack in self._repository.unlisted.packs.values() if pack.id not in self.look.bad]
-        packs = [pack for pack in packs if all_of_them or pack.id in self.look.unlisted]
+        fit = [one for one in self._repository.unlisted.packs.values() if one.id not in self.look.bad | self._condemned]
+        packs = [one for one in fit if all_of_them or one.id in self.look.unlisted | self._relied]
+        self._listed = True
         for pack in packs:
             self.notes.did(pack.name, "listed in the blob index again")
         return packs
