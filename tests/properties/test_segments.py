@@ -16,7 +16,7 @@ from test_manifest import SMALL
 from strongroom.errors import Damaged
 from strongroom.model import RowBlock
 from strongroom.snapshots.manifest import Segment, StoredCollection, decode, encode
-from strongroom.snapshots.segments import read_segment
+from strongroom.snapshots.segments import encode_rest, read_segment
 from strongroom.snapshots.slots import Slots
 
 
@@ -137,3 +137,25 @@ def test_garbage_in_the_place_of_columns_is_read_or_damage(rows: Rows, data) -> 
         assert read(stored, blobs, rows.block.batch.schema).batch.num_rows == segment.rows
     except Damaged as error:
         assert kind == "change" or segment.rest[:16] in error.subject
+
+
+@settings(max_examples=200, deadline=None)
+@given(blocks(min_rows=1), st.data())
+def test_the_same_rows_give_the_same_bytes_whatever_they_were_cut_from(rows: Rows, data) -> None:
+    """A slice of a block; rows taken from here and there; pieces joined."""
+    batch = rows.block.batch
+    first = data.draw(st.integers(0, batch.num_rows - 1))
+    count = data.draw(st.integers(1, batch.num_rows - first))
+    expected = bytes(encode_rest(batch.take(pa.array(range(first, first + count)))))
+    assert bytes(encode_rest(batch.slice(first, count))) == expected
+    chosen = pa.array([first <= place < first + count for place in range(batch.num_rows)])
+    assert bytes(encode_rest(batch.filter(chosen))) == expected
+    pieces = [batch.slice(place, 1) for place in range(first, first + count)]
+    assert bytes(encode_rest(pa.Table.from_batches(pieces).combine_chunks().to_batches()[0])) == expected
+
+
+def test_what_lies_beneath_a_null_is_not_stored() -> None:
+    numbers = pa.Array.from_buffers(pa.int64(), 3, [pa.py_buffer(b"\x05"), pa.py_buffer(np.array([1, 77, 3], np.int64))])
+    same = pa.array([1, None, 3])
+    assert numbers.equals(same)
+    assert bytes(encode_rest(pa.record_batch([numbers], ["n"]))) == bytes(encode_rest(pa.record_batch([same], ["n"])))

@@ -127,8 +127,7 @@ class Predecessor:
 
     def cache(self, collection: str) -> Path:
         """Where this machine keeps what it knows of a collection's rows."""
-        name = blake3(f"{self.source}\0{collection}".encode()).hexdigest()[:32]
-        return state_directory() / self.repository.config.repository_id.hex() / "rows" / name
+        return cache_of(self.repository, self.source, collection)
 
     def _artifact(self, path: str) -> StoredArtifact | None:
         manifest: Manifest | None = self.snapshot.manifest if self.snapshot else None
@@ -156,6 +155,12 @@ def said_lineage(engines_own: Lineage, model: str | None) -> Lineage:
 def _started(record: Manifest) -> float:
     """When the backup began, in seconds since 1970."""
     return datetime.fromisoformat(record.created).timestamp() - record.seconds.get("total", 0.0)
+
+
+def cache_of(repository: Repository, source: str, collection: str) -> Path:
+    """Where this machine keeps what it knows of the rows of a source's collection."""
+    name = blake3(f"{source}\0{collection}".encode()).hexdigest()[:32]
+    return state_directory() / repository.config.repository_id.hex() / "rows" / name
 
 
 def _same_fields(before: StoredCollection, collection: Collection) -> bool:

@@ -214,11 +214,11 @@ def open_known(
     collection: StoredCollection, directory: Path | None, identify: Identify, read_blob: Callable[[bytes], Bytes]
 ) -> KnownRows:
     """The table of a collection: from this machine's copy or, if that is lost or altered, from the snapshot. Raises Damaged."""
-    kept = _kept(collection, directory, identify)
-    return kept or from_snapshot(collection, read_blob, directory, identify)
+    return kept(collection, directory, identify) or from_snapshot(collection, read_blob, directory, identify)
 
 
-def _kept(collection: StoredCollection, directory: Path | None, identify: Identify) -> KnownRows | None:
+def kept(collection: StoredCollection, directory: Path | None, identify: Identify) -> KnownRows | None:
+    """This machine's copy of the table, None if it has none."""
     if directory is None:
         return None
     name = _name_of(collection)

@@ -29,11 +29,21 @@ def vector_columns(batch: pa.RecordBatch, fields: tuple[Field, ...]) -> dict[str
 
 
 def encode_rest(batch: pa.RecordBatch) -> memoryview:
-    """An Arrow IPC stream of one batch."""
+    """An Arrow IPC stream of one batch. The same rows give the same bytes, whatever they were cut from, so that a repair can make
+    them again."""
+    tight = pa.record_batch([_tight(column) for column in batch.columns], schema=batch.schema) if batch.num_columns else batch
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
+    with pa.ipc.new_stream(sink, tight.schema) as stream:
+        stream.write_batch(tight)
     return memoryview(sink.getvalue())
+
+
+def _tight(column: pa.Array) -> pa.Array:
+    """The same values in buffers of their own: a slice would be written with some of what follows it, and a null with what lies
+    beneath it."""
+    if column.null_count or pa.types.is_nested(column.type):
+        return column.take(pa.array(np.arange(len(column))))
+    return pa.concat_arrays([column])
 
 
 def read_segment(segment: Segment, schema: pa.Schema, slots: Slots, read_blob: Callable[[bytes], Bytes]) -> RowBlock:

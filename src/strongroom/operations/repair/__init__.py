@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from strongroom import engines
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.operations.repair.entrance import enter
-from strongroom.operations.repair.objects import mend_objects
+from strongroom.operations.repair.objects import abandon_forgotten, mend_objects
 from strongroom.operations.repair.packs import PackRepair
 from strongroom.operations.repair.replacing import finish
 from strongroom.operations.repair.replicas import Replica
@@ -49,11 +49,12 @@ def repair(
         engines.source_of(url)
     notes = Notes()
     over = Unchanged(store) if options.dry_run else store
-    found = [] if options.dry_run else _finish(store, notes)
+    found = [] if options.dry_run else _finish(store, notes, config.NAME, KEYS, INDEX)
     repository, entering = enter(over, secret, replicas, notes, clock, dry_run=options.dry_run)
     found += entering
     if not options.dry_run:
         require_conditional_create(store, config.NAME, repository.config.encode())
+        found += _finish(store, notes, SNAPSHOTS) if abandon_forgotten(repository) else []
     others = [Replica(replica, repository.keys) for replica in replicas]
     found += _examined(repository, snapshot, dataclasses.replace(looking, level=Level.OBJECTS), progress)[1].findings
     found += mend_objects(repository, others, found, notes, dry_run=options.dry_run)
@@ -69,8 +70,8 @@ def repair(
     return RepairReport(tuple(notes.outcome(one, after.findings) for one in _each(found)), after, dry_run=False)
 
 
-def _finish(store: Store, notes: Notes) -> list[Finding]:
-    names = list(finish(store, config.NAME, KEYS, INDEX, SNAPSHOTS))
+def _finish(store: Store, notes: Notes, *folders: str) -> list[Finding]:
+    names = list(finish(store, *folders))
     for name in names:
         notes.did(name, "put back")
     return [Finding(name, "a repair was cut off while it was put back") for name in names]

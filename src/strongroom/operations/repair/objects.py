@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from strongroom.errors import Damaged, NotFound
-from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there, replace
+from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there, replace, unfinished
 from strongroom.operations.repair.replicas import Replica
 from strongroom.operations.repair.report import Notes
 from strongroom.operations.verify import Finding
-from strongroom.repository import INDEX, SNAPSHOTS, Repository, Store
+from strongroom.repository import INDEX, REPAIRS, SNAPSHOTS, Repository, Store
 from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.snapshots import history
 from strongroom.snapshots.commit import forgotten
@@ -21,17 +21,47 @@ def mend_objects(
 ) -> list[Finding]:
     """Put whole bytes under the names of these findings, as far as a replica has them. Gives what else was missing: a manifest that
     comes back names its predecessors."""
-    missing, known = list[Finding](), set(repository.manifest_ids())
-    with suppress(Damaged):  # a finding of its own
-        known |= forgotten(repository)[0]
+    missing, gone = list[Finding](), _forgotten(repository)
+    known = set(repository.manifest_ids()) | (gone or frozenset())
     left = list(dict.fromkeys(finding.subject.partition(",")[0] for finding in findings))
+    left = [name for name in left if _may_come_back(repository.store, name, gone, notes)]
     while left:
         back = [name for name in left if _mend(repository.store, name, replicas, notes, dry_run=dry_run)]
         found = [] if dry_run else _predecessors(repository, back, known)
         known |= {finding.subject.removeprefix(SNAPSHOTS) for finding in found}
         missing += found
-        left = [finding.subject for finding in found]
+        left = [finding.subject for finding in found if _may_come_back(repository.store, finding.subject, gone, notes)]
     return missing
+
+
+def abandon_forgotten(repository: Repository) -> bool:
+    """A snapshot that was forgotten while a repair of it was cut off doesn't come back. False if it can't be told which are."""
+    gone = _forgotten(repository)
+    for name in unfinished(repository.store, SNAPSHOTS) if gone else ():
+        if gone and name.removeprefix(SNAPSHOTS) in gone:
+            repository.store.delete(REPAIRS + name)
+    return gone is not None
+
+
+def _forgotten(repository: Repository) -> frozenset[str] | None:
+    """The ids of snapshots that are not to come back; None if a tombstone can't be read."""
+    try:
+        return forgotten(repository)[0]
+    except Damaged:  # a finding of its own
+        return None
+
+
+def _may_come_back(store: Store, name: str, gone: frozenset[str] | None, notes: Notes) -> bool:
+    """Not a snapshot that was forgotten, or that may have been."""
+    if not name.startswith(SNAPSHOTS):
+        return True
+    if gone is None and read_if_there(store, name) is None:
+        notes.could_not(name, "a tombstone can't be read, which may say that it was forgotten")
+        return False
+    if gone is not None and name.removeprefix(SNAPSHOTS) in gone:
+        notes.could_not(name, "it was forgotten: 'strongroom prune' takes away what is left of it")
+        return False
+    return True
 
 
 def _predecessors(repository: Repository, names: Iterable[str], known: set[str]) -> list[Finding]:

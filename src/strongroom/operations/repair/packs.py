@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
-from strongroom.errors import Damaged, NotFound, StrongroomError
+from strongroom.errors import Damaged, NotFound
+from strongroom.model import Bytes
 from strongroom.operations.repair.derived import derive
-from strongroom.operations.repair.live import reason_of, refetch
+from strongroom.operations.repair.live import LiveSource
 from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there
 from strongroom.operations.repair.replicas import Replica, blobs_at
 from strongroom.operations.repair.report import Notes, RepairOptions
@@ -26,6 +28,7 @@ from strongroom.repository.rewriting import rewrite_index
 from strongroom.repository.tombstones import What, earliest
 from strongroom.repository.writer import create_once
 from strongroom.snapshots import history
+from strongroom.snapshots.history import Snapshot
 
 
 @dataclass
@@ -39,9 +42,12 @@ class PackRepair:
     _bad: dict[str, Pack] = field(default_factory=dict)
     _there: set[str] = field(default_factory=set)
     _hurt: dict[str, set[bytes]] = field(default_factory=dict)
+    _relied: set[str] = field(default_factory=set)
+    _listed: bool = False
     _carried: set[bytes] = field(default_factory=set)
     _wanted: dict[bytes, int | None] = field(default_factory=dict)
     _origin: dict[bytes, str] = field(default_factory=dict)
+    _derived: dict[bytes, bytes] = field(default_factory=dict)
     _reasons: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -53,6 +59,8 @@ class PackRepair:
         lost_index = [problem.subject for problem in self._repository.problems if problem.subject.startswith(INDEX)]
         if not (self.look.bad or self.look.unplaced or self.look.unlisted or lost_index):
             return
+        snapshots = history.read_all(self._repository)[0]
+        self._repository.read_directories()
         with BlobWriter(self._store, self._repository.keys, BlobIndex()) as writer:
             for pack in [pack for pack in self.look.packs() if pack.id in self.look.bad]:
                 self._judge(pack, writer)
@@ -60,11 +68,13 @@ class PackRepair:
                 blob: plain for blob, plain in self._wanted.items() if blob not in self._carried and not self._is_elsewhere(blob)
             }
             self._wanted.update(dict.fromkeys(self.look.unplaced))
+            self._carry_out_of_condemned(needs_of(snapshots), writer)
             self._ask_replicas(writer)
             packs = writer.close()
         self._repository.add_index([*packs, *self._packs_to_list(all_of_them=bool(lost_index))])
-        self._derive()
-        self._ask_sources()
+        self._derive(snapshots)
+        self._ask_sources(snapshots)
+        self._derive(snapshots)
         if not self.options.dry_run:
             self._prove()
         self._settle()
@@ -90,6 +100,22 @@ class PackRepair:
                 writer.submit_coded(coded)
         self._wanted.update((blob.id, blob.plain) for blob in pack.blobs if blob.id not in whole)
 
+    def _carry_out_of_condemned(self, needs: Needs, writer: BlobWriter) -> None:
+        """What only condemned packs have whole is copied out of them, for a prune will delete them; one that no index object lists
+        isn't listed again."""
+        unlisted = [one for one in self._repository.unlisted.packs.values() if one.id in self._condemned]
+        endangered = [blob.id for pack in unlisted for blob in pack.blobs if blob.id in needs]
+        for blob in [one for one in dict.fromkeys([*self._wanted, *endangered]) if one not in self._carried]:
+            places = (*self._repository.index.places(blob), *self._repository.unlisted.places(blob))
+            condemned = [place for place in places if place.pack.id in self._condemned - self.look.bad]
+            if condemned and not self._is_elsewhere(blob):
+                for coded in islice(blobs_at(self._repository, condemned), 1):
+                    self._carried.add(blob)
+                    self._wanted.pop(blob, None)
+                    writer.submit_coded(coded)
+        for pack in unlisted:
+            self.notes.did(pack.name, "it is condemned: what is needed of it was copied")
+
     def _whole_in(self, pack: Pack, content: bytes) -> dict[bytes, CodedBlob]:
         reader, whole = self._repository.reader(pack), dict[bytes, CodedBlob]()
         for blob in pack.blobs:
@@ -110,10 +136,15 @@ class PackRepair:
         return False
 
     def _is_elsewhere(self, blob: bytes) -> bool:
-        """Can it be read from a pack that is not to be repaired, and that no prune means to delete?"""
-        places = (*self._repository.index.places(blob), *self._repository.unlisted.places(blob))
-        good = (place for place in places if place.pack.id not in self.look.bad and place.pack.id not in self._condemned)
-        return any(True for _ in blobs_at(self._repository, good))
+        """Can it be read from a pack that is not to be repaired, and that no prune means to delete? One that no index object lists
+        will be listed for it, or doesn't count."""
+        places = [*self._repository.index.places(blob), *(() if self._listed else self._repository.unlisted.places(blob))]
+        for place in places:
+            sound = place.pack.id not in self.look.bad and place.pack.id not in self._condemned
+            if sound and any(True for _ in blobs_at(self._repository, [place])):
+                self._relied.add(place.pack.id)
+                return True
+        return False
 
     # -- where it may come from --------------------------------------------------------------------------------------------
 
@@ -131,28 +162,32 @@ class PackRepair:
             if self._left():
                 self._reasons.append(f"{replica.name} doesn't have {_counted(len(self._left()))} whole")
 
-    def _derive(self) -> None:
+    def _derive(self, snapshots: Sequence[Snapshot]) -> None:
+        left = self._left()
         with BlobWriter(self._store, self._repository.keys, BlobIndex()) as writer:
-            for blob, content in derive(self._repository, history.read_all(self._repository)[0], self._left()):
+            for blob, content in derive(self._repository, snapshots, left) if left else ():
                 writer.submit(content, "bytes")
                 self._origin[blob] = "the rows"
+                self._derived[blob] = content
             self._repository.add_index(writer.close())
 
-    def _ask_sources(self) -> None:
-        needs = needs_of(history.read_all(self._repository)[0])
-        for source, probes in self._sources(needs):
+    def _ask_sources(self, snapshots: Sequence[Snapshot]) -> None:
+        needs = needs_of(snapshots)
+        for url, probes in self._sources(needs):
             left = [blob for blob in self._left() if blob in needs]
             if not left:
                 return
-            try:
-                found = refetch(self._repository, source, left, probes, self.look.progress)
-            except StrongroomError as error:
-                self._reasons.append(f"{source}: {reason_of(error)}")
-                continue
-            self._origin.update(dict.fromkeys(found, source))
-            if len(found) < len(left):
-                self._reasons.append(f"{source} doesn't give {_counted(len(left) - len(found))} any more")
+            source = LiveSource(self._repository, url, snapshots, probes, self.look.progress)
+            found = source.give(left, self._read)
+            self._origin.update(dict.fromkeys(found, url))
+            self._reasons += [f"{url}: {reason}" for reason in source.reasons]
+            if len(found) < len(left) and not source.reasons:
+                self._reasons.append(f"{url} doesn't give {_counted(len(left) - len(found))} any more")
         self._repository.look_again()
+
+    def _read(self, blob: bytes) -> Bytes:
+        """In a dry run nothing is stored, and what follows from what would be is wanted too."""
+        return self._derived.get(blob) or self._repository.read_blob(blob)
 
     def _sources(self, needs: Needs) -> list[tuple[str, int]]:
         """The URLs to read again, and how many probes the broken snapshots have."""
@@ -166,10 +201,9 @@ class PackRepair:
 
     def _packs_to_list(self, *, all_of_them: bool) -> list[Pack]:
         """Those that serve by their own directories alone."""
-        if all_of_them:
-            self._repository.read_directories()
-        packs = [pack for pack in self._repository.unlisted.packs.values() if pack.id not in self.look.bad]
-        packs = [pack for pack in packs if all_of_them or pack.id in self.look.unlisted]
+        fit = [one for one in self._repository.unlisted.packs.values() if one.id not in self.look.bad | self._condemned]
+        packs = [one for one in fit if all_of_them or one.id in self.look.unlisted | self._relied]
+        self._listed = True
         for pack in packs:
             self.notes.did(pack.name, "listed in the blob index again")
         return packs
