@@ -78,7 +78,9 @@ class Predecessor:
         record = self.snapshot.manifest if self.snapshot else None
         if record is None or not record.rows or record.host != socket.gethostname() or record.processor != processor():
             return None
+        probed = all(len(one.probes) == len(one.catalog.fields) for one in record.collections if one.count)
         same = record.engine_version == engine_version and record.strongroom_version == importlib.metadata.version("strongroom")
+        same &= probed and all(probe.live for one in record.collections for probe in one.probes)
         return record if same and all(map(self.has, record.blobs())) else None
 
     def collection(self, name: str) -> StoredCollection | None:
