@@ -196,15 +196,13 @@ def test_another_repository_with_nothing_to_give(world: World, foreign: World, t
 
 
 def test_a_replica_that_is_damaged_in_the_same_place(world: World, twin: Path) -> None:
-    for name in (name_of(world, manifest_of(world, 1)), name_of(world, pack_of(world, 0))):
+    names = (name_of(world, manifest_of(world, 1)), name_of(world, pack_of(world, 0)))
+    for name in names:
         for folder in (world.folder, twin):
             WAYS["zeros"](folder / name)
     report = mend(world, twin)
     assert not report.passed
-    assert {one.finding.subject.partition(",")[0]: one.repaired for one in report.outcomes} == {
-        name_of(world, manifest_of(world, 1)): False,
-        name_of(world, pack_of(world, 0)): False,
-    }
+    assert {one.finding.subject.partition(",")[0]: one.repaired for one in report.outcomes} == dict.fromkeys(names, False)
     assert all(str(twin) in one.how for one in report.outcomes)
 
 

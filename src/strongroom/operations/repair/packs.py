@@ -167,7 +167,7 @@ class PackRepair:
         with BlobWriter(self._store, self._repository.keys, BlobIndex()) as writer:
             for blob, content in derive(self._repository, snapshots, left) if left else ():
                 writer.submit(content, "bytes")
-                self._origin[blob] = "the rows"
+                self._origin[blob] = "what is known of the rows"
                 self._derived[blob] = content
             self._repository.add_index(writer.close())
 
