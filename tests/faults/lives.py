@@ -10,6 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -95,6 +96,7 @@ class Life:
         self.kept: dict[str, Kept] = {}
         self.pending: list[Kept] = []
         self.doubtful: set[str] = set()
+        self.damaged = False
         self.born: dict[str, float] = {}
         self.states = [self.folder / f"state-{next(self.names)}" for _ in range(3)]
         self.machine = 0
@@ -167,7 +169,13 @@ class Life:
     def trouble(self, mood: Mood) -> Callable[[Operation], str | None]:
         if mood.kind in HOOKS:
             meanwhile = self.hook(mood.kind)
-            return lambda operation: meanwhile() if operation.number == mood.number else None
+
+            def happen(operation: Operation) -> None:
+                if operation.number == mood.number:
+                    with suppress(*([Damaged] if self.damaged else [])):  # then prunes and backups may refuse
+                        meanwhile()
+
+            return happen
         if mood.kind in FAULTS:
             fault = at(mood.number, mood.kind)
             return lambda operation: count(f"{mood.kind}", fault(operation))
@@ -268,7 +276,9 @@ class Life:
         def work(store: Store) -> None:
             assert repair(store, SECRET, replicas=others, options=RepairOptions(own_sources=False), clock=self.clock).passed
 
+        self.damaged = True
         self.run(lambda: work(self.store), mood)
+        self.damaged = False
         self.run(lambda: work(self.inner), WELL)
         self.restart()
         SEEN["repaired"] += 1
@@ -356,7 +366,8 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prune_plan, "PACK_BYTES", 16 << 10)
     monkeypatch.setattr(prune_plan, "_SMALL_BYTES", 4 << 10)
     monkeypatch.setattr(prune_plan, "_MANY_SMALL", 4)
-    monkeypatch.setattr(compaction, "FEW", 2)
+    monkeypatch.setattr(compaction, "FEW", 1)
+    monkeypatch.setattr(compaction, "_GROWTH", 8)
     monkeypatch.setattr(segment_writer, "_SEGMENT_ROWS", 32)
     monkeypatch.setattr(rows_writer, "_LONGEST_ORDER", 3)
     monkeypatch.setattr(matching, "_STRAYS", 4)
