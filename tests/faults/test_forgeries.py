@@ -25,7 +25,9 @@ from strongroom.repository import Repository
 from strongroom.snapshots import history, probes
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.manifest import (
+    Block,
     Manifest,
+    Part,
     ProbeSet,
     Segment,
     StoredArtifact,
@@ -34,7 +36,8 @@ from strongroom.snapshots.manifest import (
     encode_schema,
     pack_dead,
 )
-from strongroom.snapshots.segments import read_segment, store_block
+from strongroom.snapshots.segments import encode_rest, read_segment, vector_columns
+from strongroom.snapshots.slots import Slots
 
 Forgery = Callable[[Repository, Manifest, Manifest], Manifest]
 """Of a snapshot of the second source and one of the first, makes a false one."""
@@ -71,6 +74,10 @@ def change_segments(record: Manifest, *segments: Segment) -> Manifest:
     return change(record, segments=segments)
 
 
+def change_block(record: Manifest, **parts: object) -> Manifest:
+    return change(record, vectors={"vector": (replace(block(record), **parts),)})
+
+
 def stored(repository: Repository, content: bytes) -> str:
     """The id of a blob that the forger puts into the repository."""
     with repository.writer() as writer:
@@ -81,34 +88,40 @@ def stored(repository: Repository, content: bytes) -> str:
 
 def block_of(repository: Repository, record: Manifest) -> RowBlock:
     collection = record.collections[0]
-    return read_segment(collection.segments[0], collection.arrow_schema(), repository.read_blob)
+    slots = Slots(collection, repository.read_blob)
+    return read_segment(collection.segments[0], collection.arrow_schema(), slots, repository.read_blob)
 
 
-def segments_of(repository: Repository, record: Manifest, *blocks: RowBlock) -> tuple[Segment, ...]:
+def rewritten(repository: Repository, record: Manifest, *blocks: RowBlock) -> Manifest:
+    """The rows in these segments, each with a block of vectors of its own, numbered one after another."""
+    segments, vectors, start = list[Segment](), list[Block](), 0
     with repository.writer() as writer:
-        pending = [store_block(block, record.collections[0].catalog.fields, writer.submit) for block in blocks]
-        found = tuple(one.result() for one in pending)
+        for one in blocks:
+            values, rows = vector_columns(one.batch, first(record).catalog.fields)["vector"], one.batch.num_rows
+            blob = writer.submit(values, "float32").result().hex()
+            rest = writer.submit(encode_rest(one.batch.drop_columns("vector")), "text").result().hex()
+            segments.append(Segment(start, rows, rest, dead=pack_dead(one.dead)))
+            vectors.append(Block(start, rows, blob, used=rows))
+            start += rows
         repository.add_index(writer.close())
-    return found
+    return change(record, segments=tuple(segments), vectors={"vector": tuple(vectors)})
 
 
-def halves(repository: Repository, record: Manifest) -> tuple[Segment, Segment]:
+def halves(repository: Repository, record: Manifest) -> Manifest:
     """The rows in two segments of equal lengths: that alone is no forgery."""
     batch = block_of(repository, record).batch
-    first, second = segments_of(repository, record, RowBlock(batch.slice(0, ROWS // 2)), RowBlock(batch.slice(ROWS // 2)))
-    return first, second
+    return rewritten(repository, record, RowBlock(batch.slice(0, ROWS // 2)), RowBlock(batch.slice(ROWS // 2)))
 
 
-def with_dead(repository: Repository, record: Manifest, *dead: int) -> tuple[Segment, str]:
+def with_dead(repository: Repository, record: Manifest, *dead: int) -> tuple[Manifest, str]:
     """A segment with one slot more than there are rows, and the deletion vector in which these slots are dead."""
     batch = block_of(repository, record).batch
     longer = pa.Table.from_batches([batch, batch.slice(0, 1)]).combine_chunks().to_batches()[0]
     slots = np.zeros(ROWS + 1, bool)
     slots[-1] = True
-    [segment] = segments_of(repository, record, RowBlock(longer, slots))
     other = np.zeros(ROWS + 1, bool)
     other[list(dead)] = True
-    return segment, pack_dead(other)
+    return rewritten(repository, record, RowBlock(longer, slots)), pack_dead(other)
 
 
 def sealed_of(repository: Repository, record: Manifest) -> probes.Probes:
@@ -121,6 +134,20 @@ def with_sealed(repository: Repository, record: Manifest, sealed: probes.Probes,
 
 def first(record: Manifest) -> StoredCollection:
     return record.collections[0]
+
+
+def block(record: Manifest) -> Block:
+    return first(record).vectors["vector"][0]
+
+
+def of_itself(record: Manifest, part: Part) -> Part:
+    """The part with a blob of its own, so that it is the same in another snapshot."""
+    return Part(part.length, part.kind, block(record).blob) if part.vectors else part
+
+
+def vectors_part(record: Manifest) -> int:
+    _place, one = index_file(record)
+    return next(number for number, part in enumerate(one.parts) if part.vectors)
 
 
 def index_file(record: Manifest) -> tuple[int, StoredArtifact]:
@@ -179,7 +206,7 @@ def probes_that_are_none(_: Repository, record: Manifest, __: Manifest) -> Manif
 
 
 def probes_that_are_vectors(_: Repository, record: Manifest, __: Manifest) -> Manifest:
-    return change_probe(record, blob=first(record).segments[0].vectors["vector"])
+    return change_probe(record, blob=block(record).blob)
 
 
 def fewer_probes(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
@@ -224,23 +251,24 @@ def live_answers_left_out(repository: Repository, record: Manifest, _: Manifest)
 
 
 def swapped_vectors(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
-    one, two = halves(repository, record)
-    return change_segments(record, replace(one, vectors=two.vectors), replace(two, vectors=one.vectors))
+    forged = halves(repository, record)
+    one, two = first(forged).vectors["vector"]
+    return change(forged, vectors={"vector": (replace(one, blob=two.blob), replace(two, blob=one.blob))})
 
 
 def segment_twice(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
-    one, _two = halves(repository, record)
-    return change_segments(record, one, one)
+    forged = halves(repository, record)
+    one, _two = first(forged).segments
+    return change_segments(forged, one, one)
 
 
 def swapped_vector_and_rest(_: Repository, record: Manifest, __: Manifest) -> Manifest:
     one = first(record).segments[0]
-    return change_segments(record, replace(one, vectors={"vector": one.rest}, rest=one.vectors["vector"]))
+    return change_block(change_segments(record, replace(one, rest=block(record).blob)), blob=one.rest)
 
 
 def rest_is_vectors(_: Repository, record: Manifest, __: Manifest) -> Manifest:
-    one = first(record).segments[0]
-    return change_segments(record, replace(one, rest=one.vectors["vector"]))
+    return change_segments(record, replace(first(record).segments[0], rest=block(record).blob))
 
 
 def rest_of_another(_: Repository, record: Manifest, other: Manifest) -> Manifest:
@@ -252,11 +280,32 @@ def rest_is_probes(_: Repository, record: Manifest, __: Manifest) -> Manifest:
 
 
 def vectors_of_another(_: Repository, record: Manifest, other: Manifest) -> Manifest:
-    return change_segments(record, replace(first(record).segments[0], vectors=first(other).segments[0].vectors))
+    return change(record, vectors=first(other).vectors)
 
 
 def vector_column_left_out(_: Repository, record: Manifest, __: Manifest) -> Manifest:
-    return change_segments(record, replace(first(record).segments[0], vectors={}))
+    return change(record, vectors={})
+
+
+def runs_are_rest(_: Repository, record: Manifest, __: Manifest) -> Manifest:
+    """Which vectors the rows have."""
+    one = first(record).segments[0]
+    return change_segments(record, replace(one, vectors={"vector": one.rest}))
+
+
+def order_is_rest(_: Repository, record: Manifest, __: Manifest) -> Manifest:
+    return change(record, order=(first(record).segments[0].rest,))
+
+
+def fewer_slots(_: Repository, record: Manifest, __: Manifest) -> Manifest:
+    return change(record, slots=first(record).slots - 1)
+
+
+def check_of_another(_: Repository, record: Manifest, other: Manifest) -> Manifest:
+    place, one = index_file(record)
+    number = vectors_part(record)
+    forged = replace(one.parts[number], check=index_file(other)[1].parts[vectors_part(other)].check)
+    return change_artifact(record, place, parts=(*one.parts[:number], forged, *one.parts[number + 1 :]))
 
 
 def unknown_blob(_: Repository, record: Manifest, __: Manifest) -> Manifest:
@@ -268,18 +317,18 @@ def no_blob_id(_: Repository, record: Manifest, __: Manifest) -> Manifest:
 
 
 def another_slot_dead(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
-    segment, dead = with_dead(repository, record, 5)
-    return change_segments(record, replace(segment, dead=dead))
+    forged, dead = with_dead(repository, record, 5)
+    return change_segments(forged, replace(first(forged).segments[0], dead=dead))
 
 
 def one_slot_more_dead(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
-    segment, dead = with_dead(repository, record, 5, ROWS)
-    return change_segments(record, replace(segment, dead=dead))
+    forged, dead = with_dead(repository, record, 5, ROWS)
+    return change_segments(forged, replace(first(forged).segments[0], dead=dead))
 
 
 def short_deletion_vector(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
-    segment, _dead = with_dead(repository, record)
-    return change_segments(record, replace(segment, dead="AQ=="))
+    forged, _dead = with_dead(repository, record)
+    return change_segments(forged, replace(first(forged).segments[0], dead="AQ=="))
 
 
 def nonsense_deletion_vector(_: Repository, record: Manifest, __: Manifest) -> Manifest:
@@ -312,14 +361,16 @@ def index_of_another(_: Repository, record: Manifest, other: Manifest) -> Manife
     """A whole index, with vectors and links of its own."""
     place, _one = index_file(record)
     _place, two = index_file(other)
-    return change_artifact(record, place, parts=two.parts, size=two.size)
+    return change_artifact(record, place, parts=tuple(of_itself(other, part) for part in two.parts), size=two.size)
 
 
 def vectors_of_another_index(_: Repository, record: Manifest, other: Manifest) -> Manifest:
     """The links are right, the vectors under them aren't."""
     place, one = index_file(record)
     _place, two = index_file(other)
-    return change_artifact(record, place, parts=(*one.parts[:-1], two.parts[-1]))
+    number = vectors_part(record)
+    forged = of_itself(other, two.parts[vectors_part(other)])
+    return change_artifact(record, place, parts=(*one.parts[:number], forged, *one.parts[number + 1 :]))
 
 
 def links_of_another_index(_: Repository, record: Manifest, other: Manifest) -> Manifest:
@@ -358,8 +409,10 @@ def part_length_wrong(_: Repository, record: Manifest, __: Manifest) -> Manifest
 
 def stride_wrong(_: Repository, record: Manifest, __: Manifest) -> Manifest:
     place, one = index_file(record)
-    last = replace(one.parts[-1], stride=3, vector_offset=0, vector_length=2, rest=one.parts[0].blob)
-    return change_artifact(record, place, parts=(*one.parts[:-1], last))
+    number = vectors_part(record)
+    odd = of_itself(record, one.parts[number])
+    odd = replace(odd, stride=3, vector_offset=0, vector_length=2, rest=one.parts[0].blob)
+    return change_artifact(record, place, parts=(*one.parts[:number], odd, *one.parts[number + 1 :]))
 
 
 def two_files_of_one_path(_: Repository, record: Manifest, __: Manifest) -> Manifest:
@@ -411,7 +464,7 @@ FORGERIES: dict[str, tuple[str, str, Forgery]] = {
     "emptied": ("objects", "snapshots/", emptied),
     "emptied beside another": ("restore", "collection second", emptied_beside_another),
     "all empty": ("objects", "snapshots/", all_empty),
-    "collection of another": ("restore", "collection first", collection_left_out),
+    "collection of another": ("restore", "collection second", collection_left_out),
     "collection twice": ("objects", "collection second", collection_twice),
     "dimension": ("objects", "collection second", lambda _, record, __: change_field(record, dimension=DIMENSION + 1)),
     "dimension 0": ("objects", "collection second", lambda _, record, __: change_field(record, dimension=0)),
@@ -437,6 +490,10 @@ FORGERIES: dict[str, tuple[str, str, Forgery]] = {
     "rest is probes": ("restore", "collection second", rest_is_probes),
     "vectors of another": ("restore", "collection second", vectors_of_another),
     "vector column left out": ("restore", "collection second", vector_column_left_out),
+    "runs are rest": ("restore", "collection second", runs_are_rest),
+    "order is rest": ("restore", "", order_is_rest),
+    "fewer slots": ("restore", "", fewer_slots),
+    "check of another": ("restore", "", check_of_another),
     "unknown blob": ("objects", "blob abababab", unknown_blob),
     "no blob id": ("objects", "snapshots/", no_blob_id),
     "another slot dead": ("restore", "collection second", another_slot_dead),
@@ -483,6 +540,7 @@ ROWS_PLANE_WRONG = {
     "rest is probes",
     "vectors of another",
     "vector column left out",
+    "runs are rest",
     "unknown blob",
     "another slot dead",
     "one slot more dead",
@@ -544,11 +602,10 @@ def test_what_the_forger_does_is_no_forgery_by_itself(world: World) -> None:
     """The tools leave a right snapshot right: rows in two segments, rows with a dead slot, probes stored again."""
 
     def in_halves(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
-        return change_segments(record, *halves(repository, record))
+        return halves(repository, record)
 
     def with_a_dead_slot(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
-        segment, _dead = with_dead(repository, record)
-        return change_segments(record, segment)
+        return with_dead(repository, record)[0]
 
     def sealed_again(repository: Repository, record: Manifest, _: Manifest) -> Manifest:
         return with_sealed(repository, record, sealed_of(repository, record))
@@ -574,7 +631,8 @@ def test_a_check_of_nothing_fails_at_every_level(world: World, monkeypatch: pyte
 def test_a_probe_set_says_what_this_test_thinks(world: World) -> None:
     """If the format gains a field, a forgery of it belongs above."""
     assert [one.name for one in dataclasses.fields(ProbeSet)] == ["field", "k", "count", "blob", "live", "repeatable", "recall"]
-    assert [one.name for one in dataclasses.fields(Segment)] == ["rows", "vectors", "rest", "dead"]
+    assert [one.name for one in dataclasses.fields(Segment)] == ["start", "rows", "rest", "prints", "vectors", "dead"]
+    assert [one.name for one in dataclasses.fields(Block)] == ["start", "count", "blob", "prints", "used"]
 
 
 def test_the_restore_of_an_outside_path_names_it(world: World, tmp_path: Path) -> None:
