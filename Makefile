@@ -25,6 +25,10 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/codec_speed.py
 	$(BIN)/python bench/backup.py
 	$(BIN)/python bench/backup.py --sidecar
+	$(BIN)/python bench/incremental.py
+	$(BIN)/python bench/compaction.py
+	$(BIN)/python bench/many_snapshots.py
+	$(BIN)/python bench/change_feed.py
 	$(BIN)/python bench/memory.py
 
 lock:
