@@ -95,6 +95,8 @@ class Predecessor:
             return None
         if before.schema != schema or self.snapshot.manifest.rows_plane != rows_plane or not _same_fields(before, collection):
             return None
+        if not any(all(map(self.has, segment.blobs())) for segment in before.segments):
+            return None  # all of it is lost: stored as the first time, it heals the snapshots of then too
         mapped = (blob for segment in before.segments for blob in segment.vectors.values())
         if not all(segment.prints for segment in before.segments) or not all(map(self.has, (*before.order, *mapped))):
             return None
