@@ -58,7 +58,7 @@ def _tune_process() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library than glibc
             library = ctypes.CDLL(None)
-            library.mallopt(_ARENA_MAX, 2)
+            library.mallopt(_ARENA_MAX, 1)
             library.mallopt(_MMAP_THRESHOLD, 32 << 20)
             library.mallopt(_TRIM_THRESHOLD, 64 << 20)
 

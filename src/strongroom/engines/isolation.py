@@ -116,9 +116,10 @@ def _module(function: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, but engines get all cores for BLAS, and glibc keeps less of what they free."""
+    """Ours, but engines get all cores for BLAS, whose threads don't spin for 2^26 ticks after they start, and glibc keeps less of
+    what they free."""
     kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
-    return {"MALLOC_ARENA_MAX": "2", **kept}
+    return {"MALLOC_ARENA_MAX": "2", "OPENBLAS_THREAD_TIMEOUT": "16", **kept}
 
 
 def _packed(request: Sequence[Any]) -> tuple[bytes, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from blake3 import blake3
 from strongroom import engines
 from strongroom.engines.protocol import ChangeFeed, Frozen
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
-from strongroom.operations.collection_reading import BackupOptions, CollectionReading
+from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
 from strongroom.operations.predecessor import Predecessor, predecessor_of
 from strongroom.operations.processor import processor
 from strongroom.operations.witness import Witness
@@ -30,9 +31,9 @@ from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, Stored
 
 __all__ = ["BackupOptions", "BackupReport", "backup", "root_of", "without_password"]
 
-_WAITING_BLOCKS = 2
+_WAITING_BLOCKS = 4
 _WORKING = 2
-"""Threads that take the regions of files apart."""
+"""Threads that fingerprint rows, and then take the regions of files apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,9 @@ class _Backup:
         asking: ThreadPoolExecutor,
         unfinished: ExitStack,
     ) -> CollectionReading:
-        def begun() -> CollectionReading:
-            reading = CollectionReading(collection, self._fingerprinter, self._options, frozen, before, writer, asking)
+        def begun(*, fresh: bool = False) -> CollectionReading:
+            parts = (collection, self._fingerprinter, self._options, frozen, before, writer, asking)
+            reading = CollectionReading(*parts, fresh=fresh)
             unfinished.callback(reading.discard)
             return reading
 
@@ -193,20 +195,27 @@ class _Backup:
             if not unread or not reading.agrees:
                 reading = begun() if unread else reading
                 self._stream(reading, frozen.rows(collection.name), collection.count)
+            if not reading.asks_enough:
+                reading = begun(fresh=True)
+                self._stream(reading, frozen.rows(collection.name), collection.count)
         if reading.root.count != collection.count:
             note = f"the engine says {collection.count} rows, {reading.root.count} could be read"
             self._partly.append(LedgerItem(f"{collection.name}: rows", Status.NOT_CAPTURED, note))
         return reading
 
     def _stream(self, reading: CollectionReading, rows: Iterator[RowBlock], count: int) -> None:
-        """Have blocks looked at by a thread of its own while the next ones are read."""
+        """Have blocks measured by several threads, and looked at by one, in order, while the next ones are read."""
         self._progress.begin(f"rows of {reading.collection.name}", max(count, 0), "rows")
-        with ThreadPoolExecutor(1, thread_name_prefix="strongroom-rows") as analysis:
-            looking: list[Future[None]] = []
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="strongroom-rows") as analysis,
+            ThreadPoolExecutor(_WORKING, thread_name_prefix="strongroom-prints") as measuring,
+        ):
+            looking: deque[Future[None]] = deque()
             for block in rows:
-                looking.append(analysis.submit(reading.look_at, block))
+                measured = measuring.submit(reading.measure, block)
+                looking.append(analysis.submit(_when_measured, reading, measured))
                 if len(looking) > _WAITING_BLOCKS:
-                    looking.pop(0).result()
+                    looking.popleft().result()
                 self._progress.advance(block.batch.num_rows if block.dead is None else int((~block.dead).sum()))
             for future in looking:
                 future.result()
@@ -286,6 +295,10 @@ def without_password(url: str) -> str:
 
 def _rows_plane(frozen: Frozen) -> str:
     return "artifacts" if frozen.rows_in_artifacts else "segments"
+
+
+def _when_measured(reading: CollectionReading, measured: Future[Measured]) -> None:
+    reading.look_at(measured.result())
 
 
 def _constant(artifact: StoredArtifact) -> Callable[[], StoredArtifact]:

@@ -15,7 +15,6 @@ from strongroom.errors import Damaged
 from strongroom.model import Collection, Stretch
 from strongroom.operations.predecessor import Predecessor
 from strongroom.snapshots import probes
-from strongroom.snapshots.manifest import StoredCollection
 from strongroom.snapshots.probes import Probes
 
 
@@ -35,21 +34,23 @@ def unread(frozen: Frozen, collection: Collection, before: Predecessor, queries:
     record = before.snapshot.manifest if before.snapshot else None
     if not isinstance(frozen, ChangeFeed) or then is None or record is None or not _same_makers(frozen, before):
         return None
-    sealed = _sealed(then, collection, before, queries)
-    stretches = tuple(frozen.unchanged(collection.name, then.catalog, record.position)) if sealed is not None else ()
-    return Unread(stretches, then.schema, sealed) if stretches and sealed is not None else None
+    known = sealed(frozen, collection, before, queries)
+    stretches = tuple(frozen.unchanged(collection.name, then.catalog, record.position)) if known is not None else ()
+    return Unread(stretches, then.schema, known) if stretches and known is not None else None
 
 
 def _same_makers(frozen: Frozen, before: Predecessor) -> bool:
     """Another release of the engine, or of Strongroom, might see other columns in the same files."""
-    assert before.snapshot is not None  # noqa: S101 - asked for only then
-    record = before.snapshot.manifest
+    record = before.snapshot.manifest if before.snapshot else None
     ours = importlib.metadata.version("strongroom")
-    return record.engine_version == frozen.description.engine_version and record.strongroom_version == ours
+    return record is not None and (record.engine_version, record.strongroom_version) == (frozen.description.engine_version, ours)
 
 
-def _sealed(then: StoredCollection, collection: Collection, before: Predecessor, queries: int) -> dict[str, Probes] | None:
-    """The probes of every field; None if one has none that can go on."""
+def sealed(frozen: Frozen, collection: Collection, before: Predecessor, queries: int) -> dict[str, Probes] | None:
+    """The probes of every field with the answers that were right at the snapshot before; None if those of one can't go on."""
+    then = before.collection(collection.name)
+    if then is None or not _same_makers(frozen, before):
+        return None
     sets, found = {one.field: one.blob for one in then.probes}, dict[str, Probes]()
     measures = {one.name: one.metric for one in then.catalog.fields}
     for field in collection.fields if queries else ():

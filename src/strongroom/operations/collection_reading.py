@@ -18,15 +18,16 @@ from strongroom.codecs.runs import Numbers
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import EngineFailed
 from strongroom.model import Answers, Bytes, Collection, Field, FoundBy, LedgerItem, RowBlock, Status, Stretch
-from strongroom.operations.change_feed import unread
+from strongroom.operations.change_feed import sealed, unread
 from strongroom.operations.predecessor import Predecessor, said_lineage
 from strongroom.repository import BlobWriter
 from strongroom.snapshots import manifest, probes
-from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
+from strongroom.snapshots.fingerprints import Fingerprinter, Prints, RowsRoot
 from strongroom.snapshots.known import KnownWriter, tidy
 from strongroom.snapshots.manifest import ProbeSet, StoredCollection, Vectors
 from strongroom.snapshots.probes import ExactSearch, Probes
 from strongroom.snapshots.rows_writer import RowsWriter, StoredRows, Written
+from strongroom.snapshots.segments import vector_columns
 from strongroom.snapshots.slots import Slots
 
 _FEWEST_PROBES = 4
@@ -56,6 +57,15 @@ class _Asked:
     known: Probes | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A block of rows, its fingerprints, and the keyed hashes of its vector columns, if they were asked for."""
+
+    block: RowBlock
+    prints: Prints
+    identities: Mapping[str, bytes]
+
+
 class CollectionReading:
     """One collection on its way into a snapshot."""
 
@@ -68,7 +78,10 @@ class CollectionReading:
         before: Predecessor,
         writer: BlobWriter,
         asking: ThreadPoolExecutor,
+        *,
+        fresh: bool = False,
     ) -> None:
+        """`fresh` has new queries chosen, and searched for in all rows."""
         self.collection = collection
         self.root = RowsRoot(fingerprinter)
         self.schema = ""
@@ -78,6 +91,7 @@ class CollectionReading:
         self._before = before
         self._writer = writer
         self._asking = asking
+        self._fresh = fresh or options.reread
         self._searches: dict[str, _Asked] = {}
         self._table = KnownWriter(before.cache(collection.name), [one.name for one in collection.fields], complete=True)
         self._rows: RowsWriter | None = None
@@ -96,34 +110,62 @@ class CollectionReading:
             return ()
         self.schema = found.schema
         rows = self._writer_of_rows()
+        known = self._known_queries(rows, found.sealed)
+        if known is None:
+            return ()
         self._to_keep.extend(rows.expect(found.stretches))
         if self._to_keep:
             self._rows, self._following = rows, True
-            for field in self.collection.fields:
-                if field.name in found.sealed:
-                    known = found.sealed[field.name]
-                    known = known.only(np.arange(min(len(known.queries), self._wanted(field))))
-                    self._searches[field.name] = self._ask(field, known.queries, known)
+            self._ask_again(known)
         return tuple(self._to_keep)
 
-    def look_at(self, block: RowBlock) -> None:
-        """Store what is new of the rows, and search them exactly for the queries, which the first rows with vectors give."""
+    def _known_queries(self, rows: RowsWriter, sealed: Mapping[str, Probes]) -> Mapping[str, Probes] | None:
+        """Those of the queries of before of which no answer is about to be stored anew; None if they are too few."""
+        known = {}
+        for field in self.collection.fields:
+            if field.name in sealed:
+                one = sealed[field.name]
+                stays = [place for place, numbers in enumerate(one.rows or ()) if rows.stays(numbers).all()]
+                known[field.name] = one.only(np.array(stays[: self._wanted(field)], np.intp))
+        return known if self._are_enough({name: len(one.queries) for name, one in known.items()}) else None
+
+    def _ask_again(self, known: Mapping[str, Probes]) -> None:
+        for field in self.collection.fields:
+            if field.name in known:
+                self._searches[field.name] = self._ask(field, known[field.name].queries, known[field.name])
+
+    def measure(self, block: RowBlock) -> Measured:
+        """The fingerprints of a block of rows, for `look_at`. Any thread."""
+        prints = self._fingerprinter.prints(block.batch)
+        identities = {}
+        if self._before.collection(self.collection.name) is not None:  # then most of it is known, and isn't hashed to be stored
+            identify, columns = self._before.repository.keys.identify, vector_columns(block.batch, self.collection.fields)
+            identities = {name: identify(content) for name, content in columns.items()}
+        return Measured(block, prints, identities)
+
+    def look_at(self, measured: Measured) -> None:
+        """Store what is new of the rows, and search them exactly for the queries: those of the snapshot before, so that only new
+        rows need be looked at, or such as the first rows with vectors give."""
+        block = measured.block
         if self._rows is None:
             self.schema = manifest.encode_schema(block.batch.schema)
             self._rows = self._writer_of_rows()
+            if self._rows.goes_on and not self._fresh:
+                found = sealed(self._frozen, self.collection, self._before, self._options.probes)
+                self._ask_again(self._known_queries(self._rows, found or {}) or {})
         if self._following:
             self._keep_what_comes_next(self._rows)
             beyond = bool(self._to_keep) and self._rows.slots + block.batch.num_rows > self._to_keep[0].first
             if beyond or manifest.encode_schema(block.batch.schema) != self.schema:
                 self._fits = False
         if self._fits:
-            self._look_at(self._rows, block)
+            self._look_at(self._rows, measured)
 
-    def _look_at(self, rows: RowsWriter, block: RowBlock) -> None:
-        prints = self._fingerprinter.prints(block.batch)
+    def _look_at(self, rows: RowsWriter, measured: Measured) -> None:
+        block, prints = measured.block, measured.prints
         dead = np.zeros(block.batch.num_rows, np.bool_) if block.dead is None else block.dead
         self.root.add_prints(prints.rows[~dead])
-        numbers, new = rows.add(block, prints)
+        numbers, new = rows.add(block, prints, measured.identities)
         self._read += block.batch.num_rows
         live = block.live()
         for field in self.collection.fields:
@@ -145,11 +187,19 @@ class CollectionReading:
 
     @property
     def agrees(self) -> bool:
-        """Asked at the end of rows if some were not read: was the change feed right as far as that can be seen, and do enough
-        queries go on? If not, all rows are to be read, by another `CollectionReading`."""
+        """Asked at the end of rows if some were not read: was the change feed right as far as that can be seen? If not, all rows
+        are to be read, by another `CollectionReading`."""
+        return self._fits and not self._to_keep and self.root.count == self.collection.count
+
+    @property
+    def asks_enough(self) -> bool:
+        """Asked at the end of rows: do enough queries go on, none of whose answers is gone? If not, all rows are to be read with
+        fresh ones, by another `CollectionReading`."""
+        return self._are_enough({name: len(self._lasting(asked)) for name, asked in self._searches.items() if asked.known})
+
+    def _are_enough(self, queries: Mapping[str, int]) -> bool:
         wanted = {one.name: min(self._wanted(one), self.collection.count) for one in self.collection.fields}
-        enough = all(2 * len(self._lasting(asked)) >= wanted[name] for name, asked in self._searches.items())
-        return self._fits and not self._to_keep and self.root.count == self.collection.count and enough
+        return all(2 * count >= wanted[name] for name, count in queries.items())
 
     def _lasting(self, asked: _Asked) -> npt.NDArray[np.intp]:
         """The places of the queries none of whose known answers is a row that is gone."""

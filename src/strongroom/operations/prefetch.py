@@ -15,14 +15,14 @@ _AHEAD = 6
 """Results that may wait for their use; with blobs of 8 MiB at most, 48 MiB."""
 
 
-def ahead(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
-    """`work` of each item, in order. The first failure is raised where its result would have been."""
+def ahead(items: Iterable[T], work: Callable[[T], R], most: int = _AHEAD) -> Iterator[R]:
+    """`work` of each item, in order, `most` results ahead. The first failure is raised where its result would have been."""
     with ThreadPoolExecutor(THREADS, thread_name_prefix="strongroom-reader") as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) >= _AHEAD:
+                if len(waiting) >= most:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,9 +21,15 @@ from strongroom.operations.prefetch import ahead
 from strongroom.operations.restore_state import RestoreState
 from strongroom.progress import Progress
 from strongroom.repository import Repository
-from strongroom.snapshots.manifest import Part, StoredArtifact, StoredCollection
+from strongroom.snapshots.manifest import Part, StoredArtifact, StoredCollection, Vectors
 from strongroom.snapshots.parts import ArtifactReader, holds, offsets
 from strongroom.snapshots.slots import Slots
+
+_Piece = tuple[str, int, Part]
+"""Of which file, where in it, what."""
+
+_TOGETHER, _GROUPS_AHEAD = 3, 4
+"""So many parts, of 8 MiB at most, may share the reading of their vectors; so many such groups wait to be written."""
 
 _FLUSH_BYTES = 32 << 20
 _SOURCES = 4
@@ -55,13 +62,15 @@ class Installation:
     def install(self, artifacts: Sequence[StoredArtifact]) -> None:
         """Write every file that isn't there yet. Raises Damaged, naming the object that is."""
         self._progress.begin("files", sum(artifact.size for artifact in artifacts), "bytes")
+        missing = []
         for artifact in artifacts:
             path = self._stage.artifact_path(artifact.path)
             there = path.exists() and path.stat().st_size == artifact.size
             if artifact.path in self._state.installed and (self._state.adopted or there):
                 self._progress.advance(artifact.size)
             else:
-                self._write(artifact, path)
+                missing.append(artifact)
+        self._write(missing)
 
     def read_back(self, artifacts: Sequence[StoredArtifact]) -> bool:
         """Read every file that an earlier run wrote, and compare it with the ids of its blobs. What a crash tore is written once
@@ -73,36 +82,41 @@ class Installation:
             path = self._stage.artifact_path(artifact.path)
             if not self._is_whole(artifact, path):
                 mended = True
-                self._write(artifact, path)
+                self._write([artifact])
                 if not self._is_whole(artifact, path):
                     raise VerificationFailed(f"{artifact.path}: the disk gives back other bytes than were written")
             self._progress.advance(artifact.size)
         return mended
 
-    def _write(self, artifact: StoredArtifact, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        started = 0
-        with path.open("wb") as file:
-            for part, content in zip(artifact.parts, self._contents(artifact), strict=True):
-                if len(content) != part.length:
-                    raise Damaged(f"artifact {artifact.path}", "a part of it is not as long as the manifest says")
-                file.write(content)
-                if file.tell() - started >= _FLUSH_BYTES:
-                    file.flush()
-                    start_writing(file.fileno(), started, file.tell() - started)
-                    started = file.tell()
-                self._progress.advance(part.length)
-        if path.stat().st_size != artifact.size:
+    def _write(self, artifacts: Sequence[StoredArtifact]) -> None:
+        """Write files side by side, so that vectors that several of them hold are read once."""
+        with ExitStack() as stack:
+            files = {one.path: _File(one, self._stage.artifact_path(one.path), stack) for one in artifacts}
+            for one in artifacts:
+                if not one.parts:
+                    self._finish(files[one.path])
+            for pieces, contents in ahead(_alike(artifacts), self._read, _GROUPS_AHEAD):
+                for (path, offset, part), content in zip(pieces, contents, strict=True):
+                    files[path].write(offset, part, content)
+                    self._progress.advance(part.length)
+                    if not files[path].missing:
+                        self._finish(files[path])
+
+    def _read(self, pieces: Sequence[_Piece]) -> tuple[Sequence[_Piece], list[Bytes]]:
+        return pieces, list(self._reader.read_alike(part for _, _, part in pieces))
+
+    def _finish(self, file: _File) -> None:
+        """All parts of a file are written."""
+        artifact = file.artifact
+        if file.size() != artifact.size:
             raise Damaged(f"artifact {artifact.path}", "its parts are not as long as the manifest says")
+        file.close()
         self._written.add(artifact.path)
         for offset, part in offsets(artifact):
             blob = self._reader.block(part)
             if blob:
-                self._places[blob] = (path, offset, part)
+                self._places[blob] = (file.path, offset, part)
         self._state.add_installed(artifact.path)
-
-    def _contents(self, artifact: StoredArtifact) -> Iterator[Bytes]:
-        return ahead(artifact.parts, self._reader.read)
 
     def _source(self, blob_id: bytes) -> Bytes:
         """A blob of which other bytes are made. These are checked as a whole."""
@@ -121,6 +135,60 @@ class Installation:
 
         with path.open("rb", buffering=0) as file:
             return os.fstat(file.fileno()).st_size == artifact.size and all(list(ahead(offsets(artifact), same)))
+
+
+def _alike(artifacts: Sequence[StoredArtifact]) -> Iterable[Sequence[_Piece]]:
+    """All parts, in order; a few that refer to the same vectors come together, where the first of them does."""
+    groups: list[list[_Piece]] = []
+    open_groups: dict[Vectors, list[_Piece]] = {}
+    for artifact in artifacts:
+        for offset, part in offsets(artifact):
+            group = open_groups.get(part.vectors, []) if part.vectors else []
+            if not group or len(group) == _TOGETHER:
+                groups.append(group := [])
+                if part.vectors:
+                    open_groups[part.vectors] = group
+            group.append((artifact.path, offset, part))
+    return groups
+
+
+class _File:
+    """A file that is written in any order, from when its first part comes."""
+
+    def __init__(self, artifact: StoredArtifact, path: Path, stack: ExitStack) -> None:
+        self.artifact, self.path = artifact, path
+        self.missing = len(artifact.parts)
+        self._stack = stack
+        self._file: BinaryIO | None = None
+        self._started = self._end = 0
+
+    def write(self, offset: int, part: Part, content: Bytes) -> None:
+        """Write a part, and have the system begin to bring to the disk what follows what it was told of before."""
+        if len(content) != part.length:
+            raise Damaged(f"artifact {self.artifact.path}", "a part of it is not as long as the manifest says")
+        descriptor = self._opened().fileno()
+        view = memoryview(content).cast("B")
+        while view:
+            done = os.pwrite(descriptor, view, offset)
+            view, offset = view[done:], offset + done
+        self.missing -= 1
+        self._end = max(self._end, offset)
+        if self._end - self._started >= _FLUSH_BYTES:
+            start_writing(descriptor, self._started, self._end - self._started)
+            self._started = self._end
+
+    def size(self) -> int:
+        return os.fstat(self._opened().fileno()).st_size
+
+    def close(self) -> None:
+        self._opened().close()
+        self._file = None
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._stack.enter_context(self.path.open("wb", buffering=0))
+        return self._file
 
 
 def _pread(file: BinaryIO, offset: int, part: Part) -> bytes:

@@ -194,12 +194,13 @@ class Fingerprinter:
         return room[: source.nbytes].view(np.uint64).reshape(-1, 2)
 
     def _mask(self, blocks: int) -> Words:
-        if len(self._masks) < blocks:
+        masks = self._masks  # another thread may put a shorter or longer one there at any time
+        if len(masks) < blocks:
             counters = np.zeros((1 << (blocks - 1).bit_length(), 2), np.uint64)
             counters[:, 0] = np.arange(len(counters))
             counters[:, 1] = np.uint64(0x6D61736B)
-            self._masks = self._encrypt(counters)
-        return self._masks[:blocks]
+            self._masks = masks = self._encrypt(counters)
+        return masks[:blocks]
 
     def _name_of(self, name: str) -> Words:
         return np.frombuffer(blake3(name.encode(), key=self.root_key).digest(16), np.uint64)

@@ -104,6 +104,10 @@ class Matcher:
                 end = one.first + one.count
         return tuple(taken)
 
+    def stays(self, numbers: Numbers) -> Flags:
+        """Which of these are in no segment that is given up."""
+        return ~in_pieces(numbers, self._gone)
+
     def lines(self, stretch: Stretch) -> Iterator[Lines]:
         """What is known of the slots of a stretch, a piece at a time."""
         assert self._known is not None  # noqa: S101 - stretches are of what is known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from strongroom.codecs import CodecError, copies, difference, strided
@@ -14,6 +14,9 @@ from strongroom.snapshots.slots import Slots
 
 Identify = Callable[[Bytes], bytes]
 """The id that a blob of these bytes has."""
+
+_Known = tuple[Bytes, bytes]
+"""Vectors and their keyed hash."""
 
 
 def remainder(part: Part) -> tuple[str, tuple[str, ...]]:
@@ -60,14 +63,26 @@ class ArtifactReader:
 
     def read(self, part: Part) -> Bytes:
         """The bytes of one part, proven to be those that were backed up. Raises Damaged."""
-        try:
-            if part.sources or part.ranges:
-                return self._copied(part)
-            if part.stride:
-                return self._joined(part)
-            content = remainder_of(part, self._read_blob)
-        except (CodecError, ValueError) as error:
-            raise Damaged(f"blob {_name(part)}", f"it doesn't fit the blobs that it belongs to ({error})") from error
+        return next(self.read_alike((part,)))
+
+    def read_alike(self, parts: Iterable[Part]) -> Iterator[Bytes]:
+        """As `read`, of parts that refer to the same vectors: these are fetched and hashed once."""
+        known: _Known | None = None
+        for part in parts:
+            try:
+                if part.stride and part.vectors and known is None:
+                    vectors = self.vectors(part.vectors)
+                    known = vectors, self._identify(vectors)
+                yield self._read(part, known)
+            except (CodecError, ValueError) as error:
+                raise Damaged(f"blob {_name(part)}", f"it doesn't fit the blobs that it belongs to ({error})") from error
+
+    def _read(self, part: Part, known: _Known | None) -> Bytes:
+        if part.sources or part.ranges:
+            return self._copied(part)
+        if part.stride:
+            return self._joined(part, *known) if known else self._apart(part)
+        content = remainder_of(part, self._read_blob)
         if part.differences:
             self._require(part, self._identify(content))
         return content
@@ -94,12 +109,13 @@ class ArtifactReader:
             raise Damaged(f"collection {vectors.collection}", "a file has vectors of rows that are not stored")
         return slots, places
 
-    def _joined(self, part: Part) -> Bytes:
-        if part.vectors is None:
-            vectors, rest = self._read_blob(bytes.fromhex(part.blob)), self._read_blob(bytes.fromhex(part.rest))
-            return strided.join(vectors, rest, part.stride, part.vector_offset, part.vector_length)
-        vectors = self.vectors(part.vectors)
-        identity = self._identify(vectors)
+    def _apart(self, part: Part) -> Bytes:
+        """Records whose vectors are a blob of their own."""
+        vectors, rest = self._read_blob(bytes.fromhex(part.blob)), self._read_blob(bytes.fromhex(part.rest))
+        return strided.join(vectors, rest, part.stride, part.vector_offset, part.vector_length)
+
+    def _joined(self, part: Part, vectors: Bytes, identity: bytes) -> Bytes:
+        """Records whose vectors are kept elsewhere, and have this keyed hash."""
         if not part.rest:
             self._require(part, identity)
             return vectors

@@ -110,12 +110,17 @@ class RowsWriter:
         self.written.append(Written(stretch.first, stretch.count, {}))
         return np.concatenate(live)
 
+    def stays(self, numbers: Numbers) -> Flags:
+        """Which of these rows of the snapshot before may keep their numbers: they are in nothing that is given up."""
+        return self._matcher.stays(numbers)
+
     def has_live(self, numbers: Numbers) -> Flags:
         """Which of these are numbers of live rows, as far as rows were seen."""
         return self._live.of(numbers)
 
-    def add(self, block: RowBlock, prints: Prints) -> tuple[Numbers, Flags]:
-        """The next block of rows, with its fingerprints. Gives the number of each, and which of them are new."""
+    def add(self, block: RowBlock, prints: Prints, identities: Mapping[str, bytes] | None = None) -> tuple[Numbers, Flags]:
+        """The next block of rows, with its fingerprints, and the keyed hashes of its vector columns if the caller has them. Gives
+        the number of each row, and which of them are new."""
         batch = block.batch
         dead = np.zeros(batch.num_rows, np.bool_) if block.dead is None else block.dead
         values = vector_columns(batch, self._collection.fields) if self._with_vectors else {}
@@ -128,7 +133,10 @@ class RowsWriter:
             whole = self._new.store_whole(batch, seen, found, values)
         elif new.any():
             self._new.gather(batch, seen, found)
-        checks = {name: (whole.get(name) or _given(self._identify(content)), len(content)) for name, content in values.items()}
+        checks = {}
+        for name, content in values.items():
+            known = whole.get(name) or _given((identities or {}).get(name) or self._identify(content))
+            checks[name] = (known, len(content))
         self.written.append(Written(seen.first, len(seen), checks))
         blank = np.zeros((len(seen), 3), np.uint32)
         vectors = {name: seen.vectors.get(name, blank) for name in found.places}

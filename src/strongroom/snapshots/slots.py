@@ -50,7 +50,7 @@ class Slots:
         segment_of = np.searchsorted(self._starts, numbers, side="right") - 1
         known = (segment_of >= 0) & (numbers < self._ends[segment_of]) if len(self._starts) else np.zeros(len(numbers), bool)
         places[~known] = NONE
-        for at in np.unique(segment_of[known]):
+        for at in np.flatnonzero(np.bincount(segment_of[known])):
             segment = self._segments[at]
             if field in segment.vectors:
                 here = known & (segment_of == at)

@@ -68,8 +68,10 @@ class VectorReader:
             return self._rows(block).data.cast("B")
         which = np.searchsorted(self._starts, places, side="right") - 1
         result: npt.NDArray[np.uint8] | None = None
-        for number in np.unique(which):
-            block = self._block_of(int(places[which == number][0]))
+        if int(which.min()) < 0:
+            raise Damaged(f"vectors {self._name}", f"there is none with the number {int(places.min())}")
+        for number in np.flatnonzero(np.bincount(which)):
+            block = self._blocks[number]
             rows = self._rows(block)
             here = np.flatnonzero(which == number)
             inside = places[here].astype(np.int64) - block.start
