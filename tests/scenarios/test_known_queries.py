@@ -9,7 +9,9 @@ import hnswlib
 import numpy as np
 import pytest
 
+from strongroom.engines.indexfile import held
 from strongroom.library import Strongroom, init_repository, open_repository
+from strongroom.model import FoundBy
 from strongroom.repository import Argon2Cost
 from strongroom.snapshots import compaction, probes
 from strongroom.snapshots.probes import ExactSearch, Probes
@@ -151,3 +153,11 @@ def test_another_number_of_queries_is_asked(room: Strongroom, tmp_path: Path) ->
     assert len(backed_up(room, source, probes=8).queries) == 8
     source.update(0.005)
     assert len(backed_up(room, source, probes=probes.PROBES).queries) == probes.PROBES
+
+
+def test_an_unchanged_source_says_that_no_row_was_read(room: Strongroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "TICK_SECONDS", 0.0)
+    source = Source(tmp_path)
+    backed_up(room, source)
+    (stored,) = room.backup(f"hnswlib://{source.path}?space=l2").snapshot.manifest.collections
+    assert (stored.found_by, stored.slots_read) == (FoundBy.NOTHING, 0)

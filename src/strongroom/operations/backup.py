@@ -87,6 +87,9 @@ class _Backup:
             if finish is not None:
                 record = finish()
             assert record is not None  # noqa: S101 - one of both
+            if finish is None:
+                as_it_was = tuple(replace(one, found_by=FoundBy.NOTHING, slots_read=0) for one in record.collections)
+                record = replace(record, collections=as_it_was)
             record = replace(
                 record,
                 created=self._repository.clock.now().isoformat(),
@@ -110,8 +113,6 @@ class _Backup:
         record = before.still(frozen, self._options.model) if self._may_rely else None
         if record is not None:
             frozen.check()
-            as_it_was = tuple(replace(one, found_by=FoundBy.NOTHING, slots_read=0) for one in record.collections)
-            record = replace(record, collections=as_it_was)
         return record
 
     def _read(

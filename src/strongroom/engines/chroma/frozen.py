@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from strongroom.engines import isolation
-from strongroom.engines.chroma import catalog, rows
+from strongroom.engines.chroma import catalog, changes, rows
 from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
 from strongroom.engines.chroma.catalog import FIELD
 from strongroom.engines.chroma.hnsw import Header
 from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
 from strongroom.engines.regions import fixed_blocks
 from strongroom.errors import NotFound, SourceChanged, Unreadable
-from strongroom.model import Answers, Collection, Cut, Description, LedgerItem, Position, Region, RowBlock, Status
+from strongroom.model import Answers, Collection, Cut, Description, LedgerItem, Position, Region, RowBlock, Status, Stretch
 from strongroom.progress import Progress
 
 _PREFIX = ".strongroom-moment-"
@@ -111,6 +111,7 @@ class ChromaFrozen:
             migrations = catalog.check_schema(connection)
             self._entries = {entry.address.public: entry for entry in catalog.entries(connection)}
             places = {name: rows.locate(connection, entry, root) for name, entry in self._entries.items()}
+            self._feeds = {name: changes.described(connection, self._entries[name], one, root) for name, one in places.items()}
             self._position = catalog.last_position(connection)
             self._catalog = catalog.source_catalog(connection, migrations)
         self._counts = {name: place.count for name, place in places.items()}
@@ -127,7 +128,7 @@ class ChromaFrozen:
         except PackageNotFoundError:
             installed = "unknown"
         collections = tuple(
-            Collection(name, self._counts[name], (entry.field(),), entry.catalog(), entry.lineage())
+            Collection(name, self._counts[name], (entry.field(),), entry.catalog(), entry.lineage(), self._feeds[name])
             for name, entry in self._entries.items()
         )
         cosine = any(entry.field().metric == "cosine" for entry in self._entries.values())
@@ -152,6 +153,19 @@ class ChromaFrozen:
         entry = self._entry(collection)
         with catalog.reading(self._root / DATABASE) as connection:
             yield from rows.read(connection, entry, self._root)
+
+    def unchanged(self, collection: str, then: Collection, since: Position) -> Sequence[Stretch]:
+        """What the log says that nobody has touched: see `changes`."""
+        entry, now = self._entry(collection), self.description.collection(collection)
+        with catalog.reading(self._root / DATABASE) as connection:
+            places = rows.locate(connection, entry, self._root)
+            return tuple(changes.unchanged(connection, entry, places, self._root, now, then))
+
+    def other_rows(self, collection: str, stretches: Sequence[Stretch]) -> Iterator[RowBlock]:
+        """The rows that the stretches leave out. Raises NotFound or Damaged."""
+        entry = self._entry(collection)
+        with catalog.reading(self._root / DATABASE) as connection:
+            yield from rows.read(connection, entry, self._root, stretches)
 
     def _entry(self, collection: str) -> catalog.Entry:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ import numpy.typing as npt
 
 from strongroom.engines.chroma.capture import PICKLE
 from strongroom.errors import Damaged
+
+_AT_ONCE = 4096
+"""Elements that are read in one go for their labels."""
 
 _HEADER = struct.Struct("<iQQQQQQiIQQQdQ")
 _VERSION = 1
@@ -89,19 +92,31 @@ def read_labels(folder: Path) -> dict[str, int]:
     return labels
 
 
-def read_slots(folder: Path, header: Header, block: int) -> Iterator[Slots]:
-    """All slots up to `count`, `block` of them at a time. Raises Damaged if the file ends early."""
+def read_slots(folder: Path, header: Header, pieces: Iterable[tuple[int, int]]) -> Iterator[Slots]:
+    """The slots of each piece (first slot, how many). Raises Damaged if the file ends early."""
+    for raw in _elements(folder, header, pieces):
+        vectors = np.ascontiguousarray(raw[:, header.data_offset : header.label_offset]).view(np.float32)
+        yield Slots(vectors, _labels(raw, header), (raw[:, 2] & 1).astype(np.bool_))
+
+
+def slot_labels(folder: Path, header: Header) -> npt.NDArray[np.int64]:
+    """The label in every slot up to `count`. Raises Damaged if the file ends early."""
+    pieces = ((start, min(_AT_ONCE, header.count - start)) for start in range(0, header.count, _AT_ONCE))
+    return np.concatenate([np.zeros(0, np.int64), *(_labels(raw, header) for raw in _elements(folder, header, pieces))])
+
+
+def _labels(raw: npt.NDArray[np.uint8], header: Header) -> npt.NDArray[np.int64]:
+    return np.ascontiguousarray(raw[:, header.label_offset :]).view(np.int64).reshape(len(raw))
+
+
+def _elements(folder: Path, header: Header, pieces: Iterable[tuple[int, int]]) -> Iterator[npt.NDArray[np.uint8]]:
     descriptor = os.open(folder / "data_level0.bin", os.O_RDONLY)
     try:
-        for start in range(0, header.count, block):
-            number = min(block, header.count - start)
+        for start, number in pieces:
             content = os.pread(descriptor, number * header.stride, start * header.stride)
             if len(content) != number * header.stride:
                 raise _damaged(folder, "data_level0.bin ends early")
-            raw = np.frombuffer(content, np.uint8).reshape(number, header.stride)
-            vectors = np.ascontiguousarray(raw[:, header.data_offset : header.label_offset]).view(np.float32)
-            labels = np.ascontiguousarray(raw[:, header.label_offset :]).view(np.int64).reshape(number)
-            yield Slots(vectors, labels, (raw[:, 2] & 1).astype(np.bool_))
+            yield np.frombuffer(content, np.uint8).reshape(number, header.stride)
     finally:
         os.close(descriptor)
 

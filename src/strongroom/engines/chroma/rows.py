@@ -22,7 +22,7 @@ from strongroom.engines.chroma.hnsw import Header, read_header, read_labels, rea
 from strongroom.engines.chroma.replay import Document, Tail, replay
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import Damaged
-from strongroom.model import ROLE, Role, RowBlock
+from strongroom.model import ROLE, Role, RowBlock, Stretch
 
 _NO_ROW, _IN_TAIL = -1, -2
 """In place of a row number: the label is dead; its metadata come from the log alone."""
@@ -58,6 +58,11 @@ class Places:
     @property
     def count(self) -> int:
         return int((self.rowids != _NO_ROW).sum()) + len(self.tail)
+
+    def shown(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Of slots with these labels: the labels of those whose rows the index shows, 0 for dead ones."""
+        known = np.where((labels > 0) & (labels < len(self.ids)), labels, 0)
+        return np.where(self.rowids[known] == _NO_ROW, 0, known)
 
 
 def locate(connection: sqlite3.Connection, entry: Entry, root: Path) -> Places:
@@ -109,8 +114,9 @@ def _number(
     return in_tail, lost
 
 
-def read(connection: sqlite3.Connection, entry: Entry, root: Path) -> Iterator[RowBlock]:
-    """Every row once, in blocks of `rows_per_block(4 * dimension)` slots. Raises Damaged if index and id map contradict."""
+def read(connection: sqlite3.Connection, entry: Entry, root: Path, without: Sequence[Stretch] = ()) -> Iterator[RowBlock]:
+    """Every row once, in blocks of `rows_per_block(4 * dimension)` slots, none of which goes across a stretch of slots `without`
+    which. Raises Damaged if index and id map contradict."""
     places = locate(connection, entry, root)
     block = rows_per_block(4 * entry.dimension)
     reader = Documents(connection)
@@ -121,20 +127,30 @@ def read(connection: sqlite3.Connection, entry: Entry, root: Path) -> Iterator[R
                 f"its index has {places.header.dimension} dimensions and its catalog says {entry.dimension}",
                 hint="restore this collection from an earlier snapshot, or delete it",
             )
-        yield from _from_index(places, root / entry.vector_segment, block, reader)
+        pieces = list(_pieces(places.header.count, block, without))
+        yield from _from_index(places, root / entry.vector_segment, pieces, reader)
     for start in range(0, len(places.tail), block):
         yield _from_log(connection, entry.dimension, places, places.tail[start : start + block], reader)
 
 
-def _from_index(places: Places, folder: Path, block: int, reader: Documents) -> Iterator[RowBlock]:
+def _pieces(count: int, block: int, without: Sequence[Stretch]) -> Iterator[tuple[int, int]]:
+    """The first slot and the number of slots of each block; a block starts where a stretch that is left out ends."""
+    start = 0
+    for first, after in (*((one.first, one.first + one.count) for one in without), (count, count)):
+        yield from ((at, min(block, first - at)) for at in range(start, first, block))
+        start = after
+
+
+def _from_index(places: Places, folder: Path, pieces: Sequence[tuple[int, int]], reader: Documents) -> Iterator[RowBlock]:
     assert places.header is not None  # noqa: S101 - for the type checker
     ids = np.array(places.ids, dtype=object)
     shown = 0
-    for slots in read_slots(folder, places.header, block):
+    for slots in read_slots(folder, places.header, pieces):
         known = (slots.labels > 0) & (slots.labels < len(ids))
         labels = np.where(known, slots.labels, 0)
         mapped = ids[labels] != ""
         if (mapped & slots.deleted).any() or (~mapped & ~slots.deleted).any():
+            shown = -1
             break
         shown += int(mapped.sum())
         rowids = places.rowids[labels]
@@ -142,7 +158,8 @@ def _from_index(places: Places, folder: Path, block: int, reader: Documents) -> 
         names = ids[labels].tolist()
         columns = _columns(reader, rowids, names, places.documents)
         yield RowBlock(_batch(names, slots.vectors, columns), dead if dead.any() else None)
-    if shown != places.elements:
+    everything = sum(number for _, number in pieces) == places.header.count
+    if shown < 0 or (everything and shown != places.elements):
         raise Damaged(
             f"Chroma's vector index {folder.name}",
             "its elements and its id map contradict each other",
