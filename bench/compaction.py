@@ -4,8 +4,9 @@ and of reading all rows back.
 
     python bench/compaction.py [--small 35000] [--large 1000] [--json FILE] [--plot FILE.png]
 
-Only the rows plane, in one process, with the repository in memory: no engine, no index files, no probes. Every hundredth snapshot
-is read back whole and compared.
+Only the rows plane, in one process, with the repository in memory: no engine, no index files, no probes, and one session of writing
+for a hundred snapshots (what opening one costs with any number of snapshots is for bench/many_snapshots.py to say). Every hundredth
+snapshot is read back whole and compared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -119,37 +120,38 @@ class Line:
         self._repository = Repository.create(open_store(f"memory://{workload.name}"), secret, cost=Argon2Cost(1, 1, 64))
         self._fingerprinter = Fingerprinter(self._repository.keys.fingerprint)
         self._known: KnownRows | None = None
+        self._writer = self._repository.writer()
+        self._points: list[Point] = []
 
-    def snapshot(self, number: int) -> Point:
-        """One more."""
+    def snapshot(self, number: int) -> list[Point]:
+        """One more. Gives those of a session once that is over: a hundred of them, whose bytes are the session's shared out."""
         field = Field("vector", "float32", self._workload.dimension, "l2")
         started = time.perf_counter()
-        with self._repository.writer() as writer:
-            table = KnownWriter(None, ["vector"], complete=True)
-            collection = Collection("rows", len(self.rows.ids), (field,))
-            keys = self._repository.keys
-            new = RowsWriter(
-                collection,
-                self._fingerprinter,
-                lambda data, kind: writer.submit(data, kind),
-                keys.identify,
-                table,
-                known=self._known,
-            )
-            schema = ""
-            for block in self.rows.blocks():
-                schema = schema or encode_schema(block.batch.schema)
-                new.add(block, self._fingerprinter.prints(block.batch))
-            new.end_of_rows()
-            finish = new.finish()
-            self._repository.add_index(writer.close())
-        found = finish()
+        table = KnownWriter(None, ["vector"], complete=True)
+        collection = Collection("rows", len(self.rows.ids), (field,))
+        keys = self._repository.keys
+        submit = self._writer.submit
+        new = RowsWriter(collection, self._fingerprinter, submit, keys.identify, table, known=self._known)
+        schema = ""
+        for block in self.rows.blocks():
+            schema = schema or encode_schema(block.batch.schema)
+            new.add(block, self._fingerprinter.prints(block.batch))
+        new.end_of_rows()
+        found = new.finish()()
         stored = StoredCollection(collection, schema, "", found.segments, (), found.vectors, found.order, found.slots)
         self._known = table.finish(stored, keys.identify)
         seconds = time.perf_counter() - started
-        read = self._read(stored) if number % LOOKED_AT == 0 else float("nan")
         dead = sum(one.dead_count() for one in stored.segments)
-        return Point(number, len(stored.segments), len(stored.vectors["vector"]), dead, writer.stored_bytes, seconds, read)
+        self._points.append(Point(number, len(stored.segments), len(stored.vectors["vector"]), dead, 0, seconds, float("nan")))
+        return self._session_ends(stored) if number % LOOKED_AT == 0 else []
+
+    def _session_ends(self, stored: StoredCollection) -> list[Point]:
+        self._repository.add_index(self._writer.close())
+        points, self._points = self._points, []
+        points[-1] = replace(points[-1], read=self._read(stored))
+        shared = self._writer.stored_bytes // len(points)
+        self._writer = self._repository.writer()
+        return [replace(one, written_bytes=shared) for one in points]
 
     def _read(self, stored: StoredCollection) -> float:
         """Seconds to read all rows back. Raises AssertionError if they are not those that are there now."""
@@ -211,6 +213,16 @@ def show(console: Console, lines: dict[str, list[Point]]) -> None:
     console.print(table)
 
 
+def simulated(workload: Workload, count: int) -> list[Point]:
+    """So many snapshots, after a first one."""
+    line, points = Line(workload), list[Point]()
+    for number in track(range(count + 1), workload.name, console=Console(stderr=True)):
+        if number:
+            line.rows.change(number)
+        points += line.snapshot(number)
+    return points
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", type=int, default=35_000)
@@ -219,18 +231,12 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
-    os.environ["STRONGROOM_STATE_DIR"] = tempfile.mkdtemp(prefix="strongroom-bench-state-")
-    lines: dict[str, list[Point]] = {}
-    for workload, count in (
-        (Workload("1,000 rows", 1_000, 64, updated=10, moved=2), asked.small),
-        (Workload("100,000 rows", 100_000, 128, updated=900, moved=100), asked.large),
-    ):
-        line = Line(workload)
-        points = lines[workload.name] = []
-        for number in track(range(count), workload.name, console=Console(stderr=True)):
-            if number:
-                line.rows.change(number)
-            points.append(line.snapshot(number))
+    with tempfile.TemporaryDirectory(prefix="strongroom-bench-state-") as state:
+        os.environ["STRONGROOM_STATE_DIR"] = state
+        lines = {
+            "1,000 rows": simulated(Workload("1,000 rows", 1_000, 64, updated=10, moved=2), asked.small),
+            "100,000 rows": simulated(Workload("100,000 rows", 100_000, 128, updated=900, moved=100), asked.large),
+        }
     show(console, lines)
     if asked.json:
         asked.json.write_text(json.dumps({name: [asdict(one) for one in points] for name, points in lines.items()}))

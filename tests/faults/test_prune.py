@@ -102,6 +102,29 @@ def test_a_copy_that_rotted_is_copied_again_before_its_source_goes(town: Town, p
     assert verified(town.store, town.folder).healthy == (pristine.order[2],)
 
 
+def test_a_pack_with_the_last_copy_of_a_needed_blob_stays_condemned_though_it_is_damaged(town: Town, pristine: World) -> None:
+    """Somebody may find the right bytes one day; and nobody may come to rely on it meanwhile."""
+    town.forget(*pristine.order[:2])
+    before = {one.name for one in town.store.list("packs/")}
+    town.prune()
+    (copied,) = {one.name for one in town.store.list("packs/")} - before
+    repository = town.open()
+    (blob_id,) = [blob.id for pack in repository.index.packs.values() if pack.name == copied for blob in pack.blobs][:1]
+    places = repository.index.places(blob_id)
+    assert len(places) == 2
+    for place in places:
+        content = bytearray(town.store.read(place.pack.name))
+        content[place.blob.offset + 1] ^= 1
+        town.store.delete(place.pack.name)
+        town.store.create(place.pack.name, bytes(content))
+    (held,) = {place.pack.id for place in places if place.pack.name != copied}
+    town.wait()
+    report = town.prune()
+    assert report.deleted.packs == 1
+    assert {place.pack.name for place in places} <= {one.name for one in town.store.list("packs/")}
+    assert held in {pack for mark in town.open().tombstones(What.CONDEMNED) for pack in mark.since}
+
+
 def test_an_unreadable_manifest_stops_prune_until_it_is_forgotten(town: Town, pristine: World) -> None:
     name = f"snapshots/{pristine.order[1]}"
     content = town.store.read(name)

@@ -305,6 +305,43 @@ def test_the_whole_job_on_s3(seaweed: SeaweedFS, tmp_path: Path) -> None:
     strongroom("restore", made["id"], f"faiss:{tmp_path}/short/x.faiss", env=env).failed(4, "truncated", "strongroom verify")
 
 
+def test_snapshots_on_s3_are_forgotten_pruned_and_repaired(seaweed: SeaweedFS, tmp_path: Path) -> None:
+    """The last state is kept whole all the while, and comes back from another repository when its packs are damaged."""
+    seaweed.make_bucket("thin")
+    env: dict[str, str | None] = {**seaweed.environment(), "STRONGROOM_REPOSITORY": "s3://thin/main"}
+    index = tmp_path / "x.faiss"
+    strongroom("init", env=env).done()
+    for seed in (1, 2, 3):
+        build_index(index, seed=seed)
+        strongroom("backup", "--quiet", f"faiss:{index}", env=env).done()
+    raw, content = seaweed.raw("thin"), index.read_bytes()
+
+    def packs() -> set[str]:
+        return {item["path"] for chunk in obstore.list(raw, prefix="main/packs") for item in chunk}
+
+    before = packs()
+    told = strongroom("diff", "--json", env=env).done().json
+    assert told["collections"]
+    forgotten = strongroom("forget", "--keep-last", "1", "--json", env=env).done().json
+    assert sum(not one["keep"] for one in forgotten["snapshots"]) == 2
+    strongroom("prune", "--quiet", env=env).done()
+    assert before <= packs()  # marked, and waiting
+    assert strongroom("prune", "--grace", "0", "--json", "--quiet", env=env).done().json["deleted"]["packs"] > 0
+    assert before - packs()
+    assert strongroom("verify", "--json", "--quiet", env=env).done().json["passed"]
+
+    replica = {**env, "STRONGROOM_REPOSITORY": str(tmp_path / "replica")}
+    strongroom("init", env=replica).done()
+    strongroom("backup", "--quiet", f"faiss:{index}", env=replica).done()
+    for name in packs():
+        obstore.put(raw, name, bytes(obstore.get(raw, name).bytes())[:-20])
+    assert strongroom("verify", "--quiet", env=env).code == 4
+    index.unlink()  # nothing is left of it but what the replica has
+    strongroom("verify", "--repair", "--from", str(tmp_path / "replica"), "--quiet", env=env).done()
+    strongroom("restore", "latest", f"faiss:{tmp_path}/back/x.faiss", "--quiet", env=env).done()
+    assert (tmp_path / "back" / "x.faiss").read_bytes() == content
+
+
 # -- a store that overwrites in silence ------------------------------------------------------------------------------------
 
 
