@@ -25,8 +25,8 @@ from strongroom.engines.indexfile.place import path_of
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
-    from strongroom.engines.faiss.freeze import FaissSource
     from strongroom.engines.faiss.target import FaissTarget
+    from strongroom.engines.indexfile.source import IndexSource
 
 _PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss")
 
@@ -55,10 +55,10 @@ class Faiss:
         installed, written = _release(self.version()), _release(written_by)
         return installed is not None and written is not None and installed[0] == written[0] and installed[1] >= written[1]
 
-    def source(self, url: str) -> FaissSource:
-        from strongroom.engines.faiss.freeze import FaissSource
+    def source(self, url: str) -> IndexSource:
+        from strongroom.engines.faiss.freeze import faiss_source
 
-        return FaissSource(path_of(url, "faiss", "FAISS", "index.faiss"), self.version())
+        return faiss_source(path_of(url, "faiss", "FAISS", "index.faiss"), self.version())
 
     def target(self, url: str) -> FaissTarget:
         from strongroom.engines.faiss.target import FaissTarget

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,14 @@ from strongroom.engines.faiss.library import Found
 from strongroom.engines.faiss.order import order_of
 from strongroom.engines.indexfile.content import Matrix
 from strongroom.engines.indexfile.frozen import IndexFrozen
-from strongroom.engines.indexfile.held import Held, OpenFile, hold, unchanged_since
+from strongroom.engines.indexfile.held import Held, OpenFile
 from strongroom.engines.indexfile.join import Join
 from strongroom.engines.indexfile.order import Ids, Order
 from strongroom.engines.indexfile.place import beside
+from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.isolation import Descriptor, call
-from strongroom.errors import EngineFailed, StrongroomError, Unreadable
-from strongroom.model import Json, LedgerItem, Position, Region
-from strongroom.progress import Progress
+from strongroom.errors import EngineFailed, Unreadable
+from strongroom.model import Json, LedgerItem, Region
 
 _LIBRARY = "strongroom.engines.faiss.library"
 
@@ -92,29 +91,9 @@ class FaissFrozen(IndexFrozen):
         super().__init__(held, name, "faiss", engine_version, FaissContent(held.index, layout, order))
 
 
-@dataclass(frozen=True, slots=True)
-class FaissSource:
-    """An index file, and the sidecar of its stem if there is one."""
-
-    path: Path
-    engine_version: str
-    name: str | None = None  # of the collection, if not the file's stem
-
-    def unchanged_since(self, position: Position, moment: float) -> bool:
-        """By the files' stamps."""
-        return unchanged_since(self.path, beside(self.path), position, moment)
-
-    @contextmanager
-    def freeze(self, progress: Progress) -> Iterator[FaissFrozen]:
-        """Hold the files open until the end: whoever saves atomically, by rename, or deletes them doesn't disturb us."""
-        with hold(self.path, beside(self.path)) as held:
-            progress.begin("open", held.index.size, "bytes")
-            try:
-                frozen = FaissFrozen(held, self.name or self.path.stem, self.engine_version)
-            except StrongroomError:
-                held.check()  # half a write looks like damage: say what it was
-                raise
-            yield frozen
+def faiss_source(path: Path, engine_version: str, name: str | None = None) -> IndexSource:
+    """An index file, and the sidecar of its stem if there is one. `name` is the collection's, if not the file's stem."""
+    return IndexSource(path, beside(path), lambda held: FaissFrozen(held, name or path.stem, engine_version))
 
 
 def _understood(file: OpenFile) -> tuple[Layout, Order]:

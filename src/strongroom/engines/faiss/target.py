@@ -7,41 +7,20 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from strongroom.engines.faiss.freeze import FaissSource
+from strongroom.engines.faiss.freeze import faiss_source
 from strongroom.engines.faiss.rebuild import DEFAULT_INDEX, METRIC_TYPES, factory_of, rebuild
-from strongroom.engines.indexfile.spill import role_of
-from strongroom.engines.indexfile.stage import IndexStage, occupied, receipt_of
-from strongroom.model import Collection, Fidelity, Role, Selection
+from strongroom.engines.indexfile.source import IndexSource
+from strongroom.engines.indexfile.stage import IndexStage
+from strongroom.engines.indexfile.target import IndexTarget, misfits
+from strongroom.model import Collection, Fidelity, Selection
 
 
-class FaissTarget:
+class FaissTarget(IndexTarget):
     """The place of an index file and its sidecar."""
-
-    holds_one = True
-
-    def __init__(self, path: Path, engine_version: str) -> None:
-        self._path = path
-        self._version = engine_version
-
-    def occupied(self, collections: Sequence[str]) -> Sequence[str]:
-        """The files that stand in the way: there is one place, whatever the collection is called."""
-        return occupied(self._path) if collections else []
-
-    def receipt(self) -> bytes | None:
-        return receipt_of(self._path)
 
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """FAISS indexes one field of float32 vectors."""
-        found = []
-        searched = [field for field in collection.fields if not field.index.get("sidecar")]
-        if len(searched) != 1:
-            found.append(f"{collection.name} has {len(searched)} vector fields, a FAISS index holds exactly one")
-        found += [
-            f"{field.name} holds {field.dtype}, FAISS takes float32" for field in collection.fields if field.dtype != "float32"
-        ]
-        if not any(role_of(column) == Role.ID for column in schema):
-            found.append(f"the rows of {collection.name} have no ids")
-        return found
+        return misfits(collection, schema, "FAISS", "a FAISS index", ("float32",))
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What a rebuild makes different from the source."""
@@ -55,9 +34,7 @@ class FaissTarget:
             found.append("cosine becomes inner product over unchanged vectors: the same order only if they have unit length")
         elif field.metric not in METRIC_TYPES and "metric_type" not in field.index:
             found.append(f"FAISS has no metric {field.metric}: l2 is used")
-        if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
-            found.append(f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index")
-        return found
+        return [*found, *self._kept_beside(schema)]
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """A lossy kind of index is built as that kind again, and codes the vectors."""
@@ -78,5 +55,5 @@ class FaissStage(IndexStage):
         """The index that the rows had if they come from FAISS, else HNSW."""
         rebuild(collection, batches, scratch, self.index)
 
-    def _source(self, path: Path, name: str) -> FaissSource:
-        return FaissSource(path, self._version, name)
+    def _source(self, path: Path, name: str) -> IndexSource:
+        return faiss_source(path, self._version, name)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
-    from strongroom.engines.hnswlib.freeze import HnswlibSource
     from strongroom.engines.hnswlib.target import HnswlibTarget
+    from strongroom.engines.indexfile.source import IndexSource
 
 
 class Hnswlib:
@@ -39,12 +39,12 @@ class Hnswlib:
         """The format has no version of its own and search changed between releases: the same major.minor version only."""
         return self.version().split(".")[:2] == written_by.split(".")[:2]
 
-    def source(self, url: str) -> HnswlibSource:
-        from strongroom.engines.hnswlib.freeze import HnswlibSource
+    def source(self, url: str) -> IndexSource:
+        from strongroom.engines.hnswlib.freeze import hnswlib_source
         from strongroom.engines.hnswlib.space import asked_of
 
         path, asked = asked_of(url)
-        return HnswlibSource(path, self.version(), asked)
+        return hnswlib_source(path, self.version(), asked)
 
     def target(self, url: str) -> HnswlibTarget:
         """A target takes its space from the snapshot: a URL that gives one is refused."""

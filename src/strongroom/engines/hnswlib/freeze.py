@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +17,15 @@ from strongroom.engines.hnswlib.space import NOTHING_SAID
 from strongroom.engines.indexfile.content import Matrix, vector_array
 from strongroom.engines.indexfile.describe import ids_note
 from strongroom.engines.indexfile.frozen import IndexFrozen
-from strongroom.engines.indexfile.held import Held, OpenFile, hold, unchanged_since
+from strongroom.engines.indexfile.held import Held, OpenFile
 from strongroom.engines.indexfile.join import Join
 from strongroom.engines.indexfile.order import Ids, Order
 from strongroom.engines.indexfile.place import beside
+from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.protocol import Artifact
-from strongroom.errors import StrongroomError, Unreadable
-from strongroom.model import Cut, Json, LedgerItem, Position, Region, Status
-from strongroom.progress import Progress
+from strongroom.errors import Unreadable
+from strongroom.model import Cut, Json, LedgerItem, Region, Status
 
 _ROWS_AT_ONCE = 4096
 
@@ -162,30 +161,11 @@ class HnswlibFrozen(IndexFrozen):
         return [*found, SpaceArtifact(place, self.description.collections[0].name, self._added)]
 
 
-@dataclass(frozen=True, slots=True)
-class HnswlibSource:
-    """An index file, and the sidecar of its stem if there is one."""
-
-    path: Path
-    engine_version: str
-    asked: space.Said = NOTHING_SAID
-    name: str | None = None  # of the collection, if not the file's stem
-
-    def unchanged_since(self, position: Position, moment: float) -> bool:
-        """By the files' stamps."""
-        return unchanged_since(self.path, (*beside(self.path), space.beside(self.path)), position, moment)
-
-    @contextmanager
-    def freeze(self, progress: Progress) -> Iterator[HnswlibFrozen]:
-        """Hold the files open until the end: whoever saves atomically, by rename, or deletes them doesn't disturb us."""
-        with hold(self.path, (*beside(self.path), space.beside(self.path))) as held:
-            progress.begin("open", held.index.size, "bytes")
-            try:
-                frozen = HnswlibFrozen(held, self.name or self.path.stem, self.engine_version, self.asked)
-            except StrongroomError:
-                held.check()  # half a write looks like damage: say what it was
-                raise
-            yield frozen
+def hnswlib_source(path: Path, engine_version: str, asked: space.Said = NOTHING_SAID, name: str | None = None) -> IndexSource:
+    """An index file, the file that says for which space it is, and the sidecar of its stem if there is one. `name` is the
+    collection's, if not the file's stem."""
+    files = (*beside(path), space.beside(path))
+    return IndexSource(path, files, lambda held: HnswlibFrozen(held, name or path.stem, engine_version, asked))
 
 
 def _understood(file: OpenFile) -> tuple[Layout, Order]:

@@ -8,43 +8,28 @@ from pathlib import Path
 import pyarrow as pa
 
 from strongroom.engines.hnswlib import space
-from strongroom.engines.hnswlib.freeze import HnswlibSource
+from strongroom.engines.hnswlib.freeze import hnswlib_source
 from strongroom.engines.hnswlib.library import Plan
-from strongroom.engines.indexfile.spill import indexed_field, role_of, spilled
-from strongroom.engines.indexfile.stage import IndexStage, occupied, receipt_of
+from strongroom.engines.indexfile.source import IndexSource
+from strongroom.engines.indexfile.spill import indexed_field, spilled
+from strongroom.engines.indexfile.stage import IndexStage
+from strongroom.engines.indexfile.target import IndexTarget, misfits
 from strongroom.engines.isolation import call
 from strongroom.engines.staging import write_durably
-from strongroom.model import Collection, Fidelity, Field, Role, Selection
+from strongroom.model import Collection, Fidelity, Field, Selection
 
 _DEFAULT_LINKS, _DEFAULT_CONSTRUCTION = 16, 200  # those of hnswlib itself
 
 
-class HnswlibTarget:
+class HnswlibTarget(IndexTarget):
     """The place of an index file and what belongs beside it."""
 
-    holds_one = True
-
     def __init__(self, path: Path, engine_version: str) -> None:
-        self._path = path
-        self._version = engine_version
-
-    def occupied(self, collections: Sequence[str]) -> Sequence[str]:
-        """The files that stand in the way: there is one place, whatever the collection is called."""
-        return occupied(self._path, [space.beside(self._path)]) if collections else []
-
-    def receipt(self) -> bytes | None:
-        return receipt_of(self._path)
+        super().__init__(path, engine_version, [space.beside(path)])
 
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """hnswlib indexes one field of float32 vectors."""
-        found = []
-        searched = [field for field in collection.fields if not field.index.get("sidecar")]
-        if len(searched) != 1:
-            found.append(f"{collection.name} has {len(searched)} vector fields, an hnswlib index holds exactly one")
-        found += [f"{one.name} holds {one.dtype}, hnswlib takes float32" for one in collection.fields if one.dtype != "float32"]
-        if not any(role_of(column) == Role.ID for column in schema):
-            found.append(f"the rows of {collection.name} have no ids")
-        return found
+        return misfits(collection, schema, "hnswlib", "an hnswlib index", ("float32",))
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What a rebuild makes different from the source."""
@@ -56,9 +41,7 @@ class HnswlibTarget:
             found.append("with cosine, hnswlib keeps vectors of unit length")
         elif field.metric not in space.SPACES:
             found.append(f"hnswlib has no metric {field.metric}: l2 is used")
-        if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
-            found.append(f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index")
-        return found
+        return [*found, *self._kept_beside(schema)]
 
     def fidelity(self, collection: Collection) -> Fidelity:
         return Fidelity.NORMALIZED if indexed_field(collection).metric == "cosine" else Fidelity.KEPT
@@ -93,8 +76,8 @@ class HnswlibStage(IndexStage):
         call("strongroom.engines.hnswlib.library:build", plan, str(self.index))
         write_durably(space.beside(self.index), space.written(space.Said(metric, ef, field.dimension)))
 
-    def _source(self, path: Path, name: str) -> HnswlibSource:
-        return HnswlibSource(path, self._version, name=name)
+    def _source(self, path: Path, name: str) -> IndexSource:
+        return hnswlib_source(path, self._version, name=name)
 
 
 def _links(field: Field) -> int:

@@ -18,7 +18,7 @@ from strongroom.engines.indexfile.place import path_of
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
-    from strongroom.engines.usearch.freeze import UsearchSource
+    from strongroom.engines.indexfile.source import IndexSource
     from strongroom.engines.usearch.target import UsearchTarget
 
 
@@ -39,10 +39,10 @@ class Usearch:
         """The same major.minor version: minor versions changed kernels, and with them the last bits of distances."""
         return self.version().split(".")[:2] == written_by.split(".")[:2]
 
-    def source(self, url: str) -> UsearchSource:
-        from strongroom.engines.usearch.freeze import UsearchSource
+    def source(self, url: str) -> IndexSource:
+        from strongroom.engines.usearch.freeze import usearch_source
 
-        return UsearchSource(path_of(url, "usearch", "USearch", "index.usearch"), self.version())
+        return usearch_source(path_of(url, "usearch", "USearch", "index.usearch"), self.version())
 
     def target(self, url: str) -> UsearchTarget:
         from strongroom.engines.usearch.target import UsearchTarget

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +13,15 @@ import pyarrow as pa
 from strongroom.engines.indexfile.content import Matrix, vector_array
 from strongroom.engines.indexfile.describe import ids_note
 from strongroom.engines.indexfile.frozen import IndexFrozen
-from strongroom.engines.indexfile.held import Held, OpenFile, hold, unchanged_since
+from strongroom.engines.indexfile.held import Held, OpenFile
 from strongroom.engines.indexfile.join import Join
 from strongroom.engines.indexfile.order import Ids, Order, unique
 from strongroom.engines.indexfile.place import beside
+from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.usearch.layout import Layout, NotAnIndex, order_of, parse
-from strongroom.errors import StrongroomError, Unreadable
-from strongroom.model import Json, LedgerItem, Position, Region, Status
-from strongroom.progress import Progress
+from strongroom.errors import Unreadable
+from strongroom.model import Json, LedgerItem, Region, Status
 
 EXPANSION = 64
 """How many candidates a search keeps, USearch's own default: the file doesn't say. Part of what sealed answers mean, so that it
@@ -143,29 +142,9 @@ class UsearchFrozen(IndexFrozen):
         super().__init__(held, name, "usearch", engine_version, UsearchContent(held.index, layout, order, _repeats(order)))
 
 
-@dataclass(frozen=True, slots=True)
-class UsearchSource:
-    """An index file, and the sidecar of its stem if there is one."""
-
-    path: Path
-    engine_version: str
-    name: str | None = None  # of the collection, if not the file's stem
-
-    def unchanged_since(self, position: Position, moment: float) -> bool:
-        """By the files' stamps."""
-        return unchanged_since(self.path, beside(self.path), position, moment)
-
-    @contextmanager
-    def freeze(self, progress: Progress) -> Iterator[UsearchFrozen]:
-        """Hold the files open until the end: whoever saves atomically, by rename, or deletes them doesn't disturb us."""
-        with hold(self.path, beside(self.path)) as held:
-            progress.begin("open", held.index.size, "bytes")
-            try:
-                frozen = UsearchFrozen(held, self.name or self.path.stem, self.engine_version)
-            except StrongroomError:
-                held.check()  # half a write looks like damage: say what it was
-                raise
-            yield frozen
+def usearch_source(path: Path, engine_version: str, name: str | None = None) -> IndexSource:
+    """An index file, and the sidecar of its stem if there is one. `name` is the collection's, if not the file's stem."""
+    return IndexSource(path, beside(path), lambda held: UsearchFrozen(held, name or path.stem, engine_version))
 
 
 def _repeats(order: Order) -> bool:

@@ -7,44 +7,26 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from strongroom.engines.indexfile.spill import indexed_field, role_of, spilled
-from strongroom.engines.indexfile.stage import IndexStage, occupied, receipt_of
+from strongroom.engines.indexfile.source import IndexSource
+from strongroom.engines.indexfile.spill import indexed_field, spilled
+from strongroom.engines.indexfile.stage import IndexStage
+from strongroom.engines.indexfile.target import IndexTarget, misfits
 from strongroom.engines.isolation import call
-from strongroom.engines.usearch.freeze import UsearchSource
+from strongroom.engines.usearch.freeze import usearch_source
 from strongroom.engines.usearch.library import Plan
-from strongroom.model import Collection, Fidelity, Field, Role, Selection
+from strongroom.model import Collection, Fidelity, Field, Selection
 
 _METRICS = ("l2", "ip", "cosine")
 _DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8")
 _DEFAULT_CONNECTIVITY, _DEFAULT_EXPANSION_ADD = 16, 128  # those of USearch itself
 
 
-class UsearchTarget:
+class UsearchTarget(IndexTarget):
     """The place of an index file and what belongs beside it."""
-
-    holds_one = True
-
-    def __init__(self, path: Path, engine_version: str) -> None:
-        self._path = path
-        self._version = engine_version
-
-    def occupied(self, collections: Sequence[str]) -> Sequence[str]:
-        """The files that stand in the way: there is one place, whatever the collection is called."""
-        return occupied(self._path) if collections else []
-
-    def receipt(self) -> bytes | None:
-        return receipt_of(self._path)
 
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """USearch indexes one field; other vectors can lie beside it as float32."""
-        found = []
-        searched = [field for field in collection.fields if not field.index.get("sidecar")]
-        if len(searched) != 1:
-            found.append(f"{collection.name} has {len(searched)} vector fields, a USearch index holds exactly one")
-        found += [f"{one.name} holds {one.dtype}, which USearch lacks" for one in collection.fields if one.dtype not in _DTYPES]
-        if not any(role_of(column) == Role.ID for column in schema):
-            found.append(f"the rows of {collection.name} have no ids")
-        return found
+        return misfits(collection, schema, "USearch", "a USearch index", _DTYPES)
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What a rebuild makes different from the source."""
@@ -55,9 +37,7 @@ class UsearchTarget:
             found.append("the vectors are reconstructions from codes: building on them adds to the loss of the first coding")
         if field.metric not in _METRICS:
             found.append(f"an index of metric {field.metric} isn't built here: l2 is used")
-        if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
-            found.append(f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index")
-        return found
+        return [*found, *self._kept_beside(schema)]
 
     def fidelity(self, collection: Collection) -> Fidelity:
         return Fidelity.KEPT
@@ -89,8 +69,8 @@ class UsearchStage(IndexStage):
         )
         call("strongroom.engines.usearch.library:build", plan, str(self.index))
 
-    def _source(self, path: Path, name: str) -> UsearchSource:
-        return UsearchSource(path, self._version, name)
+    def _source(self, path: Path, name: str) -> IndexSource:
+        return usearch_source(path, self._version, name)
 
 
 def _connectivity(field: Field) -> int:

@@ -1,0 +1,39 @@
+"""An index file and what lies beside it as a source: held open, so that one moment of all of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from strongroom.engines.indexfile.frozen import IndexFrozen
+from strongroom.engines.indexfile.held import Held, hold, unchanged_since
+from strongroom.errors import StrongroomError
+from strongroom.model import Position
+from strongroom.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSource:
+    """`beside` are the files that may belong to the index; `understand` says what the held files are."""
+
+    path: Path
+    beside: tuple[Path, ...]
+    understand: Callable[[Held], IndexFrozen]
+
+    def unchanged_since(self, position: Position, moment: float) -> bool:
+        """By the files' stamps."""
+        return unchanged_since(self.path, self.beside, position, moment)
+
+    @contextmanager
+    def freeze(self, progress: Progress) -> Iterator[IndexFrozen]:
+        """Hold the files open until the end: whoever saves atomically, by rename, or deletes them doesn't disturb us."""
+        with hold(self.path, self.beside) as held:
+            progress.begin("open", held.index.size, "bytes")
+            try:
+                frozen = self.understand(held)
+            except StrongroomError:
+                held.check()  # half a write looks like damage: say what it was
+                raise
+            yield frozen

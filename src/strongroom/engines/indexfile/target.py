@@ -1,0 +1,50 @@
+"""The place of an index file and of what belongs beside it, as a target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from strongroom.engines.indexfile.spill import role_of
+from strongroom.engines.indexfile.stage import occupied, receipt_of
+from strongroom.model import Collection, Role
+
+
+class IndexTarget:
+    """What all index files have in common. `beside` are files that belong to the index, other than a sidecar."""
+
+    holds_one = True
+
+    def __init__(self, path: Path, engine_version: str, beside: Sequence[Path] = ()) -> None:
+        self._path = path
+        self._version = engine_version
+        self._beside = beside
+
+    def occupied(self, collections: Sequence[str]) -> Sequence[str]:
+        """The files that stand in the way: there is one place, whatever the collection is called."""
+        return occupied(self._path, self._beside) if collections else []
+
+    def receipt(self) -> bytes | None:
+        return receipt_of(self._path)
+
+    def _kept_beside(self, schema: pa.Schema) -> Sequence[str]:
+        """What an index can't hold of such rows."""
+        if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
+            return [f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index"]
+        return []
+
+
+def misfits(collection: Collection, schema: pa.Schema, library: str, index: str, dtypes: Sequence[str]) -> Sequence[str]:
+    """Why an `index` ('a FAISS index') of a library can't hold such rows: it is over one field, of one of these dtypes."""
+    found = []
+    searched = [field for field in collection.fields if not field.index.get("sidecar")]
+    if len(searched) != 1:
+        found.append(f"{collection.name} has {len(searched)} vector fields, {index} holds exactly one")
+    others = [field for field in collection.fields if field.dtype not in dtypes]
+    takes = f"takes {dtypes[0]}" if len(dtypes) == 1 else f"lacks it: it takes {', '.join(dtypes)}"
+    found += [f"{field.name} holds {field.dtype}, {library} {takes}" for field in others]
+    if not any(role_of(column) == Role.ID for column in schema):
+        found.append(f"the rows of {collection.name} have no ids")
+    return found
