@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pytest
 from any_rows import FINGERPRINTER, Blobs, identify
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rows_writer import DIMENSION, FIELDS, State, World
 
+from strongroom.errors import Damaged
 from strongroom.model import Collection, Copy, Cut, Region
 from strongroom.snapshots.artifacts import ArtifactWriter, Before
 from strongroom.snapshots.known import KnownRows, KnownWriter
@@ -156,3 +159,31 @@ def test_files_of_every_state_come_back(seed: int, states: int) -> None:
             assert part.sources or part.ranges or holds(part, expected, identify)
             at += part.length
         assert at == len(content)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_other_blobs_would_make_is_refused(seed: int) -> None:
+    """Whole blobs in the wrong place: the vectors, the rest or the check of another part."""
+    chance, chain = random.Random(seed), Chain(Blobs())
+    with ThreadPoolExecutor(1) as pool:
+        chain.write(World(seed, 1, 0, 30).state(7), chance, {}, pool)
+    assert chain.file is not None
+    assert chain.stored is not None
+    reader = ArtifactReader({"x": Slots(chain.stored, chain.blobs.read)}, chain.blobs.read, identify)
+    parts = [part for part in chain.file.parts if part.vectors and part.rest]
+    refused = 0
+    for part, other in itertools.permutations(parts, 2):
+        assert part.vectors is not None
+        own = bytes(reader.read(part))
+        for forged in (
+            replace(part, rest=other.rest),
+            replace(part, vectors=other.vectors),
+            replace(part, vectors=replace(part.vectors, first=part.vectors.first + 1, count=part.vectors.count - 1)),
+            replace(part, check=other.check),
+        ):
+            try:
+                assert bytes(reader.read(forged)) == own
+                assert forged.check == part.check
+            except Damaged:
+                refused += 1
+    assert refused >= 2 * len(parts) * (len(parts) - 1)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import mmap
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,7 @@ from strongroom.snapshots.manifest import Block, StoredCollection
 from strongroom.snapshots.slots import Slots
 
 _LINES = 1 << 16
+_PIECE_BYTES = 1 << 20
 _TAG_BYTES = 32
 _UNFINISHED = ".unfinished-"
 _FORGOTTEN_SECONDS = 2 * 86_400
@@ -184,8 +184,7 @@ class KnownWriter:
         name = _name_of(collection)
         with self._path.open("r+b") as file:
             size = os.fstat(file.fileno()).st_size
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                tag = _tag(identify, name, content)
+            tag = _tag(identify, name, file, size)
             file.seek(size)
             file.write(tag)
         self._path.replace(self._path.parent / name)
@@ -224,14 +223,10 @@ def kept(collection: StoredCollection, directory: Path | None, identify: Identif
     name = _name_of(collection)
     path = directory / name
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            size = len(content) - _TAG_BYTES
-            view = memoryview(content)
-            try:
-                if size < 0 or _tag(identify, name, view[:size]) != bytes(view[size:]):
-                    return None
-            finally:
-                view.release()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size - _TAG_BYTES
+            if size < 0 or _tag(identify, name, file, size) != file.read():
+                return None
         return KnownRows(collection, pa.ipc.open_file(pa.OSFile(str(path), "rb"), footer_offset=size))
     except (OSError, ValueError, pa.ArrowException):
         return None
@@ -384,5 +379,8 @@ def _name_of(collection: StoredCollection) -> str:
     return blake3(json.dumps(said, sort_keys=True, default=list).encode()).hexdigest()
 
 
-def _tag(identify: Identify, name: str, content: Bytes | mmap.mmap) -> bytes:
-    return identify(name.encode() + identify(content))  # type: ignore[arg-type]
+def _tag(identify: Identify, name: str, file: BinaryIO, size: int) -> bytes:
+    """The keyed hash of the first `size` bytes of a file, a piece at a time, and of its name. Leaves the file there."""
+    file.seek(0)
+    pieces = (file.read(min(_PIECE_BYTES, size - start)) for start in range(0, size, _PIECE_BYTES))
+    return identify(name.encode() + b"".join(map(identify, pieces)))

@@ -142,7 +142,8 @@ class SegmentWriter:
     def _store_block(self, name: str, start: int, content: Bytes, prints: Short) -> Future[bytes]:
         dtype = next(one.dtype for one in self._collection.fields if one.name == name)
         blob, kept = self._submit(content, dtype), self._submit(prints.tobytes(), "bytes")
-        self._blocks[name].append(lambda: Block(start, len(prints), blob.result().hex(), kept.result().hex()))
+        count = len(prints)  # the fingerprints themselves must not wait for the end
+        self._blocks[name].append(lambda: Block(start, count, blob.result().hex(), kept.result().hex()))
         return blob
 
     def _store_segment(self, start: int, batch: pa.RecordBatch, rows: Short, places: Mapping[str, Numbers]) -> None:
