@@ -180,6 +180,7 @@ def plot(path: Path, lines: Sequence[Measured]) -> None:
         for other in bars[1:]:
             other.set_color("#adb5bd")
         axis.bar_label(bars, fmt="%.3g")
+        axis.margins(y=0.15)
         axis.set_title(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
