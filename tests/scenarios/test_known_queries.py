@@ -152,6 +152,8 @@ def test_another_number_of_queries_is_asked(room: Strongroom, tmp_path: Path) ->
     source.update(0.005)
     assert len(backed_up(room, source, probes=8).queries) == 8
     source.update(0.005)
+    assert len(backed_up(room, source, probes=12).queries) == 12
+    source.update(0.005)
     assert len(backed_up(room, source, probes=probes.PROBES).queries) == probes.PROBES
 
 

@@ -125,6 +125,8 @@ class CollectionReading:
         for field in self.collection.fields:
             if field.name in sealed:
                 one = sealed[field.name]
+                if self._options.probes != probes.PROBES and len(one.queries) < self._wanted(field):
+                    return None  # so many were asked for
                 stays = [place for place, numbers in enumerate(one.rows or ()) if rows.stays(numbers).all()]
                 known[field.name] = one.only(np.array(stays[: self._wanted(field)], np.intp))
         return known if self._are_enough({name: len(one.queries) for name, one in known.items()}) else None
