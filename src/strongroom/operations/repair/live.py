@@ -1,7 +1,7 @@
 """What the live source can still give: rows and vectors that lie in it, and what a backup of it would store again.
 
-It is backed up as it was backed up then, first knowing what the backup knew that made a lost blob, then knowing nothing; of all
-that only the blobs in question are kept.
+It is backed up as it was backed up then, first knowing what the backup knew that made a lost blob, then knowing nothing, with the
+queries of then or fresh ones; of all that only the blobs in question are kept.
 """
 
 from __future__ import annotations
@@ -52,8 +52,12 @@ class LiveSource:
         self, read_blob: Callable[[bytes], Bytes], wanted: Collection[bytes]
     ) -> Iterator[Callable[[Collection[bytes]], set[bytes]]]:
         yield lambda left: remake(self.repository, self.url, self.snapshots, left, read_blob, self.progress)
+        sealed = {bytes.fromhex(one.blob) for of in self.snapshots for c in of.manifest.collections for one in c.probes}
+        fresh = BackupOptions(probes=self.probes, reread=True)
         for known in self._moments(frozenset(wanted)):
-            yield lambda left, known=known: self._back_up(left, known)  # type: ignore[misc]
+            if known and not sealed.isdisjoint(wanted):  # queries may have gone on from those of the snapshot before
+                yield lambda left, known=known: self._back_up(left, known, BackupOptions())  # type: ignore[misc]
+            yield lambda left, known=known: self._back_up(left, known, fresh)  # type: ignore[misc]
 
     def _moments(self, wanted: Collection[bytes]) -> list[frozenset[str]]:
         """What backups knew that made some of these blobs, the rows being those of the newest snapshot; and, last, nothing."""
@@ -66,10 +70,10 @@ class LiveSource:
                 moments.append(frozenset(other.id for other in self.snapshots[: self.snapshots.index(one)]))
         return list(dict.fromkeys(moments[: -_MOMENTS - 1 : -1] + moments[:1]))
 
-    def _back_up(self, wanted: Collection[bytes], known: Container[str]) -> set[bytes]:
+    def _back_up(self, wanted: Collection[bytes], known: Container[str], options: BackupOptions) -> set[bytes]:
         again = _Refetching(self.repository, frozenset(wanted), known)
         with suppress(_AllWasRead, Damaged):  # what the backup knew may be lost too
-            backup(again, self.url, BackupOptions(probes=self.probes, reread=True), self.progress)
+            backup(again, self.url, options, self.progress)
         return again.found
 
 
