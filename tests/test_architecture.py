@@ -27,6 +27,7 @@ LAYERS = [
     {"credentials"},
     {"operations"},
     {"policy"},
+    {"journal"},
     {"snapshots"},
     {"engines"},
     {"repository"},
@@ -41,6 +42,8 @@ HOMES = {
     "hnswlib": ("engines/hnswlib/",),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
+    "psycopg": ("engines/pgvector/",),
+    "redis": ("engines/redis/",),
     "usearch": ("engines/usearch/",),
     "obstore": ("repository/object_store.py",),
     "cryptography": ("repository/crypto.py",),
@@ -117,7 +120,7 @@ def test_imports_point_downward() -> None:
 
 def test_no_engine_knows_another() -> None:
     folders = {PATHS[module].split("/")[1] for module in PATHS if re.match("engines/.*/", PATHS[module])}
-    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", "usearch"}
+    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", "pgvector", "redis", "usearch"}
     engines = folders - {"indexfile"}  # what engines of one file have in common: it knows none of them either
     for module, tree in TREES.items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from strongroom.library import Strongroom
+    from strongroom.library import capture_index as capture
     from strongroom.library import init_repository as init
     from strongroom.library import open_repository as open
     from strongroom.library import repair_repository as repair
     from strongroom.operations.restore_plan import Rung
     from strongroom.operations.verify import Level
 
-__all__ = ["Level", "Rung", "Strongroom", "init", "open", "repair"]
+__all__ = ["Level", "Rung", "Strongroom", "capture", "init", "open", "repair"]
 
 _HOMES = {
     "Level": ("strongroom.operations.verify", "Level"),
     "Rung": ("strongroom.operations.restore_plan", "Rung"),
     "Strongroom": ("strongroom.library", "Strongroom"),
+    "capture": ("strongroom.library", "capture_index"),
     "init": ("strongroom.library", "init_repository"),
     "open": ("strongroom.library", "open_repository"),
     "repair": ("strongroom.library", "repair_repository"),

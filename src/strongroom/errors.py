@@ -46,6 +46,12 @@ class Overtaken(StrongroomError):
     default_hint = "run the same command again"
 
 
+class Gap(StrongroomError):
+    """What changed since a position can't be told any more: the engine's log doesn't go back to it, or is another one."""
+
+    default_hint = "a new snapshot closes the gap; what happened in between can't be restored moment by moment"
+
+
 class AlreadyExists(StrongroomError):
     """A name that must be new is taken; nothing was overwritten."""
 

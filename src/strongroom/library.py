@@ -5,9 +5,10 @@ What a method works with is imported when it is called: a backup needs nothing o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.credentials import secret_of
@@ -21,11 +22,16 @@ from strongroom.snapshots.history import Snapshot
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
     from strongroom.operations.diff import DiffReport
+    from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
+    from strongroom.operations.journal_batches import Batch
+    from strongroom.operations.journal_status import StreamStatus
     from strongroom.operations.prune import PruneOptions, PruneReport
     from strongroom.operations.repair import RepairReport
     from strongroom.operations.restore import RestoreReport
+    from strongroom.operations.restore_moment import MomentPlan
     from strongroom.operations.restore_plan import RestorePlan, Rung
+    from strongroom.operations.undo import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
 
 
@@ -93,12 +99,21 @@ class Strongroom:
         renames: Mapping[str, str] | None = None,
         require_exact: bool = False,
         rung: Rung | None = None,
+        at: str | None = None,
+        source: str | None = None,
+        undo: str | None = None,
+        where: str | None = None,
+        between: tuple[str, str] | None = None,
+        progress: Progress = SILENT,
     ) -> RestorePlan:
-        """What `restore` would do; touches nothing."""
+        """What `restore` would do; touches nothing. `moment.undo` says what becomes of the rows."""
         from strongroom.operations.restore_plan import plan_restore
+        from strongroom.operations.undo import UndoRequest
 
         selection = Selection(tuple(collections), dict(renames or {}))
-        return plan_restore(self.snapshot(snapshot), target, selection, require_exact=require_exact, rung=rung)
+        moment = self._moment(at, source, UndoRequest.of(undo, where, between), progress)
+        found = self.snapshot(moment.snapshot if moment else snapshot)
+        return plan_restore(found, target, selection, require_exact=require_exact, rung=rung, moment=moment)
 
     def restore(
         self,
@@ -110,14 +125,65 @@ class Strongroom:
         require_exact: bool = False,
         overwrite: bool = False,
         rung: Rung | None = None,
+        at: str | None = None,
+        source: str | None = None,
+        undo: str | None = None,
+        where: str | None = None,
+        between: tuple[str, str] | None = None,
+        tell: Callable[[RestorePlan], None] | None = None,
         progress: Progress = SILENT,
     ) -> RestoreReport:
-        """Restore a snapshot to the target that a URL names; run again after a failure it goes on where it stopped."""
+        """Restore a snapshot to the target that a URL names; run again after a failure it goes on where it stopped. `at` is a
+        moment of the journal of `source` instead, from which the snapshot follows: '2026-11-24T10:15:00Z', '10 minutes ago', a
+        position of the engine's, or 'before:BATCH'. `undo` names an ingest batch that is left out, while later good writes stay;
+        `where` and `between` say instead on which rows (`source=crawler-7 and year>2020`) and from when to when. `tell` is called
+        with the plan before something is done."""
         from strongroom.operations.restore import RestoreOptions, restore
+        from strongroom.operations.undo import UndoRequest
 
         selection = Selection(tuple(collections), dict(renames or {}))
-        options = RestoreOptions(selection, require_exact, overwrite, rung)
-        return restore(self.repository, snapshot, target, options, progress)
+        moment = self._moment(at, source, UndoRequest.of(undo, where, between), progress)
+        options = RestoreOptions(selection, require_exact, overwrite, rung, moment=moment, tell=tell)
+        return restore(self.repository, moment.snapshot if moment else snapshot, target, options, progress)
+
+    def _moment(self, at: str | None, source: str | None, undo: UndoRequest | None, progress: Progress) -> MomentPlan | None:
+        from strongroom.operations.restore_moment import plan_moment
+        from strongroom.operations.undo import plan_undo
+
+        if undo is not None:
+            return plan_undo(self.repository, undo, at, source, progress)
+        return None if at is None else plan_moment(self.repository, at, source)
+
+    def follow(
+        self,
+        source: str,
+        options: FollowOptions | None = None,
+        *,
+        stop: threading.Event | None = None,
+        tell: Callable[[Event], None] = lambda _: None,
+    ) -> FollowReport:
+        """Keep every change of a source in the journal until `stop` is set. Not in a process that has the source open itself."""
+        from strongroom.operations.follow import follow
+
+        return follow(self.repository, source, options, stop=stop, tell=tell)
+
+    def release(self, source: str) -> bool:
+        """Follow a source no more: its engine need not hold its log back. Gives whether it did."""
+        from strongroom.operations.follow import release
+
+        return release(self.repository, source)
+
+    def journal_status(self, source: str | None = None, *, ask: bool = False) -> list[StreamStatus]:
+        """What each journal covers and how far behind it is; with `ask` the sources are asked too."""
+        from strongroom.operations.journal_status import journal_status
+
+        return journal_status(self.repository, source, ask=ask)
+
+    def journal_batches(self, source: str | None = None) -> list[Batch]:
+        """The ingest batches in the journal of a source, by time: what `restore(undo=...)` can take back."""
+        from strongroom.operations.journal_batches import journal_batches
+
+        return journal_batches(self.repository, source)
 
     def verify(
         self,
@@ -181,6 +247,32 @@ def open_repository(
 ) -> Strongroom:
     """Open the repository at a path or URL. Raises NoRepository, WrongKey or Damaged."""
     return Strongroom(Repository.open(open_store(location), secret_of(password, key_file), clock=clock))
+
+
+def capture_index(
+    index: Any,
+    room: Strongroom | None,
+    source: str,
+    *,
+    every_ms: float = 0.0,
+    ship: bool = False,
+    anew: bool = False,
+    options: FollowOptions | None = None,
+) -> Any:
+    """Wrap an index (FAISS, hnswlib, USearch) that `source` names the file of, so that every change of it can be followed.
+
+    The wrapper is used as the index itself. A change is durable before its call returns, or `every_ms` milliseconds later; with
+    `ship` a thread of this process keeps it in the journal of `room`, else `strongroom journal follow` does. After a crash load
+    the index from its file and capture it: what the file lacks comes from the log. With `anew` the file is replaced by what is in
+    memory. Raises Refused where the two don't hold the same, WrongRequest for what can't be captured, Locked.
+    """
+    from strongroom.operations.capture import capture
+    from strongroom.operations.follow import FollowOptions
+
+    if ship and room is None:
+        raise WrongRequest("there is no repository to ship to", hint="give strongroom.open(...)")
+    shipping = (room.repository, options or FollowOptions()) if ship and room is not None else None
+    return capture(index, source, every=every_ms / 1000, anew=anew, ship=shipping)
 
 
 def repair_repository(

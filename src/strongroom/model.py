@@ -47,6 +47,10 @@ class Status(StrEnum):
     NOT_CAPTURED = "not captured"
 
 
+INDEX_FILES = "index files"
+"""The ledger item of an engine that gives no files out, 'not offered': its snapshots are restored from their rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerItem:
     """One line of the completeness ledger: something that the engine has, and whether the snapshot has it too."""

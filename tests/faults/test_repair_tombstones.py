@@ -83,6 +83,24 @@ def test_an_unlisted_pack_is_listed_once_it_is_needed(world: World) -> None:
     require_whole(world)
 
 
+def test_an_unlisted_pack_that_is_relied_on_is_repaired_too(world: World) -> None:
+    """Nobody had read it, for nobody needed it: of two damaged packs each has what the other lost."""
+    pack, twin, index = condemned_copy(world)
+    for tombstone in (world.folder / "tombstones" / "condemned").iterdir():
+        tombstone.unlink()
+    (world.folder / index).unlink()
+    first, last = min(pack.blobs, key=lambda one: one.offset), max(twin.blobs, key=lambda one: one.offset)
+    assert first.id != last.id
+    for name, offset in ((pack.name, first.offset), (twin.name, last.offset)):
+        content = bytearray((world.folder / name).read_bytes())
+        content[offset + 1] ^= 1
+        (world.folder / name).write_bytes(content)
+    report = mend(world)
+    assert report.passed, report
+    assert {one.finding.subject.split(",")[0] for one in report.outcomes} == {pack.name, twin.name}
+    require_whole(world)
+
+
 def test_a_prune_after_a_repair_keeps_all(world: World) -> None:
     pack, twin, _ = condemned_copy(world)
     flip_every_blob(world.folder / pack.name)

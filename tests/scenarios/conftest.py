@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import PASSWORD, Place, build_index
+from postgres import Postgres
 from seaweed import SeaweedFS
 
 from strongroom.library import init_repository
@@ -36,6 +37,17 @@ def place(pristine: Place, tmp_path: Path) -> Place:
 def seaweed(tmp_path_factory: pytest.TempPathFactory):
     """A running S3 server."""
     server = SeaweedFS(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A running PostgreSQL server with pgvector, logical decoding on. Each test makes its own databases."""
+    server = Postgres()
     try:
         server.start()
         yield server

@@ -41,11 +41,6 @@ class LevelName(StrEnum):
     ANSWERS = "answers"
 
 
-class RungName(StrEnum):
-    EXACT = "exact"
-    REBUILD = "rebuild"
-
-
 @app.callback(invoke_without_command=True)
 def strongroom(context: typer.Context) -> None:
     """Backup and restore for vector databases: rows, index, catalog and lineage as one versioned artifact."""
@@ -103,8 +98,8 @@ def snapshots(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> Non
     from strongroom.cli import render
 
     room = _open(repo, key_file)
-    found, damaged = room.snapshots(), room.damaged_snapshots()
-    _say(json, [render.snapshot_summary(one) for one in found], lambda: render.show_snapshots(found))
+    found, damaged, journals = room.snapshots(), room.damaged_snapshots(), room.journal_status()
+    _say(json, render.snapshot_list(found, journals), lambda: render.show_snapshots(found, journals))
     for problem in damaged:
         render.show_problem(str(problem))
     if damaged:
@@ -145,42 +140,6 @@ def diff(
     _say(json, differences.diff_summary(report), lambda: differences.show_diff(report))
     if report.problems:
         raise typer.Exit(3)
-
-
-@app.command()
-def restore(
-    snapshot: Annotated[str, typer.Argument(help="'latest' or the beginning of an id.")],
-    target: Annotated[str, typer.Argument(help="Where to, for example chroma:///srv/chroma-restored")],
-    repo: Repo,
-    collection: Annotated[list[str] | None, typer.Option(help="Only this collection; any number of times.")] = None,
-    rename: Annotated[list[str] | None, typer.Option(help="OLD=NEW, any number of times.")] = None,
-    require: Annotated[RungName | None, typer.Option(help="Refuse any rung below this one.")] = None,
-    rung: Annotated[RungName | None, typer.Option(help="Take this rung even if a better one is possible.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once the new state is verified.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
-    key_file: KeyFile = None,
-    json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Restore a snapshot, verified before it is put in place. Repeatable after any failure."""
-    from strongroom import engines
-
-    renames = _pairs(rename or [], "--rename")
-    with nullcontext() if dry_run else engines.prepared(target):
-        room = _open(repo, key_file, lambda: (import_module("strongroom.operations.restore"), engines.target_of(target)))
-        from strongroom.cli import render
-        from strongroom.operations.restore_plan import Rung
-
-        rungs = {RungName.EXACT: Rung.EXACT, RungName.REBUILD: Rung.REBUILD, None: None}
-        wish: dict[str, Any] = {"collections": collection or [], "renames": renames, "rung": rungs[rung]}
-        wish["require_exact"] = require == RungName.EXACT
-        if dry_run:
-            plan = room.plan_restore(snapshot, target, **wish)
-            _say(json, plan, lambda: render.show_plan(plan))
-            return
-        with _progress(quiet) as progress:
-            report = room.restore(snapshot, target, overwrite=overwrite, progress=progress, **wish)
-    _say(json, report, lambda: render.show_restore(report))
 
 
 @app.command()
@@ -414,4 +373,5 @@ def _make_key_file(path: Path) -> Secret:
     return Secret.key_file(content)
 
 
-import_module("strongroom.cli.pruning")  # last: its commands are registered on `app`
+for name in ("restoring", "pruning", "journal"):  # last: their commands are registered on `app`
+    import_module(f"strongroom.cli.{name}")

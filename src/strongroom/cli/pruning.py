@@ -129,6 +129,10 @@ def _show_prune(report: PruneReport) -> None:
         render.line(f"  waiting   {_amount(report.waiting)}, the first of them until {due} UTC: prune again then")
     if report.unlisted.packs:
         render.line(f"  seen      {_amount(report.unlisted)} that no backup has finished with; condemned if that stays so")
+    if report.trimmed.packs:
+        count = report.trimmed.packs
+        what = f"{count:,} journal {'segment' if count == 1 else 'segments'}, {_bytes(report.trimmed.bytes)}"
+        render.line(f"  {would}trimmed   {what}: older than the oldest snapshot that they could be replayed on")
     render.line(f"  kept      {_amount(report.kept)} for {report.snapshots} snapshots, {_bytes(report.unused_bytes)} of it unused")
 
 

@@ -16,7 +16,9 @@ from rich.text import Text
 from strongroom.cli.bars import amount
 from strongroom.model import LedgerItem, Status
 from strongroom.operations.backup import BackupReport
+from strongroom.operations.journal_status import Hole, StreamStatus
 from strongroom.operations.restore import RestoreReport
+from strongroom.operations.restore_moment import PlannedMoment
 from strongroom.operations.restore_plan import RestorePlan
 from strongroom.operations.verify import VerifyReport
 from strongroom.repository import KeySlot
@@ -64,8 +66,20 @@ def plain(value: Any) -> Any:
     return value
 
 
+def snapshot_list(snapshots: Sequence[Snapshot], journals: Sequence[StreamStatus]) -> list[dict[str, Any]]:
+    """What `snapshots --json` says: of each, oldest first, also the holes in its source's journal that came before it."""
+    holes = {one.source: list(one.holes) for one in journals}
+    found = []
+    for snapshot in snapshots:
+        left = holes.get(snapshot.manifest.source, [])
+        before = [hole for hole in left if hole.since[:19] < snapshot.manifest.created[:19]]
+        holes[snapshot.manifest.source] = [hole for hole in left if hole not in before]
+        found.append({**snapshot_summary(snapshot), "holes_before": plain(before)})
+    return found
+
+
 def snapshot_summary(snapshot: Snapshot) -> dict[str, Any]:
-    """What `snapshots --json` says of each snapshot."""
+    """What `backup --json` says of a snapshot."""
     record = snapshot.manifest
     return {
         "id": snapshot.id,
@@ -143,19 +157,30 @@ def show_backup(report: BackupReport) -> None:
     _paragraph("  ", f"completeness: {captured} captured{left}")
 
 
-def show_snapshots(snapshots: Sequence[Snapshot]) -> None:
-    """One line a snapshot where the terminal is wide enough for all of them, else two."""
+def show_snapshots(snapshots: Sequence[Snapshot], journals: Sequence[StreamStatus] = ()) -> None:
+    """One line a snapshot where the terminal is wide enough for all of them, else two; and each hole in a journal, below the
+    snapshots of before."""
     lines = [(_numbers(one), _details(one)) for one in snapshots]
+    holes = sorted((hole.since, hole, one.source) for one in journals for hole in one.holes)
     head = f"{'snapshot':<12}  {'created (UTC)':<19}  {'rows':>11}  {'size':>9}  {'stored':>9}"
     wide = all(len(numbers) + 2 + len(details) <= out.width for numbers, details in lines)
     line((head + ("  source, model, tags" if wide else ""), "bold"))
-    for numbers, details in lines:
+    for snapshot, (numbers, details) in zip(snapshots, lines, strict=True):
+        while holes and holes[0][0][:19] < snapshot.manifest.created[:19]:
+            _show_hole(*holes.pop(0)[1:])
         shown: tuple[Part, ...] = ((numbers[:12], "bold"), numbers[12:])
         if wide:
             line(*shown, f"  {details}")
         else:
             line(*shown)
             line(f"  {details}")
+    for _, hole, source in holes:
+        _show_hole(hole, source)
+
+
+def _show_hole(hole: Hole, source: str) -> None:
+    times = f"{hole.since[:19]} to {hole.until[:19]}".replace("T", " ")
+    line(("-- hole", "yellow"), f"      {times}: no moment of {source} can be restored ({hole.reason})")
 
 
 def _numbers(snapshot: Snapshot) -> str:
@@ -240,6 +265,8 @@ def show_plan(plan: RestorePlan) -> None:
     line(("plan", "bold"), f"  snapshot {plan.snapshot[:12]} → {plan.target}")
     _paragraph("  rung      ", (plan.rung.value, "bold"), f": {'; '.join(plan.reasons)}", indent=12)
     _paragraph("  cost      ", f"{amount(plan.bytes, 'bytes')}, {_rows(plan.rows)}; {plan.cost}", indent=12)
+    if plan.moment is not None:
+        _show_moment(plan.moment)
     for one in plan.collections:
         renamed = f" as {one.target_name}" if one.target_name != one.name else ""
         line(f"  restores  {one.name}{renamed}, {_rows(one.rows)}")
@@ -249,11 +276,29 @@ def show_plan(plan: RestorePlan) -> None:
         line(("  occupied  ", "yellow"), f"{taken}: needs --overwrite")
 
 
+def _show_moment(moment: PlannedMoment) -> None:
+    takes = "how long it takes isn't known here yet" if moment.seconds is None else f"about {moment.seconds:.0f} s"
+    size = amount(moment.bytes, "bytes")
+    if moment.undo is not None:
+        from strongroom.cli.undoing import show_undo
+
+        show_undo(moment.undo)
+    text = f": the snapshot and {moment.operations:,} operations of the journal ({moment.segments} segments, {size}), {takes}"
+    _paragraph("  moment    ", (moment.time, "bold"), text, indent=12)
+    if moment.scanned:
+        _paragraph(
+            "  scanned   ", "the state that the last scan before found: what happened between two scans isn't told", indent=12
+        )
+
+
 def show_restore(report: RestoreReport) -> None:
     plan = report.plan
     did = "is there already" if report.already_there else "restored"
     line(_OK, " snapshot ", (plan.snapshot[:12], "bold"), f" {did}: {plan.target}")
-    line(f"  {plan.rung.value}, {_rows(plan.rows)} in {report.seconds:.2f} s")
+    what = plan.rung.value if plan.moment else f"{plan.rung.value}, {_rows(plan.rows)}"  # of a moment the checks say how many
+    line(f"  {what} in {report.seconds:.2f} s")
+    if plan.moment is not None:
+        line("  moment ", (plan.moment.time, "bold"), f", {plan.moment.operations:,} operations after the snapshot")
     for check in report.checks:
         _paragraph("  ", _OK, " ", check)
     for loss in plan.losses:

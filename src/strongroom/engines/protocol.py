@@ -8,16 +8,17 @@ Nothing here holds a whole collection in memory: rows come in blocks, artifacts 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
 
+    from strongroom.engines.changes import Change
     from strongroom.model import Answers, Collection, Cut, Description, Fidelity, Position, Region, RowBlock, Selection, Stretch
     from strongroom.progress import Progress
 
@@ -127,6 +128,53 @@ class Source(Protocol):
         """A consistent view, kept while the context is open. Raises NotFound, Unreadable or SourceChanged."""
 
 
+class Feed(Protocol):
+    """The changes of a source, as they come. Marks are places in the engine's own log, by scope: the parts of the source whose
+    order is known ('' where all of it has one order). A snapshot whose position has these marks holds just what came before."""
+
+    @property
+    def kind(self) -> str:
+        """That of the positions of the source's snapshots."""
+
+    def begin(self) -> Mapping[str, str]:
+        """From here on the engine keeps what changes. Gives the marks of here."""
+
+    def resume(self, marks: Mapping[str, str]) -> None:
+        """Go on after these marks. Raises Gap if the log doesn't go back to them, or isn't the one in which they were."""
+
+    def read(self) -> tuple[Sequence[Change], Mapping[str, str], bool]:
+        """What came since the last read, whole transactions in their order, bounded in bytes; the marks after it; and whether there
+        is more. Raises Gap."""
+
+    def behind(self, marks: Mapping[str, str]) -> tuple[int, int]:
+        """How many operations came after these marks, and about how many bytes. Changes nothing. Raises Gap if it can't be told."""
+
+    def shipped(self, marks: Mapping[str, str]) -> None:
+        """All before these marks is kept: the engine may forget it."""
+
+
+@runtime_checkable
+class Ending(Protocol):
+    """A `Feed` whose log may end, and another one begin."""
+
+    @property
+    def ended(self) -> int | None:
+        """When the last operation of the log happened (microseconds since 1970), once it was read to its end and `Gap` raised:
+        until then all is known. None if it hasn't ended."""
+
+
+@runtime_checkable
+class Followed(Protocol):
+    """A `Source` whose engine has a log that can be followed."""
+
+    def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[Feed]:
+        """`holder` is the name of who follows, the same each time; the value of payload key `batch_key` names the ingest batch that
+        a row came with. Raises NotFound, Unreadable, or Refused if this process can't read it safely."""
+
+    def release(self, holder: str) -> bool:
+        """Let the engine forget again as it likes. Gives whether it held anything for `holder`. Raises NotFound."""
+
+
 class Stage(Protocol):
     """A new state, built beside the target and invisible to its users until `publish`. Survives a killed process: opening the
     stage of the same token again goes on where it stopped."""
@@ -161,6 +209,26 @@ class Stage(Protocol):
 
     def close(self) -> None:
         """Let go of the stage's lock and keep it for a later run. Harmless after `publish` or `discard`."""
+
+
+@runtime_checkable
+class Replaying(Protocol):
+    """A `Stage` whose engine can be told what changed."""
+
+    def identity(self, collection: Collection) -> str:
+        """The lasting name of a collection: what `changes` call it."""
+
+    def apply(self, changes: Iterable[Change], selection: Selection) -> int:
+        """Apply changes in order to the adopted state; the engine updates its own index. Gives the number of operations. Not
+        repeatable: after a crash begin with a new stage. Raises EngineFailed."""
+
+
+@runtime_checkable
+class KnownByContent(Protocol):
+    """A `Replaying` stage whose changes know rows by what is in them (`changes.COPIES`), since its engine has no ids that last."""
+
+    def named(self, collection: Collection, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows of the staged collection with the ids by which changes know them."""
 
 
 class Target(Protocol):
@@ -212,3 +280,40 @@ class Engine(Protocol):
 
     def target(self, url: str) -> Target:
         """The target that `url` names. Raises WrongRequest; touches nothing."""
+
+
+@runtime_checkable
+class Capturing(Protocol):
+    """An `Engine` whose sources have no log of their own, so that it wraps the client of one: what is changed through the wrapper
+    can be followed."""
+
+    def capture(self, client: Any, url: str, every: float, anew: bool) -> CapturedClient:
+        """Record what is done to `client` from here on, in a log beside the source that `url` names. A change is durable before the
+        call that makes it returns, or, if `every` isn't 0, after so many seconds at the latest. `client` must hold what the source
+        does, unless the source isn't there yet or, `anew`, shall be replaced. Raises WrongRequest, Refused or Locked."""
+
+
+class CapturedClient(Protocol):
+    """Used as the client that it wraps."""
+
+    def batch(self, name: str) -> AbstractContextManager[None]:
+        """What this thread changes meanwhile belongs to an ingest batch."""
+
+    def save(self) -> Any:
+        """Bring the source itself up to date."""
+
+    def flush(self) -> None:
+        """All changes so far are durable."""
+
+    def shipped_by(self, shipping: Any) -> None:
+        """`shipping.stop()` is called by `close`."""
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class ScratchElsewhere(Protocol):
+    """An `Engine` whose scratch target doesn't lie in the directory that it is given, and so doesn't go with it."""
+
+    def drop_scratch(self, url: str) -> None:
+        """Take away what a restore left at the URL that `scratch` gave; what can't be is left. Repeatable."""

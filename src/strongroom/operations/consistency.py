@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from strongroom.errors import Damaged
+from strongroom.model import INDEX_FILES, Status
 from strongroom.operations.backup import root_of
 from strongroom.snapshots.manifest import Manifest, StoredCollection
 
 ROWS_PLANES = ("segments", "artifacts")
+
+
+def has_rows_alone(record: Manifest) -> bool:
+    """Does the engine give no files out, and does the snapshot say so?"""
+    return any(one.item == INDEX_FILES and one.status is Status.NOT_OFFERED for one in record.ledger)
 
 
 def contradictions(record: Manifest) -> Iterator[tuple[str, str]]:
@@ -18,7 +24,7 @@ def contradictions(record: Manifest) -> Iterator[tuple[str, str]]:
         yield "", "its root doesn't fit its collections"
     if not record.rows:
         yield "", "it holds not one row: that is no backup"
-    if not record.artifacts:
+    if not record.artifacts and not has_rows_alone(record):
         yield "", "it holds no file of the index plane"
     if record.rows_plane not in ROWS_PLANES:
         yield "", f"it says that its rows are in {record.rows_plane!r}"

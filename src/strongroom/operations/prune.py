@@ -15,6 +15,7 @@ from strongroom.errors import Damaged
 from strongroom.operations.forget import finish_forgotten
 from strongroom.operations.prune_plan import PackPlan, PackUse, plan_packs, uses_of
 from strongroom.operations.sweep import SKEW, Needs, Sweep, sweep
+from strongroom.operations.trim import trim_journals
 from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Pack, Repository
@@ -61,6 +62,7 @@ class PruneReport:
     `unlisted`   no index object lists them: of a backup that runs or was killed; condemned if it is so after the time of grace
     `kept`       needed           `unused_bytes`   of these, what nobody needs
     `rewritten`  packs whose needed blobs were copied into others, `copied_bytes` of them
+    `trimmed`    journal segments of before the oldest snapshot from which a moment can be restored
     """
 
     dry_run: bool
@@ -74,6 +76,7 @@ class PruneReport:
     unused_bytes: int
     rewritten: Amount
     copied_bytes: int
+    trimmed: Amount
     finished_forgets: int = 0
     merged_index_objects: int = 0
     leftovers: int = 0
@@ -126,6 +129,7 @@ class _Prune:
             unused_bytes=sum(use.unused_bytes for use in plan.kept),
             rewritten=Amount.of(use.pack.size for use in plan.rewritten),
             copied_bytes=sum(use.needed_bytes for use in plan.rewritten),
+            trimmed=self._trim(),
             finished_forgets=finished,
             merged_index_objects=0 if self.options.dry_run else self._tidy(swept.deleted),
             leftovers=0 if self.options.dry_run else self._remove_leftovers(),
@@ -200,6 +204,9 @@ class _Prune:
         listed = packs | standing.condemned
         drop_settled(self.repository, What.UNLISTED, lambda one: one not in listed and standing.exists(one))
         return rewrite_index(self.repository, absent)
+
+    def _trim(self) -> Amount:
+        return Amount.of(trim_journals(self.repository, dry_run=self.options.dry_run).values())
 
     def _remove_leftovers(self) -> int:
         if not isinstance(self.repository.store, KeepsLeftovers):

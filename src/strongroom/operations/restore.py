@@ -21,10 +21,14 @@ from blake3 import blake3
 from strongroom import engines
 from strongroom.engines.protocol import Frozen, Source, Stage, Target
 from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
-from strongroom.model import Selection
+from strongroom.model import Fidelity, Selection
+from strongroom.operations.consistency import has_rows_alone
+from strongroom.operations.journal_replay import JournalReplay
 from strongroom.operations.processor import reproducible, rounds_alike
 from strongroom.operations.replay import Replayed, actual_name, names_of, replay
 from strongroom.operations.restore_files import Installation
+from strongroom.operations.restore_moment import MomentPlan
+from strongroom.operations.restore_overlay import OverlayLoading
 from strongroom.operations.restore_plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.operations.restore_rows import RowsLoading
 from strongroom.operations.restore_state import RestoreState
@@ -41,13 +45,17 @@ _ROUNDS = "the backup was made on another kind of processor, which rounds otherw
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
-    """`rung` asks for a lower rung than the best one; `replay` False leaves the probes to a later verify."""
+    """`rung` asks for a lower rung than the best one; `replay` False leaves the probes to a later verify. `moment` is a later
+    moment than the snapshot's, to which the journal leads. `tell` is called with the plan before something is
+    done."""
 
     selection: Selection = field(default_factory=Selection)
     require_exact: bool = False
     overwrite: bool = False
     rung: Rung | None = None
     replay: bool = True
+    moment: MomentPlan | None = None
+    tell: Callable[[RestorePlan], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,9 @@ def restore(
     """
     chosen = options or RestoreOptions()
     found = history.find(repository, snapshot)
-    plan = plan_restore(found, target, chosen.selection, require_exact=chosen.require_exact, rung=chosen.rung)
+    plan = plan_restore(found, target, chosen.selection, require_exact=chosen.require_exact, rung=chosen.rung, moment=chosen.moment)
+    if chosen.tell is not None and (chosen.overwrite or not plan.occupied):
+        chosen.tell(plan)
     asking = engines.prepared(target) if chosen.replay else nullcontext()
     with _local_errors(target), remembering_damage(repository), asking:
         return _Restore(repository, found, plan, chosen, progress).run()
@@ -97,6 +107,9 @@ class _Restore:
         stage = target.stage(self._plan.token, self._options.selection)
         try:
             already = False
+            if RestoreState(stage.directory).replaying:  # half applied: operations can't be told twice
+                stage.discard()
+                stage = target.stage(self._plan.token, self._options.selection)
             if (stage.directory / "publishing").exists():
                 stage.publish(RestoreState(stage.directory).receipt(), overwrite=True)
                 self._checks.append("an interrupted cut-over was finished")
@@ -147,7 +160,12 @@ class _Restore:
                 hint="restore to another place, or give --overwrite to replace it once the new state is verified",
             )
         state = RestoreState(stage.directory)
-        roots = self._exact(stage, state) if self._plan.rung == Rung.EXACT else self._from_rows(stage, state)
+        if self._options.moment is not None and not self._engine_replays():
+            roots = self._overlaid(stage, state, self._options.moment)
+        else:
+            roots = self._exact(stage, state) if self._plan.rung == Rung.EXACT else self._from_rows(stage, state)
+            if self._options.moment is not None:
+                roots = self._go_on(stage, state, self._options.moment)
         receipt = {
             "strongroom": 1,
             "repository": self._repository.config.repository_id.hex(),
@@ -159,6 +177,36 @@ class _Restore:
         }
         state.set_receipt(json.dumps(receipt, indent=1).encode())
         stage.publish(state.receipt(), overwrite=self._options.overwrite)
+
+    def _engine_replays(self) -> bool:
+        """Can the operations of the journal be left to the engine? It has its own files then, or never had any."""
+        record = self._snapshot.manifest
+        same = engines.engine_of(self._plan.target).name == record.engine
+        return self._plan.rung == Rung.EXACT or (same and has_rows_alone(record))
+
+    def _go_on(self, stage: Stage, state: RestoreState, moment: MomentPlan) -> dict[str, str]:
+        """From the snapshot to the later moment. Gives the roots of the collections."""
+        state.set_replaying()
+        target = engines.target_of(self._plan.target)
+        collections = self._snapshot.manifest.description().collections
+        found = {target.fidelity(one) for one in collections}
+        worst = next((one for one in (Fidelity.CODED, Fidelity.NORMALIZED) if one in found), Fidelity.KEPT)
+        replay_ = JournalReplay(self._repository, moment, self._options.selection, self._progress)
+        roots, line = replay_.run(stage, worst)
+        self._checks.append(line)
+        with stage.source().freeze(SILENT) as frozen:
+            self._catalogs = _catalogs_of(frozen)
+        state.set_replayed()
+        return roots
+
+    def _overlaid(self, stage: Stage, state: RestoreState, moment: MomentPlan) -> dict[str, str]:
+        """Load the rows of the moment. Gives the roots of the collections."""
+        parts = (self._repository, self._snapshot, moment, self._options.selection, self._fingerprinter, self._progress)
+        loading = OverlayLoading(*parts)
+        roots, lines = loading.run(stage, engines.target_of(self._plan.target), state)
+        self._checks += lines
+        self._recall |= loading.recall
+        return roots
 
     def _exact(self, stage: Stage, state: RestoreState) -> dict[str, str]:
         """Install the files, prove them, let the engine take them over, ask it the probes. Gives the roots of the collections."""

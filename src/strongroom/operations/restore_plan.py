@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import get_type_hints
 
 import pyarrow as pa
 from blake3 import blake3
@@ -12,7 +13,10 @@ from blake3 import blake3
 from strongroom import engines
 from strongroom.engines.protocol import Engine, Target
 from strongroom.errors import NotFound, Refused, WrongRequest
+from strongroom.journal.marks import SCAN
 from strongroom.model import ROLE, Role, Selection
+from strongroom.operations.consistency import has_rows_alone
+from strongroom.operations.restore_moment import MomentPlan, PlannedMoment
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredArtifact, StoredCollection
 
@@ -47,6 +51,7 @@ class RestorePlan:
     cost: str
     occupied: tuple[str, ...]
     token: str
+    moment: PlannedMoment | None = None
 
     @property
     def rows(self) -> int:
@@ -54,7 +59,13 @@ class RestorePlan:
 
 
 def plan_restore(
-    snapshot: Snapshot, target_url: str, selection: Selection, *, require_exact: bool = False, rung: Rung | None = None
+    snapshot: Snapshot,
+    target_url: str,
+    selection: Selection,
+    *,
+    require_exact: bool = False,
+    rung: Rung | None = None,
+    moment: MomentPlan | None = None,
 ) -> RestorePlan:
     """Raises NotFound (no such collection), WrongRequest (the target can't hold the rows) or Refused (`require_exact`)."""
     manifest = snapshot.manifest
@@ -62,6 +73,8 @@ def plan_restore(
     engine = engines.engine_of(target_url)
     target = engine.target(target_url)
     best, reasons = _best_rung(snapshot, engine)
+    if moment is not None and best == Rung.EXACT and (why := _unreplayable(moment, engine, target)):
+        best, reasons = Rung.REBUILD, (why,)
     if rung is not None and list(Rung).index(rung) < list(Rung).index(best):
         raise WrongRequest(f"the rung {rung.value!r} can't be reached: {reasons[0]}", hint=f"the best one here is {best.value!r}")
     if rung is not None and rung != best:
@@ -85,7 +98,8 @@ def plan_restore(
         bytes=_bytes(best, chosen, installed_artifacts(snapshot, selection)),
         cost=_cost(best, snapshot, chosen),
         occupied=tuple(target.occupied(names)),
-        token=_token(snapshot, target_url, selection, best),
+        token=_token(snapshot, target_url, selection, best, moment),
+        moment=moment.planned if moment else None,
     )
 
 
@@ -117,10 +131,24 @@ def _best_rung(snapshot: Snapshot, engine: Engine) -> tuple[Rung, tuple[str, ...
     manifest = snapshot.manifest
     if engine.name != manifest.engine:
         return Rung.CONVERT, (f"the snapshot is of {manifest.engine}, the target is {engine.name}",)
+    if has_rows_alone(manifest):
+        return Rung.REBUILD, (f"{engine.name} gives no files of its indexes out: they are built again",)
     if not engine.compatible(manifest.engine_version):
         installed = engine.version()
         return Rung.REBUILD, (f"files of {engine.name} {manifest.engine_version} are not for the installed {installed}",)
     return Rung.EXACT, (f"same engine, and version {manifest.engine_version} fits the installed {engine.version()}",)
+
+
+def _unreplayable(moment: MomentPlan, engine: Engine, target: Target) -> str:
+    """Why the engine can't apply the journal's operations itself; '' if it can."""
+    if moment.span.head.kind == SCAN:
+        return "the journal is of scans, which tell rows and not what was done: the rows of the moment are loaded"
+    try:
+        stage = get_type_hints(type(target).stage).get("return")
+    except NameError:  # what isn't known is tried
+        return ""
+    told = stage is None or all(hasattr(stage, name) for name in ("identity", "apply"))
+    return "" if told else f"{engine.name} can't be told what changed: the rows of the moment are loaded"
 
 
 def _losses(target: Target, chosen: Sequence[StoredCollection], selection: Selection, rung: Rung) -> tuple[str, ...]:
@@ -164,6 +192,10 @@ def _cost(rung: Rung, snapshot: Snapshot, chosen: Sequence[StoredCollection]) ->
     return f"the engine builds its index from {sum(c.count for c in chosen):,} rows, which takes longest; recall may differ{was}"
 
 
-def _token(snapshot: Snapshot, target_url: str, selection: Selection, rung: Rung) -> str:
-    asked = (snapshot.id, target_url, sorted(selection.collections), sorted(selection.renames.items()), rung.value)
+def _token(snapshot: Snapshot, target_url: str, selection: Selection, rung: Rung, moment: MomentPlan | None) -> str:
+    asked: tuple[object, ...] = (
+        *(snapshot.id, target_url, sorted(selection.collections), sorted(selection.renames.items()), rung.value),
+        *(() if moment is None else (moment.stream, moment.number)),
+        *(() if moment is None or moment.undone is None else (moment.undone.token,)),
+    )
     return blake3(repr(asked).encode()).hexdigest()[:16]

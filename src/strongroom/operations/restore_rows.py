@@ -26,7 +26,8 @@ from strongroom.snapshots.manifest import StoredCollection
 from strongroom.snapshots.segments import read_segment
 from strongroom.snapshots.slots import Slots
 
-_SAMPLE = 1000
+SAMPLE = 1000
+"""Of so many rows the directions of the vectors are compared where an engine keeps nothing else."""
 _SAME_DIRECTION = 0.9999
 
 OpenScratch = Callable[[Path, str], Source]
@@ -75,7 +76,7 @@ class RowsLoading:
             batch = block.live()
             whole.add(batch)
             core.add(core_rows(batch, fidelity))
-            looked_at += _same_directions(name, batch, sample)
+            looked_at += same_directions(name, batch, sample)
         if core.digest() != sent["core"] or looked_at != len(sample):
             raise VerificationFailed(f"{name}: the rows that the engine gives back are not the ones that it was given")
         if whole.digest() == sent["sent"]:
@@ -101,9 +102,9 @@ class RowsLoading:
         """The vectors of the first rows by id, as text."""
         sample: dict[str, npt.NDArray[np.float64]] = {}
         for batch in self._rows(stage, collection):
-            for name, vector in _vectors(batch.slice(0, _SAMPLE - len(sample))):
+            for name, vector in vectors_by_id(batch.slice(0, SAMPLE - len(sample))):
                 sample[name] = vector
-            if len(sample) >= _SAMPLE:
+            if len(sample) >= SAMPLE:
                 break
         return sample
 
@@ -131,21 +132,21 @@ def _as_float32(column: pa.Array) -> pa.Array:
     return column.cast(pa.list_(pa.float32(), kind.list_size))
 
 
-def _vectors(batch: pa.RecordBatch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+def vectors_by_id(batch: pa.RecordBatch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
     """Id and vector of each row, for the only vector column."""
     ids = next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.ID)
     column = next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.VECTOR)
     yield from zip(row_key(ids).to_pylist(), (np.asarray(one, np.float64) for one in column.to_pylist()), strict=True)
 
 
-def _same_directions(name: str, batch: pa.RecordBatch, sample: Mapping[str, npt.NDArray[np.float64]]) -> int:
+def same_directions(name: str, batch: pa.RecordBatch, sample: Mapping[str, npt.NDArray[np.float64]]) -> int:
     """How many rows of the batch are in the sample. Raises VerificationFailed if the vector of one points elsewhere."""
     if not sample:
         return 0
     ids = row_key(next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.ID))
     wanted = pa.array([one in sample for one in ids.to_pylist()])
     found = 0
-    for key, vector in _vectors(batch.filter(wanted)):
+    for key, vector in vectors_by_id(batch.filter(wanted)):
         right = sample[key]
         lengths = float(np.linalg.norm(vector) * np.linalg.norm(right))
         if lengths and float(vector @ right) / lengths < _SAME_DIRECTION:

@@ -20,6 +20,7 @@ class RestoreState:
         self.installed: set[str] = set(known.get("installed", ()))
         self.loaded: dict[str, dict[str, Any]] = known.get("loaded", {})
         self.adopted: bool = known.get("adopted", False)
+        self.replaying: bool = known.get("replaying", False)
 
     def add_installed(self, path: str) -> None:
         """The artifact is written."""
@@ -36,6 +37,15 @@ class RestoreState:
         self.adopted = True
         self._write()
 
+    def set_replaying(self) -> None:
+        """Operations of the journal are being applied: who finds this state begins anew."""
+        self.replaying = True
+        self._write()
+
+    def set_replayed(self) -> None:
+        self.replaying = False
+        self._write()
+
     def set_receipt(self, content: bytes) -> None:
         write_durably(self._receipt, content)
 
@@ -43,5 +53,5 @@ class RestoreState:
         return self._receipt.read_bytes()
 
     def _write(self) -> None:
-        content = {"installed": sorted(self.installed), "loaded": self.loaded, "adopted": self.adopted}
+        content = {"installed": sorted(self.installed), "loaded": self.loaded, "adopted": self.adopted, "replaying": self.replaying}
         write_durably(self._path, json.dumps(content).encode())

@@ -25,6 +25,8 @@ class Kind(IntEnum):
     INDEX = 2
     SNAPSHOT = 3
     TOMBSTONE = 4
+    JOURNAL = 5
+    EPOCH = 6
 
     @property
     def purpose(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from strongroom import engines
 from strongroom.clock import SYSTEM_CLOCK, Clock
+from strongroom.journal.segments import number_in
 from strongroom.operations.repair.entrance import enter
 from strongroom.operations.repair.objects import abandon_forgotten, mend_objects
 from strongroom.operations.repair.packs import PackRepair
@@ -26,6 +27,9 @@ from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.repository.store import require_conditional_create
 
 __all__ = ["Outcome", "RepairOptions", "RepairReport", "repair"]
+
+_ROUNDS = 3
+"""A pack that nobody needed, and so nobody read, may be relied on now: by a repair, or by others who work meanwhile."""
 
 
 def repair(
@@ -60,13 +64,19 @@ def repair(
     found += mend_objects(repository, others, found, notes, dry_run=options.dry_run)
     look, before = _examined(repository, snapshot, dataclasses.replace(looking, level=min(looking.level, Level.DATA)), progress)
     found += before.findings
+    mend_objects(repository, others, [one for one in before.findings if number_in(one.subject)], notes, dry_run=options.dry_run)
     PackRepair(look, others, options, notes).run()
     if options.dry_run:
         return RepairReport(tuple(notes.outcome(one, None) for one in _each(found)), before, dry_run=True)
-    after = before
-    if found or looking.level > Level.DATA:
+    after, known = before, set(look.bad)
+    for left in reversed(range(_ROUNDS if found or looking.level > Level.DATA else 0)):
         reopened = Repository.open(store, secret, clock=clock)  # as another process would see it
-        after = _examined(reopened, snapshot, looking, progress, look.proven)[1]
+        look, after = _examined(reopened, snapshot, looking, progress, look.proven)
+        if not left or look.bad <= known:
+            break
+        known |= look.bad
+        found += after.findings
+        PackRepair(look, others, options, notes).run()
     return RepairReport(tuple(notes.outcome(one, after.findings) for one in _each(found)), after, dry_run=False)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from strongroom.errors import Damaged, NotFound
+from strongroom.journal.segments import number_in
 from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there, replace, unfinished
 from strongroom.operations.repair.replicas import Replica
 from strongroom.operations.repair.report import Notes
@@ -85,7 +86,7 @@ def _mend(store: Store, name: str, replicas: Sequence[Replica], notes: Notes, *,
             notes.could_not(name, "it is no object of a repository: remove it if nobody knows it")
         return False
     present = read_if_there(store, name)
-    if present is not None and is_whole(name, present):
+    if present is not None and is_whole(name, present) and number_in(name) is None:
         notes.could_not(name, "it is as it was written, by another key or for another name: remove it if nobody knows it")
         return False
     reasons = []

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from strongroom.errors import Damaged, NotFound, StrongroomError
+from strongroom.journal.segments import front_length, number_in
 from strongroom.repository import REPAIRS, Store, config
 from strongroom.repository.framing import require_whole
 from strongroom.repository.writer import create_once
@@ -50,13 +51,17 @@ def unfinished(store: Store, *folders: str) -> list[str]:
 
 
 def is_object(name: str) -> bool:
-    """May it be a manifest, an index object or a key slot?"""
-    return _NAME.fullmatch(name) is not None
+    """May it be a manifest, an index object, a key slot or a journal segment?"""
+    return _NAME.fullmatch(name) is not None or number_in(name) is not None
 
 
 def is_whole(name: str, content: bytes) -> bool:
-    """Are these the bytes of the object of that name? Nothing is decrypted."""
+    """Are these the bytes of the object of that name? Nothing is decrypted; of a journal segment, which isn't named by its bytes,
+    only a whole header can be told."""
     try:
+        if number_in(name) is not None:
+            front_length(name, content)
+            return True
         if name == config.NAME:
             config.decode(content)
         else:

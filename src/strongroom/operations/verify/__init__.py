@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from strongroom.errors import NotFound
 from strongroom.operations.verify.data import check_data
 from strongroom.operations.verify.examination import Examination
+from strongroom.operations.verify.journals import check_journals
 from strongroom.operations.verify.objects import check_history, check_key_slots, check_objects, check_repairs
 from strongroom.operations.verify.report import Finding, Level, VerifyOptions, VerifyReport
 from strongroom.operations.verify.restored import check_restore
@@ -45,6 +46,8 @@ def examine(look: Examination, name: str | None) -> VerifyReport:
     check_objects(look, chosen, sizes)
     if level >= Level.DATA:
         check_data(look, chosen, sizes)
+    if name is None:
+        check_journals(look, data=level >= Level.DATA)
     if level >= Level.RESTORE:
         for snapshot in chosen:
             check_restore(look, snapshot)

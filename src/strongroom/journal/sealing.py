@@ -1,0 +1,166 @@
+"""How operations become segments: gathered, sealed every few seconds or bytes, and stored so that only one follower can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from strongroom.engines.changes import BATCH, TIME, CatalogChange, Change
+from strongroom.errors import AlreadyExists, Damaged, NotFound, Overtaken, Unreachable
+from strongroom.journal.segments import Front, Head, decode_front, encode
+from strongroom.repository import Repository
+
+
+class Fenced(Overtaken):
+    """Another follower of the stream came later: this one must stop."""
+
+    default_hint = "one follower a source is enough; look for the other one, or stop this one"
+
+
+class Behind(Overtaken):
+    """A follower that came before stored one more segment: go on after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes: the stream, the source and the epoch of this follower."""
+
+    stream: str
+    source: str
+    engine: str
+    host: str
+    epoch: int
+    kind: str
+
+
+class Sealer:
+    """Gathers what a feed gives and seals it. What isn't sealed is lost if the process dies, and read again from the engine."""
+
+    def __init__(
+        self, repository: Repository, writer: Writer, tail: Front | None, begins: Mapping[str, str], hole: str = ""
+    ) -> None:
+        """Goes on after `tail`, or, with a `hole`, begins anew after it: what was seen until then doesn't count."""
+        self._repository = repository
+        self._writer = writer
+        self._tail = tail
+        self._begins = dict(begins)
+        self._ends = dict(begins)
+        self._hole = hole
+        self._changes: list[Change] = []
+        self._ready: tuple[Front, bytes] | None = None
+        self._seen = tail.head.seen if tail and not hole else 0
+        self._floor = tail.head.seen + 1 if tail else 0
+        self._latest = tail.head.latest if tail and tail.head.count else 0
+        self.bytes = 0
+        self.stored = 0
+
+    @property
+    def tail(self) -> Front | None:
+        return self._tail
+
+    @property
+    def pending(self) -> int:
+        """Operations that are gathered and not sealed."""
+        return sum(map(len, self._changes))
+
+    @property
+    def seen(self) -> int:
+        """Until when (microseconds) all that happened is sealed or gathered."""
+        return self._seen
+
+    @property
+    def ends(self) -> Mapping[str, str]:
+        return self._ends
+
+    def add(self, changes: list[Change], ends: Mapping[str, str], seen: int) -> None:
+        """Take what a feed gave: its marks after it, and until when (microseconds) nothing else happened, 0 if there is more of the
+        same time. Times never go back: a clock that was set back makes operations seem to happen at once until it has caught up.
+        Nor does anything come later that happened before: what a moment was said to be it stays."""
+        for change in changes:
+            held = _not_before(change, max(self._latest, self._floor))
+            self._latest = held.time if isinstance(held, CatalogChange) else int(held.times()[-1]) if len(held) else self._latest
+            self._changes.append(held)
+        self._ends = dict(ends)
+        if seen:
+            self._seen = max(self._seen, seen, self._latest)
+            self._floor = self._seen + 1
+        self.bytes += sum(one.batch.nbytes if not isinstance(one, CatalogChange) else 512 for one in changes)
+
+    def seal(self) -> Front:
+        """Store what is gathered as the next segment, durably. May be called again after Unreachable: the same bytes are stored,
+        once. Raises Fenced or Behind if another follower took the place."""
+        if self._ready is None:
+            self._ready = encode(self._repository.keys, self._head(), self._changes)
+        front, content = self._ready
+        try:
+            self._repository.store.create(front.head.name, content)
+        except (AlreadyExists, Unreachable) as error:
+            self._settle(front, content, error)
+        self._tail, self._ready, self._hole = front, None, ""
+        self._begins, self._changes, self.bytes = dict(self._ends), [], 0
+        self.stored += len(content)
+        return front
+
+    def _settle(self, front: Front, content: bytes, error: Exception) -> None:
+        """A lost answer: is it ours that is there?"""
+        name = front.head.name
+        try:
+            there = self._repository.store.read(name)
+        except NotFound:
+            raise Unreachable(f"{name} could not be stored: {error}") from error
+        if there == content:
+            return
+        try:
+            other = decode_front(self._repository.keys, name, there)
+        except Damaged as damaged:
+            raise damaged from error
+        if other.head.epoch > self._writer.epoch:
+            raise Fenced(f"another follower, on {other.head.host}, has taken over {self._writer.source}") from error
+        raise Behind(f"an earlier follower, on {other.head.host}, stored {name} meanwhile") from error
+
+    def _head(self) -> Head:
+        tail, writer = self._tail, self._writer
+        times = [
+            (int(t.min()), int(t.max())) for t in (c.times() for c in self._changes if not isinstance(c, CatalogChange)) if len(t)
+        ]
+        times += [(one.time, one.time) for one in self._changes if isinstance(one, CatalogChange)]
+        batches = {
+            tag
+            for one in self._changes
+            if not isinstance(one, CatalogChange)
+            for tag in one.batch.column(BATCH).unique().to_pylist()
+        }
+        return Head(
+            stream=writer.stream,
+            sequence=tail.head.sequence + 1 if tail else 0,
+            epoch=writer.epoch,
+            source=writer.source,
+            engine=writer.engine,
+            host=writer.host,
+            first=tail.head.last + 1 if tail else 1,
+            count=self.pending,
+            begins=self._begins,
+            ends=self._ends,
+            earliest=min((first for first, _ in times), default=self._seen),
+            latest=max((last for _, last in times), default=self._seen),
+            seen=self._seen,
+            sealed=int(self._repository.clock.now().timestamp() * 1e6),
+            previous=tail.hash if tail else "",
+            hole=self._hole,
+            batches=tuple(sorted(tag for tag in batches if tag is not None)),
+            kind=writer.kind,
+        )
+
+
+def _not_before(change: Change, time: int) -> Change:
+    if isinstance(change, CatalogChange):
+        return replace(change, time=max(change.time, time))
+    times = change.times()
+    if not len(times) or int(times[0]) >= time:
+        return change
+    column = change.batch.schema.get_field_index(TIME)
+    held = pa.array(np.maximum.accumulate(np.maximum(times, time)), pa.int64())
+    return replace(change, batch=change.batch.set_column(column, change.batch.schema.field(column), held))

@@ -1,0 +1,236 @@
+"""Which snapshot and which operations make a moment? `--at` a time, a position of the engine's, or just before an ingest batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from strongroom.engines.changes import Change
+from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
+from strongroom.journal.marks import SCAN, numbers_of
+from strongroom.journal.segments import Front
+from strongroom.journal.spans import Read, Span, spans
+from strongroom.journal.stream import read_chain, read_changes, streams
+from strongroom.journal.timeline import Moment, at_mark, at_time, before_batch, between, blind
+from strongroom.journal.undoing import Undone, UndoPreview
+from strongroom.operations.journal_status import iso
+from strongroom.operations.pace import seconds_for
+from strongroom.repository import Repository
+from strongroom.snapshots import history
+from strongroom.snapshots.history import Snapshot
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|second|m|min|minute|h|hour|d|day|w|week)s?\s+ago")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_BEFORE = "before:"
+Base = tuple[Snapshot, Mapping[str, int]]
+"""A snapshot, and for each scope the number of the last operation that it holds."""
+_ADVICE = "'strongroom journal status' shows which moments there are, 'strongroom snapshots' what else can be restored"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMoment:
+    """What is said of a moment: the source, the time (UTC) and number of its last operation, how many operations are applied to the
+    snapshot, from how many segments and bytes, and about how many seconds that takes (None if this machine never did it). `undo` is
+    what is taken back. If `scanned`, the moment is that of the last scan that found something before it."""
+
+    source: str
+    time: str
+    number: int
+    operations: int
+    segments: int
+    bytes: int
+    seconds: float | None
+    undo: UndoPreview | None = None
+    scanned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MomentPlan:
+    """A moment and how to come to it: restore `snapshot`, then apply `operations` operations. `segments` are the names of the
+    journal segments that hold them, `number` is that of the last operation, `time` when it happened (UTC)."""
+
+    stream: str
+    source: str
+    snapshot: str
+    number: int
+    time: str
+    operations: int
+    segments: tuple[str, ...]
+    bytes: int
+    span: Span = field(repr=False)
+    after: Mapping[str, int] = field(default_factory=dict)
+    undone: Undone | None = None
+
+    @property
+    def planned(self) -> PlannedMoment:
+        seconds = seconds_for(self.span.head.engine, self.operations)
+        undo = self.undone.preview if self.undone else None
+        segments, scanned = len(self.segments), self.span.head.kind == SCAN
+        return PlannedMoment(self.source, self.time, self.number, self.operations, segments, self.bytes, seconds, undo, scanned)
+
+
+def plan_moment(repository: Repository, at: str, source: str | None = None) -> MomentPlan:
+    """Raises WrongRequest (not a moment, or of which source?), NotFound (no journal, no such batch or position), or Refused if the
+    moment lies in a hole, before the first snapshot or after what is sealed."""
+    found = spans(read_chain(repository, stream_named(repository, source)))
+    if not found:
+        raise NotFound("there is no journal to restore a moment from", hint="'strongroom journal follow SOURCE' keeps one")
+    read = reader(repository)
+    moment = moment_of(repository, found, at, read)
+    base = base_of(repository, moment, read)
+    if base is None:
+        raise Refused(
+            f"no snapshot lies before {iso(moment.time)} in this part of the journal{_because(moment.span)}", hint=_ADVICE
+        )
+    return plan_from(repository, moment, base, read)
+
+
+def plan_from(repository: Repository, moment: Moment, base: Base, read: Read) -> MomentPlan:
+    """How to come to a moment from a snapshot."""
+    snapshot, after = base
+    lowest = min(after.values())
+    fronts = [one for one in moment.span.fronts if one.head.last > lowest and one.head.first <= moment.number]
+    total = sum(len(change) for change in between(moment.span, after, moment.number, read))
+    return MomentPlan(
+        stream=moment.span.head.stream,
+        source=moment.span.head.source,
+        snapshot=snapshot.id,
+        number=moment.number,
+        time=iso(moment.time),
+        operations=total,
+        segments=tuple(one.head.name for one in fronts),
+        bytes=sum(repository.store.size(one.head.name) for one in fronts),
+        span=moment.span,
+        after=after,
+    )
+
+
+def reader(repository: Repository, most: int = 4) -> Read:
+    """Gives the operations of segments; those of the last few are kept."""
+    kept: dict[str, Sequence[Change]] = {}
+
+    def read(front: Front) -> Sequence[Change]:
+        name = front.head.name
+        if name not in kept:
+            while len(kept) >= most:
+                del kept[next(iter(kept))]
+            kept[name] = tuple(read_changes(repository, front))
+        return kept[name]
+
+    return read
+
+
+def changes_of(repository: Repository, plan: MomentPlan) -> Iterator[Change]:
+    """The operations of a plan, in order."""
+    changes = between(plan.span, plan.after, plan.number, reader(repository, 1))
+    return plan.undone.without(changes) if plan.undone else changes
+
+
+def changes_before(repository: Repository, plan: MomentPlan) -> Iterator[Change]:
+    """The operations that the snapshot of a plan holds already, as far as the journal has them."""
+    return between(plan.span, {"": plan.span.first - 1}, min(plan.after.values()), reader(repository, 1))
+
+
+def stream_named(repository: Repository, source: str | None) -> str:
+    """The stream of the source that is meant: of the only one, unless one is named. Raises NotFound, WrongRequest or Damaged."""
+    present = streams(repository)
+    named = {one: _source_of(repository, one, sizes) for one, sizes in present.items()}
+    damaged = [one for one in named.values() if isinstance(one, Damaged)]
+    named = {one: name for one, name in named.items() if name == source or (source is None and isinstance(name, str))}
+    if not named and damaged:
+        raise damaged[0]
+    if not named:
+        of = f" of {source}" if source else ""
+        raise NotFound(f"there is no journal{of}", hint="'strongroom journal status' shows what is followed")
+    if len(named) > 1:
+        raise WrongRequest(
+            "there are journals of several sources", hint=f"give --source: {', '.join(sorted(map(str, named.values())))}"
+        )
+    return next(iter(named))
+
+
+def _source_of(repository: Repository, stream: str, sizes: dict[int, int]) -> str | Damaged:
+    """By the newest segment that can be read."""
+    problem: Damaged | None = None
+    for number in sorted(sizes, reverse=True):
+        chain = read_chain(repository, stream, {number: sizes[number]})
+        if chain.fronts:
+            return chain.fronts[0].head.source
+        problem = problem or chain.problems[0]
+    return problem or Damaged(f"journal/{stream}", "it has no segment")
+
+
+def moment_of(repository: Repository, found: Sequence[Span], at: str, read: Read) -> Moment:
+    if at.startswith(_BEFORE):
+        moment = before_batch(found, at.removeprefix(_BEFORE), read)
+        if moment is None:
+            raise NotFound(f"no operation in the journal belongs to batch {at.removeprefix(_BEFORE)!r}")
+        return moment
+    time = parse_time(at, repository.clock.now())
+    if time is None:
+        moment = at_mark(found, at, read)
+        if moment is None:
+            raise NotFound(
+                f"{at!r} is no time and no position in the journal",
+                hint="write 2026-11-24T10:15:00Z, '10 minutes ago', a position, or before:BATCH",
+            )
+        return moment
+    micros = int(time.timestamp() * 1e6)
+    moment = at_time(found, micros, read)
+    if moment is not None:
+        unknown = blind(moment.span, micros)
+        if unknown is None:
+            return moment
+        since, until = map(iso, unknown)
+        raise Refused(
+            f"nobody followed from {since} to {until}, and this engine's log has no times: what was when isn't known",
+            hint=f"restore --at {since}, --at {until}, or a position of the log",
+        )
+    if micros > found[-1].until:
+        raise Refused(
+            f"the journal ends at {iso(found[-1].until)}: what came later isn't known", hint=f"--at {iso(found[-1].until)}"
+        )
+    if micros < found[0].since:
+        raise Refused(
+            f"the journal begins at {iso(found[0].since)}", hint="restore a snapshot of before: see 'strongroom snapshots'"
+        )
+    after = next(one for one in found if one.since > micros)
+    before = [one for one in found if one.until < micros][-1]
+    raise Refused(
+        f"the journal has a hole from {iso(before.until)} to {iso(after.since)}: {after.why}",
+        hint=f"restore --at {iso(before.until)}, or a snapshot of after: see 'strongroom snapshots'",
+    )
+
+
+def base_of(repository: Repository, moment: Moment, read: Read, before: Mapping[str, int] | None = None) -> Base | None:
+    """The newest snapshot that holds nothing of what came after the moment, nor an operation of these numbers, by scope."""
+    best: Base | None = None
+    for snapshot in history.read_all(repository)[0]:
+        if snapshot.manifest.source != moment.span.head.source:
+            continue
+        numbers = numbers_of(moment.span, snapshot.manifest.position, read)
+        if numbers and any(numbers.get(scope, 0) >= number for scope, number in (before or {}).items()):
+            continue
+        if numbers and max(numbers.values()) <= moment.number and (best is None or min(numbers.values()) >= min(best[1].values())):
+            best = snapshot, numbers
+    return best
+
+
+def _because(span: Span) -> str:
+    return f", which begins anew at {iso(span.since)}: {span.why}" if span.why else ""
+
+
+def parse_time(text: str, now: datetime) -> datetime | None:
+    """A moment as people write it, with a time zone or in UTC: ISO 8601, or '10 minutes ago'. None if it is neither."""
+    ago = _AGO.fullmatch(text.strip())
+    if ago:
+        return now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2][0]])
+    if text.isdigit():
+        return None
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,0 +1,36 @@
+"""The rows of a snapshot's collection, one batch after another, wherever the snapshot keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from strongroom import engines
+from strongroom.model import Selection
+from strongroom.operations.replay import actual_name
+from strongroom.operations.restore_rows import stored_rows
+from strongroom.progress import SILENT
+from strongroom.repository import Repository
+from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.manifest import StoredCollection
+
+
+def snapshot_rows(
+    repository: Repository, snapshot: Snapshot, collection: StoredCollection, directory: Path
+) -> Iterator[pa.RecordBatch]:
+    """`directory` is an empty one of the caller's, for what doesn't fit in memory. Raises Damaged."""
+    if snapshot.manifest.rows_plane == "segments":
+        if collection.schema:
+            for block in stored_rows(repository, collection, directory):
+                yield block.live()
+        return
+    from strongroom.operations.restore import RestoreOptions, restore
+
+    url = engines.find(snapshot.manifest.engine).scratch(directory, [collection.name])
+    options = RestoreOptions(Selection((collection.name,)), require_exact=True, overwrite=True, replay=False)
+    restore(repository, snapshot.id, url, options)
+    with engines.source_of(url).freeze(SILENT) as frozen:
+        for block in frozen.rows(actual_name(frozen, collection.name)):
+            yield block.live()

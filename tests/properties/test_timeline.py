@@ -1,0 +1,191 @@
+"""Does the timeline find the operations that a plain list of them would? Streams are sealed for real, in memory, cut anywhere, with
+holes, clocks that are set back, and segments that are lost."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from any_changes import BATCHES, all_changes, chain_of, new_room, new_sealer, operations, row_changes, told
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from strongroom.engines.changes import BATCH, MARK, TIME
+from strongroom.journal.marks import numbers_of
+from strongroom.journal.spans import spans
+from strongroom.journal.stream import read_changes
+from strongroom.journal.timeline import at_mark, at_time, before_batch, between
+from strongroom.library import Strongroom
+from strongroom.model import Position
+
+steps = st.lists(
+    st.tuples(st.integers(-30, 60), st.sampled_from(BATCHES), st.lists(operations, min_size=1, max_size=3)), max_size=4
+)
+segments = st.lists(st.tuples(steps, st.booleans()), min_size=1, max_size=5)
+
+
+@dataclass
+class Told:
+    """What was sealed: the operations of each span, as plain values, and the marks after them."""
+
+    room: Strongroom
+    spans: list[list[Any]] = field(default_factory=list)
+
+    def read(self, front: Any) -> list[Any]:
+        return list(read_changes(self.room.repository, front))
+
+
+def seal(given_: list) -> Told:
+    room = new_room()
+    found = Told(room)
+    time, mark = 1_000, 0
+    tail = None
+    sealer = new_sealer(room)
+    for number, (inside, hole) in enumerate(given_):
+        if hole and number:
+            mark += 100  # the engine's log went on without us
+            sealer = new_sealer(room, tail, str(mark), "nobody followed")
+        if number == 0 or hole:
+            found.spans.append([])
+        for by, batch, rows in inside:
+            time += by  # clocks go back too
+            marks = [str(mark + step) for step in range(1, len(rows) + 1)]
+            mark += len(rows)
+            sealer.add([row_changes("first", rows, [time] * len(rows), marks, batch)], {"": str(mark)}, time)
+        tail = sealer.seal()
+        found.spans[-1] += told(read_changes(room.repository, tail))
+    return found
+
+
+def value(operation: Any, name: str) -> str:
+    return dict(operation[1])[name]
+
+
+@given(segments, st.data())
+@settings(max_examples=120, deadline=None)
+def test_a_moment_is_what_a_list_says(given_: list, data: st.DataObject) -> None:
+    made = seal(given_)
+    found = spans(chain_of(made.room))
+    assert len(found) == len(made.spans)
+    assert told(all_changes(made.room)) == list(itertools.chain.from_iterable(made.spans))
+    numbers = itertools.count(1)
+    for span, expected in zip(found, made.spans, strict=True):
+        times = [int(value(one, TIME)) for one in expected]
+        assert times == sorted(times)
+        first = span.first
+        assert [next(numbers) for _ in expected] == list(range(first, first + len(expected)))
+        if expected:
+            moment = data.draw(st.integers(span.since, span.until))
+            at = at_time([span], moment, made.read)
+            assert at is not None
+            assert at.number - first + 1 == sum(1 for one in times if one <= moment)
+    for place, span in enumerate(found):
+        expected = made.spans[place]
+        if not expected:
+            continue
+        # a snapshot may lie at any mark: what comes after it, up to any later moment
+        low = data.draw(st.integers(0, len(expected)))
+        high = data.draw(st.integers(low, len(expected)))
+        mark = span.begins[""] if low == 0 else value(expected[low - 1], MARK)
+        numbers_there = numbers_of(span, Position("sequence", mark), made.read)
+        assert numbers_there == {"": span.first - 1 + low}
+        assert told(between(span, numbers_there, span.first - 1 + high, made.read)) == expected[low:high]
+
+
+@given(segments)
+@settings(max_examples=60, deadline=None)
+def test_marks_and_batches_are_found(given_: list) -> None:
+    made = seal(given_)
+    found = spans(chain_of(made.room))
+    everything = [(span, place, one) for span, rows in zip(found, made.spans, strict=True) for place, one in enumerate(rows)]
+    for span, place, one in everything:
+        moment = at_mark(found, value(one, MARK), made.read)
+        assert moment is not None
+        assert (moment.span.first, moment.number) == (span.first, span.first + place)
+    for batch in BATCHES[1:]:
+        of = [(span, place) for span, place, one in everything if value(one, BATCH) == batch]
+        moment = before_batch(found, batch, made.read)
+        if not of:
+            assert moment is None
+        else:
+            assert moment is not None
+            assert moment.number == of[0][0].first + of[0][1] - 1
+
+
+@given(segments, st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_lost_segment_is_a_hole_and_nothing_else_is_lost(given_: list, data: st.DataObject) -> None:
+    made = seal(given_)
+    chain = chain_of(made.room)
+    lost = data.draw(st.sampled_from(chain.fronts))
+    made.room.repository.store.delete(lost.head.name)
+    after = chain_of(made.room)
+    assert [one.head.sequence for one in after.fronts] == [one.head.sequence for one in chain.fronts if one != lost]
+    inside = chain.fronts[0].head.sequence < lost.head.sequence < chain.fronts[-1].head.sequence
+    assert [one.subject for one in after.problems] == ([lost.head.name] if inside else [])
+    found = spans(after)
+    for before, span in itertools.pairwise(found):
+        assert span.why
+        assert span.first > before.last
+        numbers = [one.head.sequence for one in span.fronts]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    if inside or lost == chain.fronts[0] != chain.fronts[-1]:
+        assert (
+            lost.head.name in found[-1].why
+            or any("can't be read" in one.why or "not there" in one.why for one in found)
+            or (any(one.head.hole for one in chain.fronts))
+        )
+
+
+@given(segments, st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_a_moment_was_said_to_be_it_stays(given_: list, data: st.DataObject) -> None:
+    """Operations come to light late, with times of before that: they don't get into moments that could be asked for already."""
+    made = seal(given_)
+    chain = chain_of(made.room)
+    count = data.draw(st.integers(1, len(chain.fronts)))
+    early, late = spans(replace(chain, fronts=chain.fronts[:count])), spans(chain)
+    assume(early[-1].since <= early[-1].until)
+    moment = data.draw(st.integers(early[-1].since, early[-1].until))
+    before, after = at_time(early, moment, made.read), at_time(late, moment, made.read)
+    assert before is not None
+    assert after is not None
+    assert (before.span.first, before.number) == (after.span.first, after.number)
+
+
+def test_what_is_known_in_part_is_no_moment_yet() -> None:
+    """There is more of the same time: until that is read too, none of it can be asked for."""
+    room = new_room()
+    sealer = new_sealer(room)
+    row = (2, "row 0", [0.0] * 3, True, None, None, None)
+    sealer.add([row_changes("first", [row], [100], ["1"])], {"": "1"}, 100)
+    sealer.add([row_changes("first", [row], [200], ["2"])], {"": "2"}, 0)
+    sealer.seal()
+    made = Told(room)
+    assert at_time(spans(chain_of(room)), 200, made.read) is None
+    sealer.add([row_changes("first", [row], [200], ["3"])], {"": "3"}, 200)
+    sealer.seal()
+    moment = at_time(spans(chain_of(room)), 200, made.read)
+    assert moment is not None
+    assert moment.number == 3
+
+
+def test_a_span_does_not_cover_the_hole_before_it() -> None:
+    """What was read first after a hole was not all that there was."""
+    room = new_room()
+    row = (2, "row 0", [0.0] * 3, True, None, None, None)
+    sealer = new_sealer(room)
+    sealer.add([row_changes("first", [row], [100], ["1"])], {"": "1"}, 150)
+    tail = sealer.seal()
+    after = new_sealer(room, tail, "9", "nobody followed")
+    after.add([], {"": "9"}, 0)
+    after.seal()
+    after.add([row_changes("first", [row], [900], ["10"])], {"": "10"}, 0)
+    after.seal()
+    after.add([], {"": "10"}, 1000)
+    after.seal()
+    made, found = Told(room), spans(chain_of(room))
+    assert [at_time(found, time, made.read) is None for time in (120, 150, 151, 500, 899, 900, 1000)] == [
+        *(False, False, True, True, True, False, False)
+    ]
