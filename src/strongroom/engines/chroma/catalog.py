@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from strongroom.errors import Unreadable, WrongRequest
+from blake3 import blake3
+
+from strongroom.errors import Gap, Unreadable, WrongRequest
 from strongroom.model import Field, Json, LedgerItem, Lineage, Status
 
 DEFAULT_TENANT = "default_tenant"
@@ -213,12 +215,42 @@ def source_catalog(connection: sqlite3.Connection, migrations: Mapping[str, int]
     }
 
 
-def last_position(connection: sqlite3.Connection) -> int:
-    """The highest sequence number given out so far (of those that can still be seen), 0 if none."""
-    row = connection.execute(
+def last_mark(connection: sqlite3.Connection) -> str:
+    """The last entry of the log, as a snapshot's position and the journal name it: see `mark_of`. If changes of collections are
+    noted, with the number of the last one after a plus."""
+    (last,) = connection.execute(
         "SELECT max(coalesce((SELECT max(seq_id) FROM embeddings_queue), 0), coalesce((SELECT max(seq_id) FROM max_seq_id), 0))"
     ).fetchone()
-    return int(row[0])
+    noted = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'strongroom_catalog'").fetchone()
+    (event,) = connection.execute("SELECT max(number) FROM strongroom_catalog").fetchone() if noted else (None,)
+    return mark_of(connection, int(last)) + ("" if event is None else f"+{event}")
+
+
+def entry_of(mark: str) -> int:
+    """The number of the entry in a mark."""
+    return int(mark.partition(":")[0])
+
+
+def event_of(mark: str) -> int:
+    """The number of the last change of a collection in a mark. Raises Gap if they weren't noted."""
+    if "+" not in mark:
+        raise Gap("changes of Chroma's collections were not noted then")
+    return int(mark.partition("+")[2])
+
+
+def mark_of(connection: sqlite3.Connection, number: int) -> str:
+    """A log entry's number, and a print of what it says: another database has another one under that number. Without the print if
+    the log doesn't hold it any more."""
+    entry = connection.execute(
+        "SELECT topic, id, operation, vector, metadata, created_at FROM embeddings_queue WHERE seq_id = ?", (number,)
+    ).fetchone()
+    return f"{number}:{entry_print(*entry) if entry else ''}"
+
+
+def entry_print(topic: str, identity: str, operation: int, vector: bytes | None, metadata: str | None, created: str) -> str:
+    """16 hex digits of a log entry's content."""
+    said = json.dumps([topic, identity, operation, metadata, created]).encode()
+    return blake3(said + (vector or b"")).hexdigest(8)
 
 
 def ledger(cosine: bool) -> tuple[LedgerItem, ...]:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.chroma.conversion import Records, records
+from strongroom.engines.changes import ACT, Act, RowChanges, unspool
+from strongroom.engines.chroma.conversion import Records, floats, records
 from strongroom.errors import EngineFailed
 from strongroom.model import Json
 
@@ -114,3 +115,54 @@ def _add(collection: Any, rows: Records) -> None:
         collection.add(ids=rows.ids, embeddings=rows.vectors, **given)
     except Exception as error:  # chromadb raises its own, Rust's and Python's; all mean the same here
         raise EngineFailed(f"Chroma refuses rows {rows.ids[0]!r} to {rows.ids[-1]!r}: {json.dumps(str(error)[:300])}") from error
+
+
+def apply(path: str, known: dict[str, tuple[str, str, str]], spool: str) -> None:
+    """Do what the changes in the file `spool` say, in order. `known` says where the collection of each identity is. Raises
+    EngineFailed."""
+    clients: dict[tuple[str, str], Any] = {}
+    with open(spool, "rb") as file:  # noqa: PTH123 - a path from our parent
+        for change in unspool(file):
+            if not isinstance(change, RowChanges):
+                raise EngineFailed("only changes of rows can be applied here")
+            tenant, database, name = known[change.identity]
+            client = clients.get((tenant, database)) or clients.setdefault((tenant, database), _client(path, tenant, database))
+            collection, most = client.get_collection(name, embedding_function=None), client.get_max_batch_size()
+            for act, batch in _runs(change.batch, most):
+                _do(collection, act, batch)
+
+
+def _runs(batch: pa.RecordBatch, most: int) -> Iterator[tuple[Act, pa.RecordBatch]]:
+    """Operations of one kind, on rows that say as much as each other, each id once: what one call does."""
+    acts, ids = batch.column(ACT).to_pylist(), batch.column("id").to_pylist()
+    given = list(zip(acts, *(batch.column(name).is_valid().to_pylist() for name in ("embedding", "document", "uri")), strict=True))
+    start, seen = 0, set[str]()
+    for row in range(batch.num_rows + 1):
+        if row == batch.num_rows or given[row] != given[start] or ids[row] in seen or row - start == most:
+            yield Act(acts[start]), batch.slice(start, row - start)
+            start, seen = row, set()
+        if row < batch.num_rows:
+            seen.add(ids[row])
+
+
+def _do(collection: Any, act: Act, batch: pa.RecordBatch) -> None:
+    ids = batch.column("id").to_pylist()
+    try:
+        if act is Act.DELETE:
+            collection.delete(ids=ids)
+            return
+        given: dict[str, Any] = {}
+        if not batch.column("embedding").null_count:
+            given["embeddings"] = floats(batch.column("embedding"))
+        for name, argument in (("document", "documents"), ("uri", "uris")):
+            if not batch.column(name).null_count:
+                given[argument] = batch.column(name).to_pylist()
+        metadatas = [json.loads(one) if one else None for one in batch.column("payload").to_pylist()]
+        if any(metadatas):
+            given["metadatas"] = metadatas
+        doing = {Act.INSERT: collection.add, Act.UPDATE: collection.update, Act.UPSERT: collection.upsert}
+        doing[act](ids=ids, **given)
+    except Exception as error:  # chromadb raises its own, Rust's and Python's; all mean the same here
+        raise EngineFailed(
+            f"Chroma refuses to {act.name.lower()} {ids[0]!r} to {ids[-1]!r}: {json.dumps(str(error)[:300])}"
+        ) from error

@@ -67,6 +67,31 @@ def drop(root: Path, address: Address) -> None:
     _erase(root, dropped)
 
 
+def addresses(root: Path) -> dict[str, Address]:
+    """Every collection's id, and where it is."""
+    with closing(sqlite3.connect(root / DATABASE, isolation_level=None)) as connection:
+        return {entry.identity: entry.address for entry in entries(connection)}
+
+
+def move(root: Path, identity: str, address: Address) -> None:
+    """Give a collection another name. Raises WrongRequest if another one has it."""
+    with _editing(root) as connection:
+        if any(entry.address == address and entry.identity != identity for entry in entries(connection)):
+            raise WrongRequest(f"two collections would be called {address.public!r}", hint="rename one with --rename")
+        where = (address.name, _database(connection, address), identity)
+        connection.execute("UPDATE collections SET name = ?, database_id = ? WHERE id = ?", where)
+
+
+def give_identity(root: Path, address: Address, identity: str) -> None:
+    """Let a collection that was just created have this id, by which the journal knows it."""
+    with _editing(root) as connection:
+        present = next(entry.identity for entry in entries(connection) if entry.address == address)
+        connection.execute("PRAGMA defer_foreign_keys = ON")
+        connection.execute("UPDATE collections SET id = ? WHERE id = ?", (identity, present))
+        for table, column in (("collection_metadata", "collection_id"), ("segments", "collection")):
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (identity, present))  # noqa: S608 - constants
+
+
 def _erase(root: Path, dropped: list[Entry]) -> None:
     """Remove the folders of no collection, and the pages that were freed: they still hold what was dropped."""
     with closing(sqlite3.connect(root / DATABASE, isolation_level=None)) as connection:

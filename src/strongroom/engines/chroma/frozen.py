@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from strongroom.engines.chroma import catalog, changes, rows
 from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
 from strongroom.engines.chroma.catalog import FIELD
 from strongroom.engines.chroma.hnsw import Header
-from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
+from strongroom.engines.protocol import BLOCK_BYTES, Feed, rows_per_block
 from strongroom.engines.regions import fixed_blocks
 from strongroom.errors import NotFound, SourceChanged, Unreadable
 from strongroom.model import Answers, Collection, Cut, Description, LedgerItem, Position, Region, RowBlock, Status, Stretch
@@ -46,6 +46,18 @@ class ChromaSource:
     def unchanged_since(self, position: Position, moment: float) -> bool:
         """Only a frozen moment can tell."""
         return False
+
+    def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[Feed]:
+        """The log, entry by entry: see `feed`."""
+        from strongroom.engines.chroma.feed import following
+
+        return following(self._root, holder, batch_key)
+
+    def release(self, holder: str) -> bool:
+        """Hold the log back no more for `holder`."""
+        from strongroom.engines.chroma.feed import release
+
+        return release(self._root, holder)
 
     @contextmanager
     def freeze(self, progress: Progress) -> Iterator[ChromaFrozen]:
@@ -112,7 +124,7 @@ class ChromaFrozen:
             self._entries = {entry.address.public: entry for entry in catalog.entries(connection)}
             places = {name: rows.locate(connection, entry, root) for name, entry in self._entries.items()}
             self._feeds = {name: changes.described(connection, self._entries[name], one, root) for name, one in places.items()}
-            self._position = catalog.last_position(connection)
+            self._position = catalog.last_mark(connection)
             self._catalog = catalog.source_catalog(connection, migrations)
         self._counts = {name: place.count for name, place in places.items()}
         self._indices = {self._entries[name].vector_segment: (name, place.header) for name, place in places.items()}
@@ -144,8 +156,8 @@ class ChromaFrozen:
 
     @property
     def position(self) -> Position:
-        """The highest sequence number of Chroma's log, which all collections share."""
-        return Position("sequence", str(self._position))
+        """The last entry of Chroma's log, which all collections share."""
+        return Position("sequence", self._position)
 
     def rows(self, collection: str) -> Iterator[RowBlock]:
         """Rows in the order of the index's slots, then those that only the log holds (with their vectors as they were given, also

@@ -9,19 +9,20 @@ from pathlib import Path
 import pyarrow as pa
 
 from strongroom.engines import isolation
+from strongroom.engines.changes import Change
 from strongroom.engines.chroma import conversion, edit
+from strongroom.engines.chroma.apply import apply
 from strongroom.engines.chroma.capture import DATABASE
-from strongroom.engines.chroma.catalog import FIELD, Address
+from strongroom.engines.chroma.catalog import Address
+from strongroom.engines.chroma.creation import create_like
 from strongroom.engines.chroma.frozen import ChromaSource
 from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
 from strongroom.errors import Damaged, EngineFailed, Refused, WrongRequest
-from strongroom.model import Collection, Description, Fidelity, Json, Selection
+from strongroom.model import Collection, Description, Fidelity, Selection
 
 RECEIPT = "strongroom.json"
 _CLIENT = "strongroom.engines.chroma.client"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
-_PARAMETERS = {key: key for key in ("ef_construction", "ef_search", "max_neighbors")} | {"M": "max_neighbors"}
-"""Index parameters that other engines have too, and what Chroma calls them."""
 
 
 class ChromaTarget:
@@ -108,10 +109,7 @@ class ChromaStage:
         if (self._root / DATABASE).exists():
             edit.drop(self._root, address)
         where = (str(self._root), address.tenant, address.database, address.name)
-        known = "schema_str" in collection.catalog
-        isolation.call(f"{_CLIENT}:create", *where, None, _hnsw(collection))
-        if known:
-            edit.give_configuration(self._root, address, collection.catalog)
+        create_like(self._root, address, collection)
         spool = self.directory / "spool.arrow"
         try:
             rows = _spool(spool, batches)
@@ -120,6 +118,15 @@ class ChromaStage:
             remove(spool)
         if loaded != rows:
             raise EngineFailed(f"Chroma has {loaded} rows in {collection.name!r} after {rows} were added")
+
+    def identity(self, collection: Collection) -> str:
+        """Its id: a collection may be renamed."""
+        return str(collection.catalog["id"])
+
+    def apply(self, changes: Iterable[Change], selection: Selection) -> int:
+        """Apply changes of the journal in order: see `apply`."""
+        self.seal()
+        return apply(self._root, self.directory, changes, selection)
 
     def seal(self) -> None:
         """Make everything durable. A snapshot without collections becomes an empty database."""
@@ -157,15 +164,6 @@ class ChromaStage:
     def close(self) -> None:
         """Let go of the stage and keep it for a later run."""
         self._staged.close()
-
-
-def _hnsw(collection: Collection) -> dict[str, Json]:
-    field = next((field for field in collection.fields if field.name == FIELD), collection.fields[0])
-    found: dict[str, Json] = {"space": field.metric}
-    for key, value in field.index.items():
-        if key in _PARAMETERS and isinstance(value, int) and value > 0:
-            found[_PARAMETERS[key]] = value
-    return found
 
 
 def _spool(path: Path, batches: Iterable[pa.RecordBatch]) -> int:

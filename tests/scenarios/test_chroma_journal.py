@@ -1,0 +1,336 @@
+"""What does the journal of a real Chroma database give back, and when does it say that it can't?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import COMMAND, PASSWORD, Ended, strongroom
+from test_journal_proof import differences, told_by
+
+from strongroom.errors import NotFound, Refused
+from strongroom.library import Strongroom, init_repository
+from strongroom.repository import Argon2Cost
+
+pytest.importorskip("chromadb")
+HERE = Path(__file__).parent
+
+
+@dataclass
+class World:
+    """A database that one process writes to, and a repository that keeps its journal."""
+
+    folder: Path
+    truth: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    """By its name: a moment, and all rows that there were."""
+
+    def __post_init__(self) -> None:
+        self.room: Strongroom = init_repository(str(self.folder / "repo"), password=PASSWORD, cost=Argon2Cost(1, 1, 64))
+        self._child: subprocess.Popen[str] | None = None
+
+    @property
+    def source(self) -> str:
+        return f"chroma://{self.folder / 'db'}"
+
+    def do(self, statements: str) -> Any:
+        """In the process that has the database open."""
+        if self._child is None:
+            program = [sys.executable, str(HERE / "chroma_child.py"), str(self.folder / "db")]
+            self._child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._child.stdin
+        assert self._child.stdout
+        self._child.stdin.write(json.dumps({"run": statements}) + "\n")
+        self._child.stdin.flush()
+        return json.loads(self._child.stdout.readline())["value"]
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.communicate()
+            self._child = None
+
+    def run(self, *arguments: str) -> Ended:
+        return strongroom(*arguments, env={"STRONGROOM_REPOSITORY": str(self.folder / "repo")})
+
+    def follow(self, *arguments: str) -> Any:
+        """Until all that there is was sealed."""
+        done = self.run("journal", "follow", self.source, "--once", "--batch-key", "batch", "--json", *arguments)
+        assert done.code == 0, done
+        return json.loads(done.out)
+
+    def mark(self, name: str) -> None:
+        """Remember what there is now. Chroma's log has whole seconds."""
+        time.sleep(1.1)
+        self.truth[name] = datetime.now(UTC).isoformat(), self.do("answer = rows()")
+
+    def sql(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.folder / "db" / "chroma.sqlite3")) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def restored(self, at: str) -> dict[str, Any]:
+        target = self.folder / "back"
+        shutil.rmtree(target, ignore_errors=True)
+        self.room.restore("latest", f"chroma://{target}", at=at)
+        return told_by("chroma", target)
+
+
+def ids(*bounds: int) -> list[str]:
+    return [f"n{number}" for number in range(*bounds)]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A history with everything in it, followed by a process that comes and goes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STRONGROOM_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        world = World(tmp_path_factory.mktemp("told"))
+        world.do(f"write('notes', {ids(50)}, 'first'); client.create_collection('groups', embedding_function=None)")
+        world.follow()
+        world.mark("before the bad batch")
+        world.do(f"write('notes', {ids(40, 70)}, 'bad', 1)")
+        world.mark("after the bad batch")
+        world.do("client.get_collection('groups', embedding_function=None).modify(name='clubs', metadata={'who': 'we'})")
+        world.mark("renamed")
+        world.follow()
+        world.do("client.create_collection('empty', embedding_function=None)")
+        world.mark("an empty collection")
+        world.do("client.delete_collection('empty')")
+        world.mark("gone again")
+        world.do(f"client.delete_collection('clubs'); write('notes', {ids(1000, 6000)}, 'large', 2)")
+        world.mark("five thousand at once")
+        world.follow("--size", "65536")
+        world.close()
+        yield world
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["before the bad batch", "after the bad batch", "renamed", "an empty collection", "gone again", "five thousand at once"],
+)
+def test_each_moment_is_what_it_was(told: World, name: str) -> None:
+    at, expected = told.truth[name]
+    assert differences(expected, told.restored(at)) == []
+
+
+def test_just_before_a_batch(told: World) -> None:
+    assert differences(told.truth["before the bad batch"][1], told.restored("before:bad")) == []
+    with pytest.raises(NotFound, match="no operation in the journal belongs to batch 'good'"):
+        told.restored("before:good")
+
+
+def test_a_position(told: World) -> None:
+    """The entries of Chroma's log are numbered from 1: 50, then 30."""
+    assert differences(told.truth["after the bad batch"][1], told.restored("80")) == []
+    half = told.restored("60")["notes"]
+    assert {name: row[1].split()[0] for name, row in half.items()} == {
+        name: "bad" if number >= 40 else "first" for number, name in enumerate(ids(50))
+    }
+
+
+def test_one_call_spans_segments_and_comes_back_whole_or_not_at_all(told: World) -> None:
+    status = told.room.journal_status(told.source, ask=False)[0]
+    assert status.segments == 5
+    before, after = told.truth["gone again"][1]["notes"], told.truth["five thousand at once"][1]["notes"]
+    since = datetime.fromisoformat(told.truth["gone again"][0]).timestamp()
+    until = datetime.fromisoformat(told.truth["five thousand at once"][0]).timestamp()
+    counts = set()
+    for share in (0.05, 0.3, 0.6):
+        at = datetime.fromtimestamp(since + share * (until - since), UTC).isoformat()
+        counts.add(len(told.restored(at)["notes"]))
+    assert counts <= {len(before), len(after)}
+
+
+def test_what_is_not_in_the_journal_is_refused(told: World) -> None:
+    for at, words in (("2020-01-01T00:00:00Z", "begins at"), ("2999-01-01T00:00:00Z", "ends at")):
+        with pytest.raises(Refused, match=words):
+            told.restored(at)
+    with pytest.raises(NotFound, match="no time and no position"):
+        told.restored("99999")
+
+
+def test_the_plan_says_how_many_operations(told: World) -> None:
+    target = f"chroma://{told.folder / 'plan'}"
+    done = told.run("restore", "--at", told.truth["after the bad batch"][0], target, "--dry-run", "--json")
+    moment = json.loads(done.done().out)["moment"]
+    assert (moment["operations"], moment["source"]) == (31, told.source)  # with the first look at the catalog
+    assert not (told.folder / "plan").exists()
+    told.run("restore", "latest", target, "--source", told.source).failed(2, "--source is for --at")
+    told.run("restore", "--at", "yesterday", target).failed(1, "no time and no position")
+
+
+def test_a_part_of_a_moment_under_another_name(told: World) -> None:
+    at, expected = told.truth["after the bad batch"]
+    target = told.folder / "part"
+    told.room.restore("latest", f"chroma://{target}", at=at, collections=["notes"], renames={"notes": "letters"})
+    assert differences({"letters": expected["notes"]}, {"letters": told_by("chroma", target)["letters"]}) == []
+
+
+# -- gaps ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    made.do(f"write('notes', {ids(30)}, 'first')")
+    made.follow()
+    made.do(f"write('notes', {ids(30, 60)}, 'kept')")
+    made.mark("kept")
+    made.follow()
+    yield made
+    made.close()
+
+
+def hole_is_shown_and_refused(world: World, reported: Any, inside: str, reason: str) -> None:
+    """And moments before and after it are there."""
+    assert any(reason in gap for gap in reported["gaps"]), reported
+    assert len(reported["snapshots"]) == 1
+    assert reason in world.run("snapshots").done().out.replace("\n", " ")
+    status = json.loads(world.run("journal", "status", "--json").done().out)[0]
+    assert any(reason in hole["reason"] for hole in status["holes"])
+    with pytest.raises(Refused, match="has a hole"):
+        world.restored(inside)
+    assert differences(world.truth["kept"][1], world.restored(world.truth["kept"][0])) == []
+    world.do(f"write('notes', {ids(60, 90)}, 'after')")
+    world.mark("after")
+    assert world.follow()["gaps"] == []
+    assert differences(world.truth["after"][1], world.restored(world.truth["after"][0])) == []
+
+
+def test_who_stays_away_too_long_finds_a_hole(world: World) -> None:
+    """The lease ends, and Chroma purges what it has taken in."""
+    world.sql("UPDATE strongroom_slots SET until = 1")
+    world.do(f"write('notes', {ids(100, 2000)}, 'lost'); write('notes', {ids(100, 2000)}, 'lost')")
+    time.sleep(1.1)
+    inside = datetime.now(UTC).isoformat()
+    time.sleep(1.1)
+    hole_is_shown_and_refused(world, world.follow(), inside, "was purged")
+
+
+def test_an_older_copy_in_its_place_is_a_hole(world: World, tmp_path: Path) -> None:
+    world.close()
+    shutil.copytree(tmp_path / "db", tmp_path / "older")
+    world.do(f"write('notes', {ids(200, 230)}, 'other past')")
+    world.follow()
+    world.close()
+    shutil.rmtree(tmp_path / "db")
+    shutil.move(tmp_path / "older", tmp_path / "db")
+    world.do(f"write('notes', {ids(300, 340)}, 'went on otherwise')")
+    time.sleep(1.1)
+    inside = datetime.now(UTC).isoformat()
+    time.sleep(1.1)
+    hole_is_shown_and_refused(world, world.follow(), inside, "is another one now, or of an older copy")
+
+
+def test_a_database_made_anew_is_a_hole(world: World, tmp_path: Path) -> None:
+    world.close()
+    shutil.rmtree(tmp_path / "db")
+    world.do(f"write('notes', {ids(300, 400)}, 'anew')")
+    time.sleep(1.1)
+    inside = datetime.now(UTC).isoformat()
+    time.sleep(1.1)
+    hole_is_shown_and_refused(world, world.follow(), inside, "were not noted")
+
+
+# -- what is kept, and for how long ----------------------------------------------------------------------------------------------
+
+
+def test_a_lost_base_is_made_anew_and_prune_keeps_what_a_moment_needs(world: World) -> None:
+    """The first snapshot is forgotten: what came before the next one can't be replayed any more, and goes."""
+    world.do(f"write('notes', {ids(60, 90)}, 'more')")
+    world.mark("more")
+    world.follow()
+    base = world.room.snapshots()[0].id
+    world.room.backup(world.source)
+    world.do(f"write('notes', {ids(90, 120)}, 'last')")
+    world.mark("last")
+    world.follow()
+    world.run("prune", "--grace", "0").done()
+    assert differences(world.truth["kept"][1], world.restored(world.truth["kept"][0])) == []
+    world.run("forget", base).done()
+    for _ in range(2):
+        world.run("prune", "--grace", "0").done()
+    with pytest.raises(Refused):
+        world.restored(world.truth["kept"][0])
+    assert differences(world.truth["last"][1], world.restored(world.truth["last"][0])) == []
+    status = json.loads(world.run("journal", "status", "--json").done().out)[0]
+    assert status["problems"] == []
+    world.run("verify", "--quiet").done()
+    for snapshot in world.room.snapshots():
+        world.run("forget", snapshot.id).done()
+    assert len(world.follow()["snapshots"]) == 1
+
+
+def test_a_damaged_segment_is_found_put_back_or_becomes_a_hole(world: World, tmp_path: Path) -> None:
+    world.do(f"write('notes', {ids(60, 90)}, 'more')")
+    world.follow()
+    world.do(f"write('notes', {ids(90, 120)}, 'last')")
+    world.mark("last")
+    world.follow()
+    shutil.copytree(tmp_path / "repo", tmp_path / "copy")
+    segments = sorted(one for one in (tmp_path / "repo" / "journal").glob("*/*") if one.is_file())
+    whole = segments[2].read_bytes()
+    segments[2].chmod(0o600)
+    segments[2].write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    found = world.run("verify", "--quiet")
+    assert found.code == 4
+    assert segments[2].name in found.out + found.err
+    with pytest.raises(Exception, match="not the ones that its head was signed for"):
+        world.restored(world.truth["last"][0])
+    world.run("verify", "--quiet", "--repair", "--from", str(tmp_path / "copy")).done()
+    assert segments[2].read_bytes() == whole
+    assert differences(world.truth["last"][1], world.restored(world.truth["last"][0])) == []
+    segments[2].unlink()
+    assert world.run("journal", "status").code == 4
+    with pytest.raises(Refused):
+        world.restored(world.truth["last"][0])
+    world.run("verify", "--quiet", "--repair", "--from", str(tmp_path / "copy")).done()
+    assert differences(world.truth["last"][1], world.restored(world.truth["last"][0])) == []
+
+
+def test_released_it_holds_nothing_back(world: World) -> None:
+    names = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'strongroom%'"
+    with closing(sqlite3.connect(world.folder / "db" / "chroma.sqlite3")) as connection:
+        assert connection.execute(names).fetchone()[0] > 5
+        assert json.loads(world.run("journal", "release", world.source, "--json").done().out) == {"released": True}
+        assert connection.execute(names).fetchone()[0] == 0
+    assert json.loads(world.run("journal", "release", world.source, "--json").done().out) == {"released": False}
+    world.do(f"write('notes', {ids(500, 540)}, 'on')")
+    assert len(world.follow()["gaps"]) == 1
+
+
+def test_a_second_follower_takes_over(world: World) -> None:
+    """The first one stops and says why; nothing is kept twice."""
+    command = [COMMAND, "journal", "follow", world.source, "--every", "1", "--json", "--quiet"]
+    variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
+    first = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(3)
+        world.do(f"write('notes', {ids(60, 90)}, 'one')")
+        time.sleep(2)
+        second = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in range(8):
+            world.do(f"write('notes', {ids(100 + number, 130 + number)}, 'both')")
+            time.sleep(0.7)
+        out, err = first.communicate(timeout=60)
+        assert first.returncode == 1, (out, err)
+        assert "another follower" in err
+    finally:
+        first.kill()
+        world.mark("both")
+        second.terminate()
+        assert second.wait(60) == 0
+    assert differences(world.truth["both"][1], world.restored(world.truth["both"][0])) == []
+    status = json.loads(world.run("journal", "status", "--json").done().out)[0]
+    assert (status["holes"], status["problems"]) == ([], [])
