@@ -40,15 +40,16 @@ def id_column(table: Dataset) -> str | None:
 
     Reads the candidate column: Lance knows no unique columns, so nothing else can tell.
     """
-    schema = table.schema
+    return next((name for name in id_candidates(table.schema) if _identifies(table, name)), None)
+
+
+def id_candidates(schema: pa.Schema) -> Iterator[str]:
+    """The columns that may name the rows, the first choice first."""
     stated = [field.name for field in schema if (field.metadata or {}).get(ROLE) == Role.ID.encode()]
     for name in dict.fromkeys((*stated, *ID_NAMES)):
         position = schema.get_field_index(name)
-        if position < 0 or not (is_text(schema.field(position).type) or schema.field(position).type == pa.int64()):
-            continue
-        if _identifies(table, name):
-            return str(name)
-    return None
+        if position >= 0 and (is_text(schema.field(position).type) or schema.field(position).type == pa.int64()):
+            yield str(name)
 
 
 def _identifies(table: Dataset, name: str) -> bool:

@@ -34,27 +34,42 @@ def collection(pinned: PinnedTable, table: Dataset, identifier: str | None) -> C
     )
 
 
+def outline(name: str, table: Dataset) -> Collection:
+    """What the journal says of a table whose catalog changed: enough to make it, and its indices, anew."""
+    indices = [_index(table, index) for index in table.describe_indices()]
+    return Collection(name, 0, tuple(_fields(table.schema, indices)), _shape(table, indices), _lineage(table.schema.metadata or {}))
+
+
 def _catalog(pinned: PinnedTable, table: Dataset, identifier: str | None, indices: list[dict[str, Json]]) -> dict[str, Json]:
     stamps = {entry["version"]: entry["timestamp"].astimezone(UTC).isoformat() for entry in table.versions()}
     return {
-        "format": "lance",
+        **_shape(table, indices),
         "version": pinned.version,
         "versions": {str(version): stamp for version, stamp in sorted(stamps.items())},
+        "tags": {tag.name: tag.version for tag in pinned.tags},
+        "id_column": identifier,
+    }
+
+
+def _shape(table: Dataset, indices: list[dict[str, Json]]) -> dict[str, Json]:
+    return {
+        "format": "lance",
         "schema": table.schema.to_string(),
         "schema_ipc": base64.b64encode(table.schema.serialize().to_pybytes()).decode(),
         "schema_metadata": _text(table.schema.metadata or {}),
         "config": dict(table.config()),
         "metadata": dict(table.metadata),
-        "tags": {tag.name: tag.version for tag in pinned.tags},
         "indices": indices,
         "data_storage_version": table.data_storage_version,
         "stable_row_ids": bool(table.has_stable_row_ids),
-        "id_column": identifier,
     }
 
 
 def _index(table: Dataset, index: Any) -> dict[str, Json]:
-    statistics = table.stats.index_stats(index.name)
+    try:
+        statistics = table.stats.index_stats(index.name)
+    except OSError:  # its files were cleaned up: what it is like is told, not how far it has come
+        statistics = {}
     parts = statistics.get("segments") or statistics.get("indices") or [{}]
     return {
         "name": index.name,

@@ -13,13 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines import isolation
-from strongroom.engines.lancedb import describe, fragments
+from strongroom.engines.lancedb import describe, feed, fragments
 from strongroom.engines.lancedb.columns import POSITION, has_blobs, id_column, row_schema, vector_bytes, vector_dtype
+from strongroom.engines.lancedb.feed import KIND
 from strongroom.engines.lancedb.library import Dataset, failing_as, lance, open_table
+from strongroom.engines.lancedb.manifest import mark_of
 from strongroom.engines.lancedb.pins import Pin, sweep
 from strongroom.engines.lancedb.regions import regions
 from strongroom.engines.lancedb.versions import SUFFIX, PinnedTable, manifests, pin_table
-from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
+from strongroom.engines.protocol import BLOCK_BYTES, Feed, rows_per_block
 from strongroom.errors import NotFound, SourceChanged, Unreadable
 from strongroom.model import Answers, Collection, Cut, Description, Position, Region, RowBlock, Stretch
 from strongroom.progress import Progress
@@ -80,6 +82,7 @@ class FrozenLance:
         self._tables = {table.name: table for table in tables}
         self._data: dict[str, Dataset] = {}
         self._ids: dict[str, str | None] = {}
+        self._marks = {table.name: _mark(table) for table in tables}
         collections = []
         for table in tables:
             with self._reading(table.name):
@@ -96,9 +99,8 @@ class FrozenLance:
 
     @property
     def position(self) -> Position:
-        """The version of each table, with the name of the transaction that made it (a table may be dropped and made again)."""
-        versions = {table.name: table.transaction or str(table.version) for table in self._tables.values()}
-        return Position("lance-versions", json.dumps(versions, sort_keys=True, separators=(",", ":")))
+        """The version of each table, with a hash of its manifest (a table may be dropped and made again): the marks of `feed`."""
+        return Position(KIND, json.dumps(self._marks, sort_keys=True, separators=(",", ":")))
 
     def rows(self, collection: str) -> Iterator[RowBlock]:
         """The rows of a table by fragment and place in it, deleted ones left out. Raises SourceChanged, Unreadable."""
@@ -147,8 +149,8 @@ class FrozenLance:
         return answers
 
     def unchanged_since(self, position: Position, moment: float) -> bool:
-        """A version's files never change, and a transaction's name is its alone. Tags and configuration are in the catalog."""
-        return position == self.position and all(table.transaction for table in self._tables.values())
+        """A version's files never change, and a manifest names its own transaction. Tags and configuration are in the catalog."""
+        return position == self.position
 
     def repeatable(self, collection: str) -> bool:
         """A version's files always answer the same (measured for every kind of index)."""
@@ -176,6 +178,14 @@ class LanceSource:
     def unchanged_since(self, position: Position, moment: float) -> bool:
         """Only a frozen moment can tell."""
         return False
+
+    def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[Feed]:
+        """The versions of the tables, as they come. Raises NotFound."""
+        return feed.following(self.directory, holder, batch_key)
+
+    def release(self, holder: str) -> bool:
+        """Hold no versions for `holder` any more. Raises NotFound or Locked."""
+        return feed.release(self.directory, holder)
 
     @contextmanager
     def freeze(self, progress: Progress) -> Iterator[FrozenLance]:
@@ -209,6 +219,10 @@ def _tables(directory: Path) -> tuple[list[Path], list[str]]:
     if not tables:
         raise Unreadable(f"{directory} holds no LanceDB table", hint="a table is a folder NAME.lance with versions in it")
     return tables, [table.stem for table in found if table not in tables]
+
+
+def _mark(table: PinnedTable) -> str:
+    return mark_of(table.version, (table.directory / manifests(table.directory)[table.version]).read_bytes())
 
 
 def _file(table: PinnedTable, path: str) -> LanceFile:

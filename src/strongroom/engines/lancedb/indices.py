@@ -96,3 +96,18 @@ def build(table: str, plans: Sequence[IndexPlan]) -> None:
                 data.create_scalar_index(index.column, index.kind, name=index.name, replace=True, **index.options)
             else:
                 data.create_index(index.column, index.kind, name=index.name, metric=index.metric, replace=True, **index.options)
+
+
+def catch_up(table: str, plans: Sequence[IndexPlan] | None) -> None:
+    """Let the indices of a table take in rows that were added. With `plans` it has those and no others. Raises EngineFailed."""
+    data = open_table(Path(table))
+    with failing_as(EngineFailed, f"bringing the indices of {Path(table).stem} forward"):
+        present = {(index.name, tuple(index.field_names)) for index in data.describe_indices()}
+        if plans is not None:
+            wanted = {(index.name or f"{index.column}_idx", (index.column,)) for index in plans}
+            for name, _ in present - wanted:
+                data.drop_index(name)
+            build(table, [one for one in plans if (one.name or f"{one.column}_idx", (one.column,)) not in present])
+            data = open_table(Path(table))
+        if data.describe_indices():
+            data.optimize.optimize_indices()

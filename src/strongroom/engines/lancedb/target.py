@@ -16,10 +16,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from strongroom.engines import isolation
+from strongroom.engines.changes import Change
+from strongroom.engines.lancedb.apply import Applying
 from strongroom.engines.lancedb.columns import role_of, stored_schema
 from strongroom.engines.lancedb.freeze import LanceSource
 from strongroom.engines.lancedb.indices import from_lance, plan
 from strongroom.engines.lancedb.library import failing_as, lance
+from strongroom.engines.lancedb.prints import FIELD, names
 from strongroom.engines.lancedb.versions import SUFFIX
 from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
 from strongroom.errors import Damaged, EngineFailed, WrongRequest
@@ -122,6 +125,23 @@ class LanceStage(StagedEntries):
     def source(self) -> LanceSource:
         """The staged tables as a LanceDB directory."""
         return LanceSource(self.new)
+
+    def identity(self, collection: Collection) -> str:
+        """A table is known by the name that it had: where another one takes it, the journal says so."""
+        back = {new: old for old, new in self._selection.renames.items()}
+        return back.get(collection.name, collection.name)
+
+    def named(self, collection: Collection, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows as changes name them: by what is in them, if no column of theirs is a key."""
+        if collection.catalog.get("id_column"):
+            return batch
+        rows = batch.select(batch.schema.names[:-1])
+        schema = pa.schema([FIELD, *(field.remove_metadata() for field in rows.schema)])
+        return pa.RecordBatch.from_arrays([names(rows), *rows.columns], schema=schema)
+
+    def apply(self, changes: Iterable[Change], selection: Selection) -> int:
+        """See `apply`. Raises EngineFailed."""
+        return Applying(self.new, self.directory, selection).run(changes)
 
     def publish(self, receipt: bytes, *, overwrite: bool) -> None:  # type: ignore[override]
         """Move the staged tables to their places. Raises Refused if one is taken and `overwrite` is False."""

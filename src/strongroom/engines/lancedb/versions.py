@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,6 @@ class PinnedTable:
     name: str
     directory: Path
     version: int
-    transaction: str
     tags: tuple[Tag, ...]
     left_out: tuple[Tag, ...]
     other_versions: int
@@ -117,7 +116,6 @@ def _pin_once(source: Path, pin: Pin) -> PinnedTable:
         name=source.stem,
         directory=directory,
         version=version,
-        transaction=_transaction(rows, version),
         tags=named,
         left_out=tuple(tag for tag in tags if tag not in named),
         other_versions=len(present) - len(wanted),
@@ -192,12 +190,6 @@ def _tags(source: Path) -> Iterator[Tag]:
             continue
         except (ValueError, KeyError, TypeError) as error:
             raise Unreadable(f"table {source.stem}: its tag {file.stem} can't be read") from error
-
-
-def _transaction(rows: Sequence[Mapping[str, Any]], version: int) -> str:
-    """The name of the transaction that made `version`, unique in the world; '' if it left no file."""
-    names = [Path(row["path"]).stem for row in rows if row["version"] == version and row["type"] == "transaction file"]
-    return names[0] if names else ""
 
 
 def _install_order(path: str) -> tuple[int, str]:
