@@ -19,12 +19,13 @@ import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strongroom.engines.indexfile.place import path_of
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
+    from strongroom.engines.faiss.live import CapturedFaiss
     from strongroom.engines.faiss.target import FaissTarget
     from strongroom.engines.indexfile.source import IndexSource
 
@@ -64,6 +65,11 @@ class Faiss:
         from strongroom.engines.faiss.target import FaissTarget
 
         return FaissTarget(path_of(url, "faiss", "FAISS", "index.faiss"), self.version())
+
+    def capture(self, client: Any, url: str, every: float, anew: bool) -> CapturedFaiss:
+        from strongroom.engines.faiss.live import capture
+
+        return capture(client, path_of(url, "faiss", "FAISS", "index.faiss"), every, anew)
 
     def scratch(self, directory: Path, collections: Sequence[str]) -> str:
         """The URL of an index called as the collection is."""

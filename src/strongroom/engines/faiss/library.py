@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strongroom.engines.protocol import rows_per_block
-from strongroom.errors import EngineFailed, Unreadable
+from strongroom.errors import EngineFailed, Unreadable, WrongRequest
 from strongroom.model import Json
 
 _TRAINING_POINTS = 256  # a centroid; FAISS itself samples down to as many
@@ -127,8 +127,56 @@ def build(plan: Plan, path: str) -> None:
             target.add(block)
         else:
             target.add_with_ids(block, np.ascontiguousarray(ids[start : start + step]))
-    _set_search_parameters(index, plan.parameters)
+    set_search_parameters(index, plan.parameters)
     faiss.write_index(target, path)
+
+
+def read(path: str) -> Any:
+    """The index of a file, to be changed."""
+    import faiss
+
+    return faiss.read_index(path)
+
+
+def write(index: Any, path: str) -> None:
+    import faiss
+
+    faiss.write_index(index, path)
+
+
+def own_ids(index: Any) -> Ids | None:
+    """The ids that somebody gave to the rows; None if they are their positions."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexIDMap):
+        return faiss.vector_to_array(index.id_map)
+    if isinstance(index, faiss.IndexPreTransform):
+        return own_ids(index.index)
+    if isinstance(index, faiss.IndexIVF):
+        parts = [labels for labels, _ in _decoded(index, vectors=False)]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+    return None
+
+
+def shifts(index: Any) -> bool:
+    """Is there an id map over inverted lists? A removal confuses FAISS there: the lists keep their numbers, the map doesn't."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    return isinstance(index, faiss.IndexIDMap) and own_ids(index.index) is not None
+
+
+def require_capturable(index: Any) -> None:
+    """Raises WrongRequest if what is done to the index couldn't be recorded."""
+    import faiss
+
+    if not isinstance(index, faiss.Index):
+        raise WrongRequest(f"{type(index)} is no faiss.Index", hint="give one, not a binary one")
+    if not index.is_trained:
+        raise WrongRequest("the index is not trained", hint="train it, then capture it")
+    if "Dedup" in type(index).__name__ or isinstance(index, faiss.IndexShards | faiss.IndexReplicas):
+        raise WrongRequest(f"an {type(index).__name__} can't be captured", hint="make snapshots more often instead")
 
 
 def _file(path: str, kind: Any, count: int) -> npt.NDArray[Any]:
@@ -148,7 +196,8 @@ def _train(index: Any, vectors: Vectors) -> None:
         raise EngineFailed(f"FAISS can't train such an index on {wanted} vectors: {_first_line(error)}") from error
 
 
-def _set_search_parameters(index: Any, parameters: Mapping[str, Json]) -> None:
+def set_search_parameters(index: Any, parameters: Mapping[str, Json]) -> None:
+    """Those that the index, or one that it wraps, has."""
     graph, lists = _part(index, "hnsw"), _part(index, "nlist")
     if graph is not None and "efSearch" in parameters:
         graph.hnsw.efSearch = int(parameters["efSearch"])

@@ -47,6 +47,8 @@ class FaissTarget(IndexTarget):
 class FaissStage(IndexStage):
     """A new index and sidecar, built beside the target."""
 
+    replaying = "strongroom.engines.faiss.live:replay"
+
     def __init__(self, path: Path, token: str, selection: Selection, engine_version: str) -> None:
         super().__init__(path, token, selection)
         self._version = engine_version

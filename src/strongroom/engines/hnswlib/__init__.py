@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
+    from strongroom.engines.hnswlib.live import CapturedHnswlib
     from strongroom.engines.hnswlib.target import HnswlibTarget
     from strongroom.engines.indexfile.source import IndexSource
 
@@ -55,6 +56,16 @@ class Hnswlib:
         if asked.space or asked.ef:
             raise WrongRequest(f"{url!r} gives a space to a target", hint="leave ?... out: a restore takes it from the snapshot")
         return HnswlibTarget(path, self.version())
+
+    def capture(self, client: Any, url: str, every: float, anew: bool) -> CapturedHnswlib:
+        """The index itself knows its space: a URL may repeat it."""
+        from strongroom.engines.hnswlib.live import capture
+        from strongroom.engines.hnswlib.space import asked_of
+
+        path, asked = asked_of(url)
+        if asked.space not in ("", getattr(client, "space", "")):
+            raise WrongRequest(f"{url!r} gives another space than the index has", hint=f"it has {client.space}")
+        return capture(client, path, every, anew)
 
     def scratch(self, directory: Path, collections: Sequence[str]) -> str:
         """The URL of an index called as the collection is."""

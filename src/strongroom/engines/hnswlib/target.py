@@ -53,6 +53,8 @@ class HnswlibTarget(IndexTarget):
 class HnswlibStage(IndexStage):
     """A new index and what belongs beside it, built beside the target."""
 
+    replaying = "strongroom.engines.hnswlib.live:replay"
+
     def __init__(self, path: Path, token: str, selection: Selection, engine_version: str) -> None:
         super().__init__(path, token, selection, [space.beside(path)])
         self._version = engine_version

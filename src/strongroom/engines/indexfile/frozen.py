@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from strongroom.engines.indexfile import array, describe, exact, repeats
 from strongroom.engines.indexfile.content import Content, Matrix, vector_type
-from strongroom.engines.indexfile.held import Held, OpenFile, position_of
+from strongroom.engines.indexfile.held import Held, OpenFile
 from strongroom.engines.indexfile.join import IdSource, Join, columns_in_order, join
 from strongroom.engines.indexfile.order import Order
 from strongroom.engines.indexfile.place import SUFFIXES
+from strongroom.engines.indexfile.position import position_of
 from strongroom.engines.indexfile.sidecar import read_sidecar
 from strongroom.engines.protocol import Artifact
 from strongroom.engines.regions import by_content
@@ -81,8 +82,8 @@ class IndexFrozen:
 
     @property
     def position(self) -> Position:
-        """Stamps, size and inode of the index file, and of those beside it."""
-        return position_of(file.status for file in self._held.files)
+        """The mark of a captured index; else stamps, size and inode of the index file, and of those beside it."""
+        return position_of(self._held)
 
     def unchanged_since(self, position: Position, moment: float) -> bool:
         """The source was asked already."""

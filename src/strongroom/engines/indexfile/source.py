@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from strongroom.engines.indexfile import feed
 from strongroom.engines.indexfile.frozen import IndexFrozen
-from strongroom.engines.indexfile.held import Held, hold, unchanged_since
+from strongroom.engines.indexfile.held import Held, hold
+from strongroom.engines.indexfile.position import unchanged_since
 from strongroom.errors import StrongroomError
 from strongroom.model import Position
 from strongroom.progress import Progress
@@ -23,7 +25,7 @@ class IndexSource:
     understand: Callable[[Held], IndexFrozen]
 
     def unchanged_since(self, position: Position, moment: float) -> bool:
-        """By the files' stamps."""
+        """By the files' stamps, or by what their capture knows of them."""
         return unchanged_since(self.path, self.beside, position, moment)
 
     @contextmanager
@@ -37,3 +39,10 @@ class IndexSource:
                 held.check()  # half a write looks like damage: say what it was
                 raise
             yield frozen
+
+    def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[feed.IndexFeed]:
+        """What the capture of the index recorded; a batch has the name that the capture was told."""
+        return feed.following(self.path, holder)
+
+    def release(self, holder: str) -> bool:
+        return feed.release(self.path, holder)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 
+from strongroom.engines.changes import Change
+from strongroom.engines.indexfile.applying import apply
+from strongroom.engines.indexfile.feed import IDENTITY
 from strongroom.engines.indexfile.place import ARRAY, SUFFIXES, beside
 from strongroom.engines.protocol import Source
 from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
@@ -31,6 +35,9 @@ def receipt_of(path: Path) -> bytes | None:
 
 class IndexStage(ABC):
     """A new index and what belongs beside it, built beside the target."""
+
+    replaying: ClassVar[str]
+    """The function ('module:name') that applies changes to an index file in a child process."""
 
     def __init__(self, path: Path, token: str, selection: Selection, more: Sequence[Path] = ()) -> None:
         """`more` are files beside the index, other than sidecars, that belong to it. Raises Locked if another process has the
@@ -85,6 +92,14 @@ class IndexStage(ABC):
         self._rows.mkdir(mode=0o700)
         self._build(collection, batches, self._rows)
         remove(self._rows)
+
+    def identity(self, collection: Collection) -> str:
+        """The same for every index file: it is one collection."""
+        return IDENTITY
+
+    def apply(self, changes: Iterable[Change], selection: Selection) -> int:
+        """By the library's own calls, in a child process."""
+        return apply(self.replaying, self.index, self.directory, changes)
 
     def seal(self) -> None:
         sync_tree(self._staged.new)

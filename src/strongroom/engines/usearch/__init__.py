@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strongroom.engines.indexfile.place import path_of
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
     from strongroom.engines.indexfile.source import IndexSource
+    from strongroom.engines.usearch.live import CapturedUsearch
     from strongroom.engines.usearch.target import UsearchTarget
 
 
@@ -48,6 +49,11 @@ class Usearch:
         from strongroom.engines.usearch.target import UsearchTarget
 
         return UsearchTarget(path_of(url, "usearch", "USearch", "index.usearch"), self.version())
+
+    def capture(self, client: Any, url: str, every: float, anew: bool) -> CapturedUsearch:
+        from strongroom.engines.usearch.live import capture
+
+        return capture(client, path_of(url, "usearch", "USearch", "index.usearch"), every, anew)
 
     def scratch(self, directory: Path, collections: Sequence[str]) -> str:
         """The URL of an index called as the collection is."""

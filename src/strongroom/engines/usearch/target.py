@@ -49,6 +49,8 @@ class UsearchTarget(IndexTarget):
 class UsearchStage(IndexStage):
     """A new index and what belongs beside it, built beside the target."""
 
+    replaying = "strongroom.engines.usearch.live:replay"
+
     def __init__(self, path: Path, token: str, selection: Selection, engine_version: str) -> None:
         super().__init__(path, token, selection)
         self._version = engine_version
