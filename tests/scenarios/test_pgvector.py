@@ -1,0 +1,367 @@
+"""Does a PostgreSQL database with pgvector come back: every type, key, index and sequence; at one moment; safely into place?"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import psycopg
+import pytest
+from commands import PASSWORD, strongroom
+from postgres import Postgres
+
+from strongroom.errors import EngineFailed, NotFound, Refused, SourceChanged, Unreadable, WrongRequest
+from strongroom.library import Strongroom, init_repository
+from strongroom.operations.verify import Level
+from strongroom.repository import Argon2Cost
+
+EVERY_TYPE = """
+CREATE SCHEMA app;
+CREATE TABLE items (
+  id bigserial PRIMARY KEY, embedding vector(8), half halfvec(4), bits bit(5), sparse sparsevec(5),
+  amount numeric(12,3) CHECK (amount <> 7), list int[], at timestamptz, day date, span interval, body jsonb, raw json, content text,
+  padded char(4), address inet, key uuid UNIQUE, flag boolean, bytes bytea, small smallint, single real, exact float8,
+  short varchar(10) NOT NULL DEFAULT 'x', twice int GENERATED ALWAYS AS (small * 2) STORED);
+CREATE INDEX ON items USING hnsw (embedding vector_cosine_ops) WITH (m = 8);
+CREATE INDEX cast_idx ON items USING hnsw ((embedding::halfvec(8)) halfvec_l2_ops);
+CREATE INDEX part_idx ON items (amount DESC) INCLUDE (flag) WHERE amount > 1;
+INSERT INTO items (embedding, half, bits, sparse, amount, list, at, day, span, body, raw, content, padded, address, key, flag,
+  bytes, small, single, exact)
+SELECT ARRAY[sin(i), cos(i), i, 1, 2, 3, 4, 5]::vector, ARRAY[i, 0.1, 3, 4]::halfvec, '01010', '{1:1.5,3:2}/5', i * 1.125,
+  ARRAY[i, NULL], '2026-11-24 10:00:00.123456+02'::timestamptz + i * interval '1 minute', date '2026-01-01' + i,
+  i * interval '1 month 2 days', jsonb_build_object('k', i, 'text', 'ä "quoted"'), '{"a" :  1}', 'text ' || i, 'ab', '10.0.0.1',
+  gen_random_uuid(), i % 2 = 0, decode('00ff', 'hex'), i, i * 0.1, i / 3.0 FROM generate_series(1, 600) i;
+INSERT INTO items (at, day, amount, single, exact, content)
+  VALUES ('infinity', '-infinity', 'NaN', 'NaN', '-0', E'tab\\t\\\\ \\nnew');
+CREATE TABLE app.pairs (a int, b text, v vector(3), id int GENERATED ALWAYS AS IDENTITY (INCREMENT BY 10), PRIMARY KEY (b, a));
+INSERT INTO app.pairs (a, b, v) SELECT i, 'é.' || i, ARRAY[i, 1, 2]::vector FROM generate_series(1, 50) i;
+CREATE TABLE "Odd.name" (k varchar PRIMARY KEY, "select" vector(2));
+INSERT INTO "Odd.name" VALUES ('a"b', '[1,2]'), ('c', NULL);
+CREATE TABLE nokey (v vector, t text);
+INSERT INTO nokey VALUES ('[1,2]', 'same'), ('[1,2]', 'same'), ('[3,4]', 'other');
+CREATE TABLE plain (a int);
+CREATE TABLE empty (id int PRIMARY KEY, v vector(3));
+"""
+NAMES = ['"Odd.name"', "app.pairs", "empty", "items", "nokey"]
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Strongroom:
+    return init_repository(str(tmp_path / "repo"), password=PASSWORD, cost=Argon2Cost(1, 1, 64))
+
+
+def content(connection: psycopg.Connection, table: str) -> list[str]:
+    """Every row of a table as PostgreSQL writes it."""
+    return sorted(row[0] for row in connection.execute(f"SELECT t::text FROM {table} t"))
+
+
+def definitions(connection: psycopg.Connection) -> list[str]:
+    """Columns, indexes and constraints of all tables."""
+    queries = (
+        "SELECT indexdef FROM pg_indexes WHERE schemaname IN ('public', 'app')",
+        """SELECT concat(conrelid::regclass, conname, pg_get_constraintdef(oid)) FROM pg_constraint
+           WHERE connamespace::regnamespace::text IN ('public', 'app') AND contype <> 'n'""",
+        """SELECT concat(attrelid::regclass, attname, format_type(atttypid, atttypmod), attnotnull, attidentity, attgenerated,
+                         pg_get_expr(adbin, adrelid))
+           FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum JOIN pg_class c ON c.oid = attrelid
+           WHERE relkind = 'r' AND attnum > 0 AND relnamespace::regnamespace::text IN ('public', 'app')""",
+        "SELECT concat(schemaname, sequencename, increment_by, last_value) FROM pg_sequences",
+    )
+    return [row[0] for query in queries for row in sorted(connection.execute(query).fetchall())]
+
+
+def test_everything_comes_back(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute(EVERY_TYPE)
+        before = definitions(connection)
+        rows = {name: content(connection, name) for name in NAMES}
+    report = room.backup(postgres.url(source))
+    assert sorted(one.name for one in report.snapshot.manifest.collections) == NAMES
+    assert {one.item: one.note for one in report.snapshot.manifest.ledger}["tables without vectors"] == "plain"
+    restored = room.restore("latest", postgres.url(target))
+    assert sum("all columns equal" in check for check in restored.checks) == len(NAMES), restored.checks
+    assert all(recall > 0.8 for recall in restored.recall.values()), restored.recall
+    with postgres.connect(target) as connection:
+        assert {name: content(connection, name) for name in NAMES} == rows
+        connection.execute("CREATE TABLE plain (a int)")
+        assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
+        assert not connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'strongroom\\_%'").fetchall()
+        connection.execute("INSERT INTO items (amount) VALUES (3)")
+        assert connection.execute("SELECT max(id) FROM items").fetchone() == (602,)
+    scratch = postgres.database()
+    monkeypatch.setenv("STRONGROOM_PGVECTOR_SCRATCH", postgres.url(scratch))
+    verified = room.verify("latest", level=Level.ANSWERS)
+    assert not verified.findings, verified.findings
+    with postgres.connect(scratch) as connection:
+        assert connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^strongroom'").fetchall() == [("strongroom",)]
+        assert not connection.execute("SELECT 1 FROM strongroom.receipts").fetchall()
+    assert verified.looked_at["rows"] == sum(map(len, rows.values()))
+
+
+def test_restored_twice_is_the_same_state(postgres: Postgres, room: Strongroom) -> None:
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute(EVERY_TYPE)
+    room.backup(postgres.url(source))
+    room.restore("latest", postgres.url(target))
+    assert room.restore("latest", postgres.url(target)).already_there
+    with postgres.connect(target) as connection:
+        connection.execute("DELETE FROM items WHERE id < 10")
+        connection.execute("CREATE TABLE mine (id int PRIMARY KEY, v vector(2))")
+    with pytest.raises(Refused, match="not empty"):
+        room.restore("latest", postgres.url(target))
+    assert not room.restore("latest", postgres.url(target), overwrite=True).already_there
+    with postgres.connect(target) as connection, postgres.connect(source) as original:
+        assert content(connection, "items") == content(original, "items")
+        connection.execute("SELECT * FROM mine")
+        connection.execute("CREATE VIEW leans AS SELECT id FROM items")
+        connection.execute("DELETE FROM items WHERE id < 10")
+    with pytest.raises(Refused, match="can't take their places"):
+        room.restore("latest", postgres.url(target), overwrite=True)
+    with postgres.connect(target) as connection:
+        assert len(content(connection, "items")) == 592  # as it was: all or nothing
+
+
+def test_a_table_that_appears_while_it_is_restored_is_left_alone(
+    postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from strongroom.engines.pgvector.target import PgStage
+
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute(EVERY_TYPE)
+    room.backup(postgres.url(source))
+    publish = PgStage.publish
+
+    def late(stage, receipt, *, overwrite):
+        with postgres.connect(target) as connection:
+            connection.execute("CREATE TABLE items (id int)")
+        publish(stage, receipt, overwrite=overwrite)
+
+    monkeypatch.setattr(PgStage, "publish", late)
+    with pytest.raises(Refused, match="items is already there"):
+        room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        assert content(connection, "items") == []
+        assert not connection.execute("SELECT to_regclass('app.pairs')").fetchone()[0]  # nor is anything else in place
+
+
+def test_renamed_beside_the_original(postgres: Postgres, room: Strongroom) -> None:
+    source = postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute(EVERY_TYPE)
+    room.backup(postgres.url(source))
+    room.restore(
+        "latest", postgres.url(source), collections=["items", "app.pairs"], renames={"items": "app.items", "app.pairs": "old"}
+    )
+    with postgres.connect(source) as connection:
+        assert content(connection, "app.items") == content(connection, "items")
+        assert content(connection, "old") == content(connection, "app.pairs")
+
+
+def test_one_moment_while_transactions_begin_before_and_commit_after(postgres: Postgres, room: Strongroom) -> None:
+    """Each transaction moves a unit from one table to another: in any one moment the sum is the same."""
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        for name in ("one", "two"):
+            connection.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, n int, v vector(4))")
+            connection.execute(f"INSERT INTO {name} SELECT i, 1000, '[1,2,3,4]' FROM generate_series(1, 300) i")
+    stop = threading.Event()
+
+    def move(seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        with psycopg.connect(postgres.conninfo(source)) as connection:
+            while not stop.is_set():
+                row, amount = int(draw.integers(1, 301)), int(draw.integers(1, 9))
+                connection.execute("UPDATE one SET n = n - %s WHERE id = %s", (amount, row))
+                stop.wait(0.002)
+                connection.execute("UPDATE two SET n = n + %s WHERE id = %s", (amount, row))
+                connection.commit()
+
+    writers = [threading.Thread(target=move, args=(seed,)) for seed in range(3)]
+    for one in writers:
+        one.start()
+    try:
+        for round_ in range(3):
+            room.backup(postgres.url(source))
+            room.restore("latest", postgres.url(target), overwrite=round_ > 0)
+            with postgres.connect(target) as connection:
+                assert connection.execute("SELECT (SELECT sum(n) FROM one) + (SELECT sum(n) FROM two)").fetchone() == (600_000,)
+    finally:
+        stop.set()
+        for one in writers:
+            one.join()
+
+
+def test_an_interrupted_restore_goes_on(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute(EVERY_TYPE)
+    room.backup(postgres.url(source))
+    from strongroom.engines.pgvector.target import PgStage
+
+    loaded: list[str] = []
+    load = PgStage.load
+
+    def failing(stage, collection, batches):
+        if len(loaded) == 3:
+            raise EngineFailed("cut off")
+        loaded.append(collection.name)
+        load(stage, collection, batches)
+
+    monkeypatch.setattr(PgStage, "load", failing)
+    with pytest.raises(EngineFailed, match="cut off"):
+        room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        assert not connection.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    monkeypatch.setattr(PgStage, "load", lambda stage, one, batches: (loaded.append(one.name), load(stage, one, batches)))
+    room.restore("latest", postgres.url(target))
+    assert sorted(loaded) == sorted(NAMES)  # none twice
+    with postgres.connect(target) as connection, postgres.connect(source) as original:
+        assert content(connection, "items") == content(original, "items")
+
+
+def test_a_table_truncated_in_the_middle_is_noticed(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction's snapshot doesn't show what a table held before it was truncated."""
+    source = postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute(EVERY_TYPE)
+    from strongroom.engines.pgvector import frozen
+
+    hold = frozen._hold
+
+    def truncated(moment, tables):
+        with postgres.connect(source) as connection:
+            connection.execute("TRUNCATE items")
+        hold(moment, tables)
+
+    monkeypatch.setattr(frozen, "_hold", truncated)
+    with pytest.raises(SourceChanged, match="items"):
+        room.backup(postgres.url(source))
+
+
+def test_bits_sparse_vectors_and_other_metrics(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE bits (id int PRIMARY KEY, b bit(64)); CREATE INDEX ON bits USING hnsw (b bit_hamming_ops)")
+        connection.execute("INSERT INTO bits SELECT i, i::bit(64) FROM generate_series(1, 50) i")
+        connection.execute("CREATE TABLE flags (id int PRIMARY KEY, b bit(3))")
+        connection.execute("CREATE TABLE sparse (id int PRIMARY KEY, s sparsevec(9))")
+        connection.execute("INSERT INTO sparse SELECT i, ('{1:' || i || '}/9')::sparsevec FROM generate_series(1, 50) i")
+        connection.execute(
+            "CREATE TABLE manhattan (id int PRIMARY KEY, v vector(3)); CREATE INDEX ON manhattan USING hnsw (v vector_l1_ops)"
+        )
+        connection.execute("INSERT INTO manhattan SELECT i, ARRAY[i, 0, 1]::vector FROM generate_series(1, 50) i")
+        connection.execute("CREATE INDEX ON manhattan USING ivfflat (v vector_ip_ops) WITH (lists = 3)")
+    report = room.backup(postgres.url(source, "public"))
+    assert [one.name for one in report.snapshot.manifest.collections] == ["bits", "manhattan", "sparse"]
+    room.restore("latest", postgres.url(target, "public"))
+    with postgres.connect(source) as before, postgres.connect(target) as after:
+        assert definitions(after) == [one for one in definitions(before) if "flags" not in one]
+        assert all(content(after, name) == content(before, name) for name in ("bits", "manhattan", "sparse"))
+    monkeypatch.setenv("STRONGROOM_PGVECTOR_SCRATCH", postgres.url(postgres.database()))
+    assert not room.verify("latest", level=Level.ANSWERS).findings
+
+
+def test_a_type_that_the_target_lacks(postgres: Postgres, room: Strongroom) -> None:
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TABLE kinds (id int PRIMARY KEY, m mood, v vector(2))")
+        connection.execute("INSERT INTO kinds VALUES (1, 'glad', '[1,2]')")
+    room.backup(postgres.url(source))
+    with pytest.raises(EngineFailed, match="mood"):
+        room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+        room.restore("latest", postgres.url(target))
+        assert connection.execute("SELECT m::text FROM kinds").fetchone() == ("glad",)
+
+
+def test_rows_of_another_engine(postgres: Postgres, room: Strongroom, tmp_path: Path) -> None:
+    import faiss
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    vectors = np.random.default_rng(1).standard_normal((200, 16)).astype(np.float32)
+    index = faiss.IndexHNSWFlat(16, 8)
+    index.add(vectors)
+    faiss.write_index(index, str(tmp_path / "x.faiss"))
+    table = pa.table({"id": [f"n{i}" for i in range(200)], "document": [f"d{i}" for i in range(200)], "score": list(range(200))})
+    pq.write_table(table, tmp_path / "x.parquet")
+    room.backup(f"faiss://{tmp_path}/x.faiss")
+    target = postgres.database()
+    report = room.restore("latest", postgres.url(target, "fresh"))
+    assert all(recall > 0.9 for recall in report.recall.values())
+    with postgres.connect(target) as connection:
+        name = report.plan.collections[0].target_name
+        found = connection.execute(f'SELECT id, document, score FROM fresh."{name}" ORDER BY score').fetchall()
+        assert found == [(f"n{i}", f"d{i}", i) for i in range(200)]
+        assert "hnsw" in str(connection.execute("SELECT indexdef FROM pg_indexes WHERE schemaname = 'fresh'").fetchall())
+
+
+@pytest.mark.parametrize("engine", ["chroma", "faiss", "lancedb"])
+def test_rows_go_into_another_engine_and_back(postgres: Postgres, room: Strongroom, tmp_path: Path, engine: str) -> None:
+    source, back = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute(
+            "CREATE TABLE notes (id text PRIMARY KEY, v vector(16), content text, n numeric, at timestamptz DEFAULT now())"
+        )
+        for number, row in enumerate(np.random.default_rng(5).standard_normal((120, 16)).astype(np.float32)):
+            values = (f"n{number}", str(row.tolist()), f"text {number}", number)
+            connection.execute("INSERT INTO notes VALUES (%s, %s, %s, %s)", values)
+        rows = connection.execute("SELECT id, v::text, content FROM notes ORDER BY id").fetchall()
+    room.backup(postgres.url(source))
+    leaf = {"chroma": "db", "faiss": "notes.faiss", "lancedb": "db"}[engine]
+    url = f"{engine}://{tmp_path}/{leaf}"
+    with pytest.raises(Refused):
+        room.restore("latest", url, require_exact=True)
+    report = room.restore("latest", url)
+    assert min(report.recall.values()) > 0.8
+    room.backup(url)
+    room.restore("latest", postgres.url(back))
+    (collection,) = room.snapshot("latest").manifest.collections
+    vector = collection.catalog.fields[0].name
+    with postgres.connect(back) as connection:
+        query = f"SELECT attname FROM pg_attribute WHERE attrelid = '{collection.name}'::regclass"
+        columns = [name for (name,) in connection.execute(query)]
+        document = "document" if "document" in columns else "content"
+        query = f'SELECT id, "{vector}"::text, "{document}" FROM "{collection.name}" ORDER BY id'
+        assert connection.execute(query).fetchall() == rows
+
+
+def test_a_plan_touches_nothing_and_what_is_known_is_not_stored_again(postgres: Postgres, room: Strongroom) -> None:
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute(EVERY_TYPE)
+    first = room.backup(postgres.url(source)).snapshot.manifest
+    plan = room.plan_restore("latest", postgres.url(target))
+    assert (plan.rows, plan.occupied, plan.rung.value) == (first.rows, (), "rows + rebuild")
+    with postgres.connect(target) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_namespace WHERE nspname ~ '^strongroom'").fetchone() == (0,)
+    second = room.backup(postgres.url(source)).snapshot.manifest
+    assert second.root == first.root
+    assert second.stored_bytes < first.stored_bytes / 4
+    with postgres.connect(source) as connection:
+        connection.execute("UPDATE items SET amount = 8 WHERE id = 5")
+    third = room.backup(postgres.url(source)).snapshot.manifest
+    assert third.root != first.root
+    assert third.stored_bytes < first.stored_bytes / 2
+
+
+def test_what_is_refused(postgres: Postgres, room: Strongroom) -> None:
+    source = postgres.database(extension=False)
+    with pytest.raises(Unreadable, match="pgvector"):
+        room.backup(postgres.url(source))
+    with pytest.raises(NotFound):
+        room.backup(postgres.url("nowhere"))
+    for url in ("pgvector:///", "pgvector://u@h/db?x=1", "pgvector:db", "pgvector://h/a/b", "pgvector://h:port/a"):
+        with pytest.raises(WrongRequest):
+            room.backup(url)
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated(room: Strongroom, tmp_path: Path) -> None:
+    ended = strongroom("backup", "pgvector://me:hunter2@127.0.0.1/db", env={"STRONGROOM_REPOSITORY": str(tmp_path / "repo")})
+    ended.failed(2, "password", "PGPASSWORD")
+    assert "hunter2" not in ended.err
