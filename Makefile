@@ -29,6 +29,8 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/compaction.py
 	$(BIN)/python bench/many_snapshots.py
 	$(BIN)/python bench/change_feed.py
+	$(BIN)/python bench/capture.py
+	$(BIN)/python bench/journal.py
 	$(BIN)/python bench/memory.py
 
 lock:

@@ -19,6 +19,7 @@ from rich.table import Table
 from strongroom.cli.bars import Bars, amount
 from strongroom.cli.demo.data import load, queries_of
 from strongroom.cli.demo.database import K, Rows, Seen
+from strongroom.cli.demo.mistake import TakenBack, take_back
 from strongroom.engines.isolation import call
 from strongroom.errors import VerificationFailed, WrongRequest
 from strongroom.library import Strongroom, init_repository
@@ -58,6 +59,7 @@ class DemoReport:
     files_identical: int
     rebuild_seconds: float
     rebuilt_answers: int
+    taken_back: TakenBack
 
 
 def run(directory: Path | None, rows: int, console: Console) -> DemoReport:
@@ -97,6 +99,7 @@ class _Demo:
         second = self._back_up(room)
         files = _files(self._database)
         after = self._look(self._database)
+        undone = take_back(room, self._database, after, self._directory / "undone", self._look, self._step)
         with self._step("destroy the database"):
             shutil.rmtree(self._database)
         proofs = (self._prove(room, first, before), self._prove(room, second, after))
@@ -104,9 +107,9 @@ class _Demo:
             call(f"{_PROGRAM}:fill", str(self._directory / "rebuilt"), _rows_of(after))
         rebuilt = self._look(self._directory / "rebuilt")
         identical = self._identical_files(room, second, files)
-        report = DemoReport(self._origin, proofs, len(files), identical, rebuild_seconds, _equal_answers(after, rebuilt))
+        report = DemoReport(self._origin, proofs, len(files), identical, rebuild_seconds, _equal_answers(after, rebuilt), undone)
         self._tell(report)
-        if not all(proof.whole for proof in proofs) or identical != len(files):
+        if not all(proof.whole for proof in proofs) or identical != len(files) or undone.rows_equal != undone.rows:
             raise VerificationFailed("what came back is not what was backed up")
         return report
 
@@ -188,10 +191,13 @@ class _Demo:
         for title, cells in lines:
             table.add_row(title, *cells)
         self._console.print(table)
+        undone = report.taken_back
         self._console.print(
             f"\nfiles identical to the destroyed ones: {report.files_identical} of {report.files}"
             f"\na rebuild took {report.rebuild_seconds:.1f} s, even with the embeddings at hand, "
             f"and answers {report.rebuilt_answers} of {QUERIES} queries as before",
+            f"\na bad batch of {undone.bad} rows was taken back in {undone.seconds:.1f} s, while {undone.good} later writes "
+            f"stayed: {undone.rows_equal:,} of {undone.rows:,} rows as must be",
             highlight=False,
             soft_wrap=True,
         )

@@ -50,6 +50,16 @@ def change(path: str, rows: Rows) -> None:
     collection.query(query_embeddings=rows.vectors[:1], n_results=1)  # a read makes Chroma take in its log
 
 
+def write(path: str, rows: Rows) -> None:
+    """Update the rows that are there and add those that aren't, one batch of them."""
+    _upsert(_client(path).get_collection(COLLECTION, embedding_function=None), rows)
+
+
+def note(path: str, ids: list[str], notes: dict[str, str | int]) -> None:
+    """Give rows that are there some more metadata."""
+    _client(path).get_collection(COLLECTION, embedding_function=None).update(ids=ids, metadatas=[dict(notes) for _ in ids])
+
+
 def see(path: str, queries: npt.NDArray[np.float32]) -> Seen:
     """Open the database as any program would, and look."""
     return _look(_client(path).get_collection(COLLECTION, embedding_function=None), queries)

@@ -1,0 +1,121 @@
+"""What does write-through capture cost a writer? Rows a second into FAISS, hnswlib and USearch, bare and captured, durable before
+each call returns and every 50 ms, while another process follows.
+
+    python bench/capture.py [--rows 4000] [--flat-rows 30000] [--runs 3] [--no-follow]
+
+384 float32 a row, 1 and 100 rows a call, one thread that writes. Bare and captured runs take turns; medians. The follower ships
+into a repository on the same disk, and shares the machine's cores with the writer. CPU is that of the whole writing process, which
+other load on the machine doesn't change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import hnswlib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from usearch.index import Index
+
+import strongroom
+from backup import ENVIRONMENT, STRONGROOM
+from sources import DIMENSION, Matrix, more_vectors, real_vectors
+
+MODES = {"bare": None, "each call": 0.0, "every 50 ms": 50.0}
+Add = Callable[[Any, Matrix, int], Any]
+
+
+def flat(rows: int) -> Any:
+    return faiss.IndexFlatL2(DIMENSION)
+
+
+def graph(rows: int) -> Any:
+    index = hnswlib.Index("l2", DIMENSION)
+    index.init_index(rows, M=16, ef_construction=200)
+    return index
+
+
+def dense(rows: int) -> Any:
+    return Index(ndim=DIMENSION, metric="l2sq", dtype="f32")
+
+
+LIBRARIES: dict[str, tuple[Callable[[int], Any], Add]] = {
+    "faiss": (flat, lambda index, block, first: index.add(block)),
+    "hnswlib": (graph, lambda index, block, first: index.add_items(block, np.arange(first, first + len(block)))),
+    "usearch": (dense, lambda index, block, first: index.add(np.arange(first, first + len(block)), block)),
+}
+
+
+def run(library: str, mode: str, vectors: Matrix, step: int, *, follow: bool) -> tuple[float, float]:
+    """Rows a second, and a second of CPU."""
+    make, add = LIBRARIES[library]
+    index = make(len(vectors))
+    every = MODES[mode]
+    if every is None:
+        return timed(index, add, vectors, step)
+    with tempfile.TemporaryDirectory() as place:
+        source, repo = f"{library}://{place}/x.index", f"{place}/repo"
+        environment = {**ENVIRONMENT, "STRONGROOM_REPOSITORY": repo, "STRONGROOM_STATE_DIR": f"{place}/state"}
+        captured = strongroom.capture(index, None, source, every_ms=every)
+        follower = None
+        if follow:
+            subprocess.run([STRONGROOM, "init"], env=environment, check=True, stdout=subprocess.DEVNULL)
+            command = [STRONGROOM, "journal", "follow", source, "--json"]
+            follower = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            assert follower.stderr is not None  # noqa: S101 - a pipe
+            while not follower.stderr.readline().startswith(b"stream"):
+                pass
+        try:
+            return timed(captured, add, vectors, step)
+        finally:
+            captured.close()
+            if follower is not None:
+                follower.terminate()
+                follower.wait()
+
+
+def timed(index: Any, add: Add, vectors: Matrix, step: int) -> tuple[float, float]:
+    began, used = time.perf_counter(), time.process_time()
+    for first in range(0, len(vectors), step):
+        add(index, vectors[first : first + step], first)
+    return len(vectors) / (time.perf_counter() - began), len(vectors) / (time.process_time() - used)
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser()
+    asked.add_argument("--rows", type=int, default=4_000)
+    asked.add_argument("--flat-rows", type=int, default=30_000)
+    asked.add_argument("--runs", type=int, default=3)
+    asked.add_argument("--no-follow", action="store_true")
+    options = asked.parse_args()
+    base, named = real_vectors()
+    everything = more_vectors(base, max(options.rows, options.flat_rows), 1)
+    shown = Table(title=f"rows a second, {named}, {os.cpu_count()} cores, follower: {not options.no_follow}")
+    for column in ("library", "rows a call", *MODES, "each call / bare", "every 50 ms / bare", "the same, of CPU"):
+        shown.add_column(column, justify="right")
+    for library in LIBRARIES:
+        vectors = everything[: options.flat_rows if library == "faiss" else options.rows]
+        for step in (1, 100):
+            rates: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
+            for _ in range(options.runs):
+                for mode in MODES:
+                    rates[mode].append(run(library, mode, vectors, step, follow=not options.no_follow))
+            median = {mode: statistics.median(rate for rate, _ in found) for mode, found in rates.items()}
+            worked = {mode: statistics.median(rate for _, rate in found) for mode, found in rates.items()}
+            shares = [median[mode] / median["bare"] for mode in ("each call", "every 50 ms")]
+            shares.append(worked["every 50 ms"] / worked["bare"])
+            shown.add_row(library, str(step), *(f"{median[mode]:,.0f}" for mode in MODES), *(f"{one:.2f}" for one in shares))
+    Console(width=140).print(shown)
+
+
+if __name__ == "__main__":
+    main()
