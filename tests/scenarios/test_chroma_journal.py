@@ -310,16 +310,20 @@ def test_released_it_holds_nothing_back(world: World) -> None:
     assert len(world.follow()["gaps"]) == 1
 
 
-def test_a_second_follower_takes_over(world: World) -> None:
-    """The first one stops and says why; nothing is kept twice."""
-    command = [COMMAND, "journal", "follow", world.source, "--every", "1", "--json", "--quiet"]
+def following(world: World, every: int) -> subprocess.Popen[str]:
+    command = [COMMAND, "journal", "follow", world.source, "--every", str(every), "--json", "--quiet"]
     variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
-    first = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_second_follower_takes_over(world: World) -> None:
+    """The first one stops and says why, though it seals far more often; nothing is kept twice."""
+    first = following(world, every=1)
     try:
         time.sleep(3)
         world.do(f"write('notes', {ids(60, 90)}, 'one')")
         time.sleep(2)
-        second = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        second = following(world, every=600)
         for number in range(8):
             world.do(f"write('notes', {ids(100 + number, 130 + number)}, 'both')")
             time.sleep(0.7)

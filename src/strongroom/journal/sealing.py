@@ -62,6 +62,11 @@ class Sealer:
         return self._tail
 
     @property
+    def takes_over(self) -> bool:
+        """Whether the stream's last segment is an earlier follower's: that one isn't fenced until one of ours is stored."""
+        return self._tail is not None and self._tail.head.epoch < self._writer.epoch
+
+    @property
     def pending(self) -> int:
         """Operations that are gathered and not sealed."""
         return sum(map(len, self._changes))

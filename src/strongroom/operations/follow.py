@@ -173,6 +173,7 @@ class _Follower:
             due = now - oldest >= self._options.every - _MARGIN_SECONDS or now - sealed >= self._options.every * _IDLE_SEAL
             if isinstance(feed, ScanFeed):  # a scan is one moment, and all that there is of it
                 due = bool(changes) or now - sealed >= max(self._options.every, _IDLE_SCAN_SECONDS)
+            due |= sealer.takes_over  # at once: a follower that came before might else be first each time
             ending = stopping or (self._options.once and not more)
             if due or sealer.bytes >= self._options.most or ending:
                 self._seal(sealer, feed)
