@@ -14,14 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strongroom.engines.indexfile import oplog, oplog_writer
-from strongroom.engines.indexfile.oplog import End, Kind, Log
-from strongroom.engines.indexfile.oplog_folder import OplogFolder
-from strongroom.engines.indexfile.oplog_reader import OplogReader
-from strongroom.engines.indexfile.oplog_writer import OplogWriter
+from strongroom.engines.indexfile import rowlog
+from strongroom.engines.indexfile.logfolder import IndexLogFolder
+from strongroom.engines.indexfile.rowlog import Numbers, append_rows, ids_of, vectors_of
+from strongroom.engines.oplog import layout
+from strongroom.engines.oplog import writer as oplog_writer
+from strongroom.engines.oplog.layout import End, Kind, Log
+from strongroom.engines.oplog.reader import OplogReader
+from strongroom.engines.oplog.writer import OplogWriter
 from strongroom.errors import Gap
 
-LOG = Log(bytes(range(16)), 3, "float32")
+NUMBERS = Numbers(3, "float32")
+LOG = Log(bytes(range(16)), NUMBERS.about)
 
 
 @dataclass(frozen=True)
@@ -47,20 +51,20 @@ def calls(most: int = 12) -> st.SearchStrategy[list[Call]]:
 
 
 @contextmanager
-def folder() -> Iterator[OplogFolder]:
+def folder() -> Iterator[IndexLogFolder]:
     with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setattr(oplog_writer, "SEGMENT_BYTES", 700)  # some records a segment
-        patch.setattr(oplog_writer, "MOST_BYTES", 100)  # some rows a record
-        made = OplogFolder(Path(place) / "x.faiss")
+        patch.setattr(rowlog, "MOST_BYTES", 100)  # some rows a record
+        made = IndexLogFolder(Path(place) / "x.faiss")
         made.make()
-        made.set_log(LOG)
+        made.set_log(LOG.id)
         yield made
 
 
-def write(to: OplogFolder, recorded: list[Call]) -> OplogWriter:
+def write(to: IndexLogFolder, recorded: list[Call]) -> OplogWriter:
     writer = OplogWriter(to, LOG)
     for call in recorded:
-        writer.append(call.kind, np.array(call.ids, np.int64), call.vectors, call.tag.encode())
+        append_rows(writer, call.kind, np.array(call.ids, np.int64), call.vectors, call.tag.encode())
         writer.sync()
     return writer
 
@@ -74,27 +78,28 @@ def flat(recorded: list[Call]) -> list[tuple[Kind, int, str, bytes]]:
     return rows
 
 
-def read(of: OplogFolder, mark: str = End(LOG.id).mark) -> list[tuple[Kind, int, str, bytes]]:
+def read(of: IndexLogFolder, mark: str = End(LOG.id).mark) -> list[tuple[Kind, int, str, bytes]]:
     rows = []
     with OplogReader(of, LOG.id) as reader:
         reader.seek(mark)
-        number = oplog.number_of(mark)
+        number = layout.number_of(mark)
         for record in reader.all():
-            assert record.first == number + 1
+            assert record.last - record.operations == number
             number = record.last
-            width = len(record.vectors) // len(record.ids)
-            for row, one in enumerate(record.ids.tolist()):
-                rows.append((record.kind, one, record.tag, bytes(record.vectors[row * width : (row + 1) * width])))
+            vectors = vectors_of(record, NUMBERS.width)
+            width = len(vectors) // record.operations
+            for row, one in enumerate(ids_of(record).tolist()):
+                rows.append((record.kind, one, record.tag, bytes(vectors[row * width : (row + 1) * width])))
     return rows
 
 
-def marks(of: OplogFolder) -> list[str]:
+def marks(of: IndexLogFolder) -> list[str]:
     """That of every operation."""
     found = [End(LOG.id).mark]
     with OplogReader(of, LOG.id) as reader:
         reader.seek(found[0])
         for record in reader.all():
-            found += [f"{number}:{oplog.suffix(LOG.id, record.chain)}" for number in range(record.first, record.last + 1)]
+            found += [f"{number}:{layout.suffix(LOG.id, record.chain)}" for number in range(record.first, record.last + 1)]
     return found
 
 
@@ -132,9 +137,9 @@ def test_a_torn_end_is_cut_off_and_stays_off(recorded: list[Call], more: list[Ca
         write(place, recorded).close()
         last = place.segments(LOG.id)[-1].path
         content = bytearray(whole := last.read_bytes())
-        if len(content) == oplog.HEADER_BYTES:
+        if len(content) == layout.HEADER_BYTES:
             return
-        at = data.draw(st.integers(oplog.HEADER_BYTES, len(content) - 1))
+        at = data.draw(st.integers(layout.HEADER_BYTES, len(content) - 1))
         if data.draw(st.booleans()):
             del content[at:]
             if data.draw(st.booleans()):
@@ -161,9 +166,9 @@ def test_who_reads_along_sees_each_record_once(recorded: list[Call]) -> None:
         with OplogReader(place, LOG.id) as reader:
             reader.seek(End(LOG.id).mark)
             for call in recorded:
-                writer.append(call.kind, np.array(call.ids, np.int64), call.vectors, b"")
+                append_rows(writer, call.kind, np.array(call.ids, np.int64), call.vectors, b"")
                 for record in reader.all():
-                    seen += record.ids.tolist()
+                    seen += ids_of(record).tolist()
                 assert reader.end == writer.end
         writer.close()
         assert seen == [one for call in recorded for one in call.ids]
@@ -180,7 +185,7 @@ def test_a_mark_of_another_history_is_no_place(one: list[Call], other: list[Call
                 with pytest.raises(Gap):
                     read(there, mark)
         with pytest.raises(Gap):
-            read(here, f"{len(flat(one)) + number}:{oplog.suffix(LOG.id, 0)}")
+            read(here, f"{len(flat(one)) + number}:{layout.suffix(LOG.id, 0)}")
 
 
 def test_what_everybody_has_kept_is_dropped_and_nothing_else() -> None:
@@ -216,16 +221,16 @@ def test_a_loss_of_power_keeps_all_that_was_made_durable(recorded: list[Call], d
         writer = OplogWriter(place, LOG)
         kept, count, path = b"", 0, place.segments(LOG.id)[-1].path
         for call, flush in zip(recorded, durable, strict=False):
-            writer.append(call.kind, np.array(call.ids, np.int64), call.vectors, call.tag.encode())
+            append_rows(writer, call.kind, np.array(call.ids, np.int64), call.vectors, call.tag.encode())
             if place.segments(LOG.id)[-1].path != path:  # the one before was made durable, and so was the beginning of this one
                 path = place.segments(LOG.id)[-1].path
                 count = place.segments(LOG.id)[-1].first - 1
-                kept = path.read_bytes()[: oplog.HEADER_BYTES]
+                kept = path.read_bytes()[: layout.HEADER_BYTES]
             if flush:
                 writer.sync()
                 kept, count = path.read_bytes(), writer.end.number
         written = path.read_bytes()
-        kept = kept.ljust(len(written), b"\0") if kept else written[: oplog.HEADER_BYTES].ljust(len(written), b"\0")
+        kept = kept.ljust(len(written), b"\0") if kept else written[: layout.HEADER_BYTES].ljust(len(written), b"\0")
         sectors = range(0, len(written), 64)
         path.write_bytes(b"".join(draw.choice((kept, written))[at : at + 64] for at in sectors))
         rows = flat(recorded)

@@ -26,7 +26,7 @@ from commands import PASSWORD, strongroom
 from usearch.index import Index
 
 from strongroom import capture
-from strongroom.engines.indexfile import oplog_writer
+from strongroom.engines.oplog import writer as oplog_writer
 from strongroom.errors import Locked, NotFound, Refused, StoreFull, StrongroomError, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.follow import FollowOptions

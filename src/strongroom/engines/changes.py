@@ -131,7 +131,7 @@ def to_pieces(change: Change) -> tuple[dict[str, Json], list[tuple[str, bytes]]]
 def from_pieces(head: Mapping[str, Any], pieces: Sequence[bytes]) -> Change:
     """The inverse. Raises ValueError, KeyError or TypeError if they aren't what they should be."""
     if head["what"] == "catalog":
-        present = {identity: _collection(one) for identity, one in head["present"].items()}
+        present = {identity: collection_from(one) for identity, one in head["present"].items()}
         return CatalogChange(present, tuple(head["gone"]), head["time"], head["mark"], head["whole"], head["scope"])
     schema = pa.ipc.read_schema(pa.py_buffer(pieces[0]))
     rest = pa.ipc.open_stream(pa.py_buffer(pieces[1])).read_next_batch()
@@ -196,6 +196,7 @@ def _sparse(given: pa.Array, vectors: bytes, kind: pa.DataType) -> pa.Array:
     return dense.take(pa.array(np.cumsum(there) - 1, mask=~there))
 
 
-def _collection(body: Mapping[str, Any]) -> Collection:
+def collection_from(body: Mapping[str, Any]) -> Collection:
+    """The inverse of `dataclasses.asdict`."""
     fields = tuple(Field(**one) for one in body["fields"])
     return Collection(**{**body, "fields": fields, "lineage": Lineage(**body["lineage"])})

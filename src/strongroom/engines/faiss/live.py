@@ -20,7 +20,7 @@ from strongroom.engines.indexfile.applying import apply_spooled
 from strongroom.engines.indexfile.beginning import begin
 from strongroom.engines.indexfile.captured import Captured, require
 from strongroom.engines.indexfile.live import Vectors, same_bytes
-from strongroom.engines.indexfile.oplog import Ids
+from strongroom.engines.indexfile.rowlog import Ids
 from strongroom.errors import EngineFailed, Refused
 from strongroom.model import Json
 

@@ -16,7 +16,7 @@ from strongroom.engines.indexfile.applying import apply_spooled
 from strongroom.engines.indexfile.beginning import begin
 from strongroom.engines.indexfile.captured import Captured, checked_ids, require
 from strongroom.engines.indexfile.live import Vectors, same_bytes
-from strongroom.engines.indexfile.oplog import Ids
+from strongroom.engines.indexfile.rowlog import Ids
 from strongroom.engines.staging import write_durably
 from strongroom.errors import Refused
 from strongroom.model import Json

@@ -6,24 +6,22 @@ left, are applied to it. Where there is no file yet, or the caller says `anew`, 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from strongroom.engines.indexfile.live import Live, apply_run, numbers
-from strongroom.engines.indexfile.oplog import MOST_BYTES, End, Kind, Log, number_of, of_log
-from strongroom.engines.indexfile.oplog_folder import OplogFolder
-from strongroom.engines.indexfile.oplog_reader import OplogReader
-from strongroom.engines.indexfile.oplog_writer import OplogWriter
+from strongroom.engines.indexfile.logfolder import IndexLogFolder
 from strongroom.engines.indexfile.place import beside
 from strongroom.engines.indexfile.recorder import Recorder, fresh_path, name_saved, save_beside
+from strongroom.engines.indexfile.rowlog import Numbers, ids_of, numbers_of, vectors_of
+from strongroom.engines.oplog.layout import MOST_BYTES, Kind, Log, of_log
+from strongroom.engines.oplog.opening import DAMAGED, begin_log, beginning, new_log, require_whole
+from strongroom.engines.oplog.reader import OplogReader
+from strongroom.engines.oplog.writer import OplogWriter
 from strongroom.engines.staging import sync_directory
-from strongroom.errors import Gap, Locked, Refused
-
-_DAMAGED = "restore the last moment from the journal, or give anew=True to go on with what the index file holds"
+from strongroom.errors import Gap, Refused
 
 
 def begin(index: Path, live: Live, *, every: float, anew: bool) -> Recorder:
@@ -32,9 +30,9 @@ def begin(index: Path, live: Live, *, every: float, anew: bool) -> Recorder:
     require_alone(index)
     if live.dimension * 4 > MOST_BYTES:
         raise Refused(f"vectors of {live.dimension:,} numbers can't be recorded", hint=f"they have {MOST_BYTES // 4:,} at most")
-    folder = OplogFolder(index)
+    folder = IndexLogFolder(index)
     folder.make()
-    lock = _locked(folder)
+    lock = folder.take_lock()
     try:
         for leftover in (*folder.path.glob("*.new"), fresh_path(index)):
             leftover.unlink(missing_ok=True)
@@ -61,17 +59,19 @@ def require_alone(index: Path) -> None:
 def recover(live: Live, reader: OplogReader) -> int:
     """Apply what a log has from the reader's place on; gives the number of operations."""
     count = 0
+    width = Numbers(live.dimension, live.dtype).width
     for record in reader.all():
         if record.kind is Kind.PARAMETERS:
             live.set_parameters(json.loads(record.tag))
         else:
             put = record.kind is Kind.PUT
-            apply_run(live, record.ids, numbers(live.dtype, record.vectors, live.dimension) if put else None)
-        count += len(record.ids)
+            vectors = numbers(live.dtype, vectors_of(record, width), live.dimension) if put else None
+            apply_run(live, ids_of(record), vectors)
+        count += record.operations
     return count
 
 
-def _log(folder: OplogFolder, live: Live, *, anew: bool) -> Log:
+def _log(folder: IndexLogFolder, live: Live, *, anew: bool) -> Log:
     """The log to go on with."""
     index = folder.index
     fresh = fresh_path(index)
@@ -92,59 +92,34 @@ def _log(folder: OplogFolder, live: Live, *, anew: bool) -> Log:
         fresh.unlink(missing_ok=True)
 
 
-def _continued(folder: OplogFolder, live: Live, current: bytes, mark: str) -> Log:
+def _continued(folder: IndexLogFolder, live: Live, current: bytes, mark: str) -> Log:
     with OplogReader(folder, current) as reader:
         try:
             reader.seek(mark)
             log = _of_kind(folder, live, reader.log)
             recover(live, reader)
         except Gap as gap:
-            raise Refused(f"the log of {folder.index.name} is damaged: {gap}", hint=_DAMAGED) from gap
-        _require_whole(folder, reader)
+            raise Refused(f"the log of {folder.of} is damaged: {gap}", hint=DAMAGED) from gap
+        require_whole(folder, reader)
         return log
 
 
-def _of_kind(folder: OplogFolder, live: Live, log: Log | None) -> Log:
+def _of_kind(folder: IndexLogFolder, live: Live, log: Log | None) -> Log:
     """The log that was found. Raises Refused if it is of other vectors."""
-    if log is None or (log.dimension, log.dtype) != (live.dimension, live.dtype):
-        raise Refused(f"the log of {folder.index.name} is of another kind of index", hint="give anew=True to begin another one")
+    if log is None or numbers_of(log.about) != Numbers(live.dimension, live.dtype):
+        raise Refused(f"the log of {folder.of} is of another kind of index", hint="give anew=True to begin another one")
     return log
 
 
-def _require_whole(folder: OplogFolder, reader: OplogReader) -> None:
-    """Raises Refused if there is more of the log behind its end, or others have kept more of it: that end was not torn."""
-    end = reader.end
-    segment, _ = reader.place
-    shipped = [number_of(one.shipped) for one in folder.holders() if of_log(one.shipped, end.log)]
-    later = [one for one in folder.segments(end.log) if segment is None or one.first > segment.first]
-    if later or max(shipped, default=0) > end.number:
-        raise Refused(
-            f"the log of {folder.index.name} is damaged after operation {end.number:,}",
-            hint=_DAMAGED,
-        )
-
-
-def _begun(folder: OplogFolder, live: Live, fresh: Path | None) -> Log:
+def _begun(folder: IndexLogFolder, live: Live, fresh: Path | None) -> Log:
     """A log that begins with the index file as it is, or as `fresh` has it."""
-    log = Log(secrets.token_bytes(16), live.dimension, live.dtype)
+    log = new_log(Numbers(live.dimension, live.dtype).about)
     if fresh is None:
-        folder.remember_saved(folder.index.stat(), End(log.id).mark)
+        folder.remember_saved(folder.index.stat(), beginning(log))
         live.accompany(folder.index)
     else:
-        name_saved(folder, live, fresh, End(log.id).mark)
-    OplogWriter(folder, log).close()
-    folder.set_log(log)
+        name_saved(folder, live, fresh, beginning(log))
+    begin_log(folder, log)
+    folder.set_log(log.id, dimension=live.dimension, dtype=live.dtype)
     sync_directory(folder.path.parent)
     return log
-
-
-def _locked(folder: OplogFolder) -> int:
-    descriptor = os.open(folder.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise Locked(
-            f"another process captures {folder.index}", hint="one process writes an index; close the other capture"
-        ) from error
-    return descriptor

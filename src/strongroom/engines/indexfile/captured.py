@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from strongroom.engines.indexfile.live import Live
-from strongroom.engines.indexfile.oplog import Ids
 from strongroom.engines.indexfile.recorder import Recorder
+from strongroom.engines.indexfile.rowlog import Ids
 from strongroom.errors import Refused, WrongRequest
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from strongroom.engines.indexfile.oplog import Ids
+from strongroom.engines.indexfile.rowlog import Ids
 from strongroom.model import Json
 
 Vectors = npt.NDArray[Any]

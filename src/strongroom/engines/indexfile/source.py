@@ -11,6 +11,7 @@ from strongroom.engines.indexfile import feed
 from strongroom.engines.indexfile.frozen import IndexFrozen
 from strongroom.engines.indexfile.held import Held, hold
 from strongroom.engines.indexfile.position import unchanged_since
+from strongroom.engines.oplog.feed import OplogFeed
 from strongroom.errors import StrongroomError
 from strongroom.model import Position
 from strongroom.progress import Progress
@@ -40,7 +41,7 @@ class IndexSource:
                 raise
             yield frozen
 
-    def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[feed.IndexFeed]:
+    def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[OplogFeed]:
         """What the capture of the index recorded; a batch has the name that the capture was told."""
         return feed.following(self.path, holder)
 

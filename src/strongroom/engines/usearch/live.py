@@ -13,7 +13,7 @@ from strongroom.engines.indexfile.applying import apply_spooled
 from strongroom.engines.indexfile.beginning import begin
 from strongroom.engines.indexfile.captured import Captured, checked_ids, require
 from strongroom.engines.indexfile.live import Vectors, same_bytes
-from strongroom.engines.indexfile.oplog import Ids
+from strongroom.engines.indexfile.rowlog import Ids
 from strongroom.errors import EngineFailed
 from strongroom.model import Json
 

@@ -1,4 +1,4 @@
-"""How does an operation get into the local log of an index, and how is it known that it will stay there?
+"""How does an operation get into a local log, and how is it known that it will stay there?
 
 The segment that is written has its full length on the disk and is mapped into memory: what was appended outlives the process,
 killed or not, from then on; and the machine once it was made durable. `sync` does that for all that was appended: calls that wait
@@ -12,28 +12,25 @@ import os
 import threading
 import time
 import zlib
-from typing import Any
+from collections.abc import Sequence
 
-import numpy.typing as npt
-
-from strongroom.engines.indexfile.oplog import (
+from strongroom.engines.oplog.folder import OplogFolder, make_durable
+from strongroom.engines.oplog.layout import (
     HEADER_BYTES,
-    MOST_BYTES,
     PROOF,
     RECORD,
     RECORD_BYTES,
     End,
-    Ids,
     Kind,
     Log,
     encode_header,
     padded,
     record_length,
 )
-from strongroom.engines.indexfile.oplog_folder import OplogFolder, make_durable
-from strongroom.engines.indexfile.oplog_reader import OplogReader
+from strongroom.engines.oplog.reader import OplogReader
 from strongroom.engines.staging import sync_directory
 from strongroom.errors import Unreadable
+from strongroom.model import Bytes
 
 SEGMENT_BYTES = 32 << 20
 _clock = time.time_ns
@@ -46,8 +43,6 @@ class OplogWriter:
         """Go on where the log ends; what a dead writer left half written is cut off. A log without a segment begins."""
         self._folder = folder
         self._log = log
-        self._width = log.width
-        self._step = max(1, MOST_BYTES // (8 + log.width))
         self._syncing = threading.Lock()
         self._descriptor = -1
         self._number, self._chain, self._latest = 0, 0, 0
@@ -67,28 +62,19 @@ class OplogWriter:
         """Is there something that isn't durable yet?"""
         return self._synced != self._number
 
-    def append(self, kind: Kind, ids: Ids, vectors: npt.NDArray[Any] | None = None, tag: bytes = b"") -> None:
-        """`ids` are contiguous int64, `vectors` the bytes of as many vectors, contiguous. Raises OSError if the disk is full."""
-        count, step = len(ids), self._step
-        if count > step:
-            for start in range(0, count, step):
-                part = None if vectors is None else vectors[start : start + step]
-                self.append(kind, ids[start : start + step], part, tag)
-            return
-        if not count:
-            return
-        length = record_length(count, len(tag), 0 if vectors is None else self._width)
+    def append(self, kind: Kind, count: int, body: Sequence[Bytes], tag: bytes = b"") -> None:
+        """One record of `count` operations, at least 1; `body` are its bytes, in pieces. Raises OSError if the disk is full."""
+        length = record_length(len(tag), sum(map(len, body)))
         if self._at + length > self._room:
             self._rotate(length)
         view, at = self._view, self._at
-        body, end = at + RECORD_BYTES, at + length
+        place, end = at + RECORD_BYTES, at + length
         if tag:
-            view[body : body + len(tag)] = tag
-            body += padded(len(tag))
-        place = body + 8 * count
-        view[body:place] = ids.data.cast("B")
-        if vectors is not None:
-            view[place : place + vectors.nbytes] = vectors.data.cast("B")
+            view[place : place + len(tag)] = tag
+            place += padded(len(tag))
+        for piece in body:
+            view[place : place + len(piece)] = piece
+            place += len(piece)
         now = _clock() // 1000
         self._latest = now if now > self._latest else self._latest
         RECORD.pack_into(view, at + 8, self._number + 1, self._latest, count, kind, 0, len(tag))
@@ -168,7 +154,7 @@ class OplogWriter:
             reader.seek_end()
             segment, at = reader.place
             if reader.log != self._log or segment is None:
-                raise Unreadable(f"{self._folder.path} is the log of another kind of index", hint="capture it with anew=True")
+                raise Unreadable(f"{self._folder.path} is a log of something else", hint="capture with anew=True")
             self._number, self._chain, self._latest = reader.end.number, reader.end.chain, reader.latest
         descriptor = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
         os.ftruncate(descriptor, at)  # a torn record must not be found again behind one that is shorter

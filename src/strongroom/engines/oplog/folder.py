@@ -1,16 +1,15 @@
-"""What lies in the folder of an index's local log, `<index file>.oplog` (mode 0700), and when may a part of it go?
+"""What lies in the folder of a local log, `<source>.oplog` (mode 0700), and when may a part of it go?
 
-    lock                      held by the process that captures
-    log                       JSON: the id of the log that is written; one whose writer began anew is another
-    saved                     JSON: index files that the capture saved, told by inode, size and time of writing, and their marks
-    <log id>-<number>.ops     segments, each named by its first operation
-    holders/<name>            JSON: up to which mark one who follows has kept the log elsewhere, and how long he is waited for
-
-The record of a saved file is written before the file gets its name: whatever crashes, what stands under the name is known.
+lock                      held by the process that captures
+log                       JSON: the id of the log that is written; one whose writer began anew is another
+settled                   JSON: up to which mark a source that keeps its state itself has made all durable
+<log id>-<number>.ops     segments, each named by its first operation
+holders/<name>            JSON: up to which mark one who follows has kept the log elsewhere, and how long he is waited for
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -21,16 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strongroom.engines.indexfile.oplog import Log, number_of, of_log
+from strongroom.engines.oplog.layout import number_of, of_log
 from strongroom.engines.staging import write_durably
-from strongroom.errors import Unreadable
+from strongroom.errors import Locked, Unreadable
+from strongroom.model import Json
 
 LEASE_SECONDS = 24 * 3600
 """Who follows and doesn't come back for so long holds nothing back."""
 make_durable = getattr(os, "fdatasync", os.fsync)
 """The content of an open file, by its descriptor."""
 
-_KEPT_RECORDS = 64
 _SEGMENT = re.compile(r"([0-9a-f]{32})-(\d{20})\.ops")
 
 
@@ -53,11 +52,11 @@ class Holder:
 
 
 class OplogFolder:
-    """The folder of the log of the index at `index`."""
+    """The folder of a log at `path`; `of` is what the source is called."""
 
-    def __init__(self, index: Path) -> None:
-        self.index = index
-        self.path = index.with_name(index.name + ".oplog")
+    def __init__(self, path: Path, of: str) -> None:
+        self.path = path
+        self.of = of
 
     def exists(self) -> bool:
         return (self.path / "log").is_file()
@@ -66,17 +65,28 @@ class OplogFolder:
         self.path.mkdir(mode=0o700, exist_ok=True)
         (self.path / "holders").mkdir(mode=0o700, exist_ok=True)
 
+    def take_lock(self) -> int:
+        """The descriptor of the lock, which one process has. Raises Locked."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            hint = "one process writes a source; close the other capture"
+            raise Locked(f"another process captures {self.of}", hint=hint) from error
+        return descriptor
+
     def log_id(self) -> bytes | None:
         """That of the log that is written now; None if there is none. Raises Unreadable."""
-        said = self._read("log")
+        said = self.read("log")
         try:
             return None if said is None else bytes.fromhex(said["id"])
         except (TypeError, KeyError, ValueError) as error:
             raise Unreadable(f"{self.path / 'log'} doesn't say which log it is") from error
 
-    def set_log(self, log: Log) -> None:
-        said = {"strongroom_oplog": 1, "id": log.id.hex(), "dimension": log.dimension, "dtype": log.dtype}
-        write_durably(self.path / "log", json.dumps(said).encode())
+    def set_log(self, log: bytes, **about: Json) -> None:
+        """From here on this log is written; `about` is for people."""
+        write_durably(self.path / "log", json.dumps({"strongroom_oplog": 1, "id": log.hex(), **about}).encode())
 
     def segment_path(self, log: bytes, first: int) -> Path:
         return self.path / f"{log.hex()}-{first:020d}.ops"
@@ -91,27 +101,14 @@ class OplogFolder:
                     found.append(Segment(path, bytes.fromhex(named[1]), int(named[2])))
         return sorted(found, key=lambda one: (one.log, one.first))
 
-    # -- which file holds what -------------------------------------------------------------------------------------------------
-
-    def saved_mark(self, status: os.stat_result) -> str | None:
-        """The mark up to which an index file holds the operations; None if the capture didn't save this very file."""
-        for one in reversed(self._read("saved") or []):
-            if [one["inode"], one["size"], one["written"]] == [status.st_ino, status.st_size, status.st_mtime_ns]:
-                return str(one["mark"])
-        return None
-
     def current_mark(self) -> str | None:
-        """That of the file which stands under the index's name."""
-        try:
-            return self.saved_mark(self.index.stat())
-        except FileNotFoundError:
-            return None
+        """Up to which mark the source has all that was recorded; None if that isn't known: all of the log is needed."""
+        said = self.read("settled")
+        return None if said is None else str(said["mark"])
 
-    def remember_saved(self, status: os.stat_result, mark: str) -> None:
-        """Note, durably, what a file holds that will get the index's name."""
-        one = {"inode": status.st_ino, "size": status.st_size, "written": status.st_mtime_ns, "mark": mark}
-        known = [*(self._read("saved") or []), one][-_KEPT_RECORDS:]
-        write_durably(self.path / "saved", json.dumps(known).encode())
+    def settled(self, mark: str) -> None:
+        """The source has made durable all up to a mark."""
+        write_durably(self.path / "settled", json.dumps({"mark": mark}).encode())
 
     # -- who still needs what --------------------------------------------------------------------------------------------------
 
@@ -131,13 +128,13 @@ class OplogFolder:
         found = []
         with suppress(FileNotFoundError):
             for path in (self.path / "holders").iterdir():
-                said = self._read(f"holders/{path.name}") if path.suffix == "" else None
+                said = self.read(f"holders/{path.name}") if path.suffix == "" else None
                 if said is not None and said["until"] > time.time():
                     found.append(Holder(path.name, said["shipped"], said["until"]))
         return found
 
     def drop(self) -> int:
-        """Remove the segments that nobody needs: neither who follows nor, after a crash, the index file. Gives how many."""
+        """Remove the segments that nobody needs: neither who follows nor, after a crash, the source. Gives how many."""
         current, holders, mark = self.log_id(), self.holders(), self.current_mark()
         present = self.segments()
         doomed = []
@@ -158,14 +155,16 @@ class OplogFolder:
     def _holder(self, name: str) -> Path:
         return self.path / "holders" / re.sub(r"[^0-9A-Za-z_-]", "_", name)
 
-    def _read(self, name: str) -> Any:
+    def read(self, name: str) -> Any:
         """The JSON of a small file; None if it isn't there. Raises Unreadable."""
         try:
             return json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise Unreadable(f"{self.path / name} can't be read: {error}", hint="capture the index with anew=True") from error
+            raise Unreadable(
+                f"{self.path / name} can't be read: {error}", hint="capture with anew=True to begin another log"
+            ) from error
 
 
 def after(segments: Sequence[Segment], number: int) -> Segment | None:

@@ -1,11 +1,12 @@
-"""How is an index's log read from a place on, while another process writes it?"""
+"""How is a local log read from a place on, while another process writes it?"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 
-from strongroom.engines.indexfile.oplog import (
+from strongroom.engines.oplog.folder import OplogFolder, Segment, after, make_durable
+from strongroom.engines.oplog.layout import (
     HEADER_BYTES,
     MOST_BYTES,
     PROOF,
@@ -17,7 +18,6 @@ from strongroom.engines.indexfile.oplog import (
     records,
     suffix,
 )
-from strongroom.engines.indexfile.oplog_folder import OplogFolder, Segment, after, make_durable
 from strongroom.errors import Gap
 
 READ_BYTES = 2 * MOST_BYTES
@@ -28,7 +28,7 @@ class OplogReader:
 
     def __init__(self, folder: OplogFolder, log: bytes) -> None:
         self._folder = folder
-        self._id = log
+        self.id = log
         self._segment: Segment | None = None
         self._descriptor = -1
         self._offset = 0
@@ -51,22 +51,22 @@ class OplogReader:
     def seek(self, mark: str) -> None:
         """Go on after a mark. Raises Gap if the log doesn't have that place, or it isn't what it was."""
         number = number_of(mark)
-        segment = after(self._folder.segments(self._id), number)
+        segment = after(self._folder.segments(self.id), number)
         if segment is None:
-            raise Gap(f"the log of {self._folder.index.name} doesn't go back to operation {number}")
+            raise Gap(f"the log of {self._folder.of} doesn't go back to operation {number}")
         self._open(segment)
         while self.end.number < number:
             found = self._some(number)
             if not found:
-                raise Gap(f"the log of {self._folder.index.name} ends before operation {number}: it is an older copy")
-        if suffix(self._id, self.end.chain) != mark.partition(":")[2]:
-            raise Gap(f"operation {number} of the log of {self._folder.index.name} is another one now: it is of another copy")
+                raise Gap(f"the log of {self._folder.of} ends before operation {number}: it is an older copy")
+        if suffix(self.id, self.end.chain) != mark.partition(":")[2]:
+            raise Gap(f"operation {number} of the log of {self._folder.of} is another one now: it is of another copy")
 
     def seek_end(self) -> None:
         """Go to where the log ends now. Raises Gap if it has no segment."""
-        segments = self._folder.segments(self._id)
+        segments = self._folder.segments(self.id)
         if not segments:
-            raise Gap(f"the log of {self._folder.index.name} is gone")
+            raise Gap(f"the log of {self._folder.of} is gone")
         self._open(segments[-1])
         while self.read():
             pass
@@ -90,7 +90,7 @@ class OplogReader:
         if len(length) == PROOF.size and PROOF.unpack(length)[0]:
             return True
         here = self._segment
-        return here is not None and self._folder.segments(self._id)[-1:] > [here]
+        return here is not None and self._folder.segments(self.id)[-1:] > [here]
 
     def all(self) -> Iterator[Record]:
         """All records up to where the log ends."""
@@ -107,60 +107,44 @@ class OplogReader:
 
     def _some(self, until: int | None = None) -> list[Record]:
         """Records of the open segment; with `until` those after that operation are kept for the next read."""
-        assert self.log is not None  # noqa: S101 - a segment is open
         content = os.pread(self._descriptor, READ_BYTES, self._offset)
-        found = list(records(self.log, content, self._offset, self.end))
+        found = list(records(content, self._offset, self.end))
+        if not found and len(content) == READ_BYTES and PROOF.unpack_from(content)[0] > READ_BYTES:  # one row may be so long
+            content = os.pread(self._descriptor, PROOF.unpack_from(content)[0], self._offset)
+            found = list(records(content, self._offset, self.end))
         if until is not None:
             found = [one for one in found if one.first <= until]
         if found:
             last = found[-1]
-            self._offset, self.end, self.latest = last.offset, End(self._id, last.last, last.chain), last.time
-            self._cut(last, until)
+            self._offset, self.end, self.latest = last.offset, End(self.id, last.last, last.chain), last.time
+            if until is not None and last.last > until:  # a mark may lie within a record
+                self._ahead = [last.after(until)]
         return found
-
-    def _cut(self, last: Record, until: int | None) -> None:
-        """A mark may lie within a record: what comes after it in the record is still to be read."""
-        if until is None or last.last <= until:
-            return
-        count = until + 1 - last.first
-        assert self.log is not None  # noqa: S101 - a segment is open
-        rest = Record(
-            last.kind,
-            until + 1,
-            last.time,
-            last.tag,
-            last.ids[count:],
-            last.vectors[count * self.log.width :] if len(last.vectors) else last.vectors,
-            last.chain,
-            last.offset,
-        )
-        self._ahead = [rest]
 
     def _next(self) -> bool:
         """Open the segment after the one that ends here."""
         here = self._segment
-        later = [one for one in self._folder.segments(self._id) if here is None or one.first > here.first]
+        later = [one for one in self._folder.segments(self.id) if here is None or one.first > here.first]
         if not later:
             return False
         if later[0].first != self.end.number + 1:
             if self._some_more():
                 return False
-            raise Gap(f"operations {self.end.number + 1} to {later[0].first - 1} of {self._folder.index.name} were dropped")
+            raise Gap(f"operations {self.end.number + 1} to {later[0].first - 1} of {self._folder.of} were dropped")
         self._open(later[0])
         return True
 
     def _some_more(self) -> bool:
         """Did the segment get more while its successor was looked for?"""
-        assert self.log is not None  # noqa: S101 - a segment is open
         content = os.pread(self._descriptor, READ_BYTES, self._offset)
-        return next(records(self.log, content, self._offset, self.end), None) is not None
+        return next(records(content, self._offset, self.end), None) is not None
 
     def _open(self, segment: Segment) -> None:
         try:
             descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise Gap(f"the log of {self._folder.index.name} was dropped from operation {segment.first} on") from error
+            raise Gap(f"the log of {self._folder.of} was dropped from operation {segment.first} on") from error
         self.close()
         self._descriptor = descriptor
         self.log, first, chain = decode_header(segment.path.name, os.pread(descriptor, HEADER_BYTES, 0))
-        self._segment, self._offset, self.end, self._ahead = segment, HEADER_BYTES, End(self._id, first - 1, chain), []
+        self._segment, self._offset, self.end, self._ahead = segment, HEADER_BYTES, End(self.id, first - 1, chain), []
