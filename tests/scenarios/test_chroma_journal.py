@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ import pytest
 from commands import COMMAND, PASSWORD, Ended, strongroom
 from test_journal_proof import differences, told_by
 
+from strongroom.engines.chroma import purging
 from strongroom.errors import NotFound, Refused
 from strongroom.library import Strongroom, init_repository
 from strongroom.repository import Argon2Cost
@@ -78,6 +79,10 @@ class World:
         with closing(sqlite3.connect(self.folder / "db" / "chroma.sqlite3")) as connection, connection:
             for statement in statements:
                 connection.execute(statement)
+
+    def ask(self, query: str) -> Any:
+        with closing(sqlite3.connect(self.folder / "db" / "chroma.sqlite3")) as connection:
+            return connection.execute(query).fetchone()[0]
 
     def restored(self, at: str) -> dict[str, Any]:
         target = self.folder / "back"
@@ -299,21 +304,82 @@ def test_a_damaged_segment_is_found_put_back_or_becomes_a_hole(world: World, tmp
     assert differences(world.truth["last"][1], world.restored(world.truth["last"][0])) == []
 
 
+def following(world: World, every: int) -> subprocess.Popen[str]:
+    command = [COMMAND, "journal", "follow", world.source, "--every", str(every), "--json", "--quiet"]
+    variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+PURGES = "SELECT json_extract(config_json_str, '$.automatically_purge') FROM embeddings_queue_config"
+HELD = "SELECT count(*) FROM embeddings_queue"
+
+
+def held_back(world: World) -> subprocess.Popen[str]:
+    """A follower that has told Chroma not to purge for now, since it holds so much."""
+    follower = following(world, every=600)
+    wrote = 0
+    while world.ask(PURGES):  # what it finds when it starts is kept at once
+        assert (wrote := wrote + 1) < 40
+        world.do(f"write('notes', {ids(100, 1600)}, 'much')")
+        time.sleep(0.5)
+    world.do(f"write('notes', {ids(3100, 4200)}, 'more')")
+    assert world.ask(HELD) >= 2600
+    return follower
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_released_it_holds_nothing_back(world: World) -> None:
     names = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'strongroom%'"
-    with closing(sqlite3.connect(world.folder / "db" / "chroma.sqlite3")) as connection:
-        assert connection.execute(names).fetchone()[0] > 5
-        assert json.loads(world.run("journal", "release", world.source, "--json").done().out) == {"released": True}
-        assert connection.execute(names).fetchone()[0] == 0
+    follower = held_back(world)
+    follower.kill()
+    follower.wait(60)
+    assert world.ask(names) > 5
+    assert json.loads(world.run("journal", "release", world.source, "--json").done().out) == {"released": True}
+    assert world.ask(names) == 0
+    assert world.ask(PURGES)
     assert json.loads(world.run("journal", "release", world.source, "--json").done().out) == {"released": False}
     world.do(f"write('notes', {ids(500, 540)}, 'on')")
     assert len(world.follow()["gaps"]) == 1
 
 
-def following(world: World, every: int) -> subprocess.Popen[str]:
-    command = [COMMAND, "journal", "follow", world.source, "--every", str(every), "--json", "--quiet"]
-    variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_chroma_purges_again_once_all_is_kept(world: World) -> None:
+    follower = held_back(world)
+    snapshot = world.room.backup(world.source).snapshot
+    assert '"automatically_purge":true' in json.dumps(snapshot.manifest.catalog).replace("\\", "")
+    follower.terminate()
+    assert follower.wait(60) == 0
+    assert world.ask(PURGES)
+    world.do(f"write('notes', {ids(100, 1200)}, 'again')")
+    wait_until(lambda: bool(world.ask(HELD) < 1200))
+    assert world.follow()["gaps"] == []
+
+
+def test_chroma_purges_again_though_nobody_came_back(world: World) -> None:
+    follower = held_back(world)
+    follower.kill()
+    follower.wait(60)
+    world.do(f"write('notes', {ids(100, 1200)}, 'while it holds')")
+    assert not world.ask(PURGES)
+    world.sql("UPDATE strongroom_slots SET until = 1")
+    world.do(f"write('notes', {ids(100, 1200)}, 'after it has ended')")
+    wait_until(lambda: bool(world.ask(HELD) < 1200))
+    assert world.ask(PURGES)
+
+
+def test_a_switch_that_was_off_stays_off(world: World) -> None:
+    off = json.dumps({"automatically_purge": False, "_type": "EmbeddingsQueueConfigurationInternal"})
+    world.sql(f"UPDATE embeddings_queue_config SET config_json_str = '{off}'")
+    with closing(sqlite3.connect(world.folder / "db" / "chroma.sqlite3")) as connection, connection:
+        purging.pause(connection)
+        assert purging.settings(connection) == [off]
+        purging.resume(connection)
+    assert world.ask("SELECT config_json_str FROM embeddings_queue_config") == off
 
 
 def test_a_second_follower_takes_over(world: World) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from strongroom.engines.chroma import purging
 from strongroom.errors import Gap, Unreadable, WrongRequest
 from strongroom.model import Field, Json, LedgerItem, Lineage, Status
 
@@ -206,12 +207,11 @@ def _object(text: str | None) -> dict[str, Json]:
 def source_catalog(connection: sqlite3.Connection, migrations: Mapping[str, int]) -> dict[str, Json]:
     """What belongs to no collection, as `Description.catalog`."""
     databases = connection.execute("SELECT id, name, tenant_id FROM databases ORDER BY tenant_id, name").fetchall()
-    queue = connection.execute("SELECT config_json_str FROM embeddings_queue_config ORDER BY id").fetchall()
     return {
         "tenants": [row[0] for row in connection.execute("SELECT id FROM tenants ORDER BY id")],
         "databases": [{"id": identity, "name": name, "tenant": tenant} for identity, name, tenant in databases],
         "migrations": dict(sorted(migrations.items())),
-        "queue_config": [row[0] for row in queue],
+        "queue_config": list[Json](purging.settings(connection)),
     }
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from strongroom.engines.changes import ACT, BATCH, MARK, TIME, Act, CatalogChange, Change, RowChanges, change_schema
-from strongroom.engines.chroma import catalog, catalog_log
+from strongroom.engines.chroma import catalog, catalog_log, purging
 from strongroom.engines.chroma.capture import DATABASE
 from strongroom.engines.chroma.catalog import FIELD, Entry, entry_of, event_of
 from strongroom.engines.chroma.catalog_log import Event
@@ -38,6 +38,8 @@ from strongroom.model import Collection
 LEASE_SECONDS = 24 * 3600
 MOST_HELD = 5_000_000
 """So many entries are held back at most, whatever the lease says: a database must not grow for ever."""
+MANY_HELD = 1000
+"""While more entries than that are held back, Chroma needn't try to purge."""
 _READ_BYTES, _READ_ROWS = 8 << 20, 4096
 _BUSY_SECONDS = 60.0
 _ACTS = {ADD: Act.INSERT, UPDATE: Act.UPDATE, UPSERT: Act.UPSERT, DELETE: Act.DELETE}
@@ -87,6 +89,7 @@ def release(root: Path, holder: str) -> bool:
         connection.execute("DELETE FROM strongroom_slots WHERE until <= ?", (int(time.time()),))
         if not connection.execute("SELECT 1 FROM strongroom_slots").fetchone():
             connection.execute("DROP TRIGGER strongroom_holds")
+            purging.remove(connection)
             connection.execute("DROP TABLE strongroom_slots")
             catalog_log.remove(connection)
         return there
@@ -104,6 +107,8 @@ class ChromaFeed:
         self._mark = ""
         self._known: dict[str, Entry] = {}
         self._untold = False
+        self._purged = True
+        self._shipped = 0
         self._latest = 0
         self._there = (0, 0)
         """Entries up to this number were there at this time, though not all of them were read yet."""
@@ -143,6 +148,10 @@ class ChromaFeed:
                 raise Gap(f"Chroma's log lacks entry {number}")
         self._known = entries | self._known
         changes = list(self._changes(rows, events, now))
+        if self._purged and last - self._shipped > MANY_HELD:
+            with _writing(self._connection):
+                purging.pause(self._connection)
+            self._purged = False
         if more and entry_of(self._mark) > self._there[0]:
             self._there = (last, now)
         return changes, {"": self._mark}, more
@@ -162,6 +171,7 @@ class ChromaFeed:
         self._connection.execute(_SLOTS)
         self._connection.execute(_HOLDS.format(most=MOST_HELD))
         catalog_log.install(self._connection)
+        purging.install(self._connection, MOST_HELD)
 
     def _set_slot(self, mark: str) -> None:
         """Let go of what came before a mark, as far as nobody else needs it."""
@@ -170,6 +180,8 @@ class ChromaFeed:
         self._connection.execute("INSERT OR REPLACE INTO strongroom_slots VALUES (?, ?, ?, ?)", slot)
         (noted,) = self._connection.execute("SELECT min(noted) FROM strongroom_slots WHERE until > ?", (now,)).fetchone()
         catalog_log.forget(self._connection, noted)
+        purging.resume(self._connection)
+        self._shipped, self._purged = entry_of(mark), True
 
     def _entries_now(self) -> dict[str, Entry]:
         return {entry.identity: entry for entry in catalog.entries(self._connection)}
