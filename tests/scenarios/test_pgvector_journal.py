@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 
 import numpy as np
 import psycopg
@@ -18,7 +19,8 @@ from commands import COMMAND, PASSWORD, environment
 from postgres import Postgres
 
 from strongroom.engines.changes import MARK, CatalogChange
-from strongroom.errors import NotFound, Refused, Unreachable
+from strongroom.errors import NotFound, Refused, StrongroomError, Unreachable
+from strongroom.journal.sealing import Fenced
 from strongroom.journal.spans import Span, spans
 from strongroom.journal.stream import read_chain, read_changes, streams
 from strongroom.journal.timeline import at_time
@@ -54,6 +56,11 @@ class Database:
                 connection.execute(one)
         if look:
             self.look()
+
+    def ask(self, query: str) -> object:
+        with self.postgres.connect(self.name) as connection:
+            (found,) = connection.execute(query).fetchone() or (None,)
+            return found
 
     def look(self) -> None:
         """By a snapshot of the server's own, and the place in the log that it says this is."""
@@ -223,6 +230,35 @@ def test_followers_are_killed_while_transactions_overlap(postgres: Postgres, roo
     assert not report.gaps
     assert sum(len(rows) for rows in source.seen[-1][1].values()) > 50
     source.check(room, iter((0, 2, 3, 5, 6)))
+
+
+def test_a_second_follower_takes_over(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server lets one read its log: the first follower is told that it is not the network."""
+    from strongroom.engines.pgvector import feed
+
+    monkeypatch.setattr(feed, "_PATIENCE_SECONDS", 1.0)
+    source = Database(postgres, *TWO)
+    room.follow(source.url, ONCE)
+    ended: Queue[Exception] = Queue()
+
+    def first() -> None:
+        try:
+            room.follow(source.url, FollowOptions(every=600))
+        except StrongroomError as error:
+            ended.put(error)
+
+    thread = threading.Thread(target=first, daemon=True)
+    thread.start()
+    active = "SELECT active FROM pg_replication_slots WHERE database = current_database()"
+    while not source.ask(active):
+        time.sleep(0.05)
+    with follower(source, room) as second:
+        assert isinstance(error := ended.get(timeout=60), Fenced), error
+        source.run(f"INSERT INTO one VALUES (1, 1, '{vector(1, 700)}')")
+        second.terminate()
+        assert second.wait(60) == 0
+    assert not room.follow(source.url, ONCE).gaps
+    source.check(room, iter((0,)))
 
 
 def test_a_slot_that_is_gone_is_a_hole(postgres: Postgres, room: Strongroom) -> None:

@@ -147,13 +147,11 @@ def _front(repository: Repository, name: str) -> Front | Damaged:
 
 def claim_epoch(repository: Repository, stream: str) -> int:
     """A number that no follower of this stream had before, higher than all of theirs."""
-    folder = f"{FOLDER}{stream}/epochs/"
     body = {"host": socket.gethostname(), "since": repository.clock.now().isoformat()}
     content = seal(repository.keys, Kind.EPOCH, json.dumps(body).encode())[1]
     for _ in range(_CLAIMS):
-        taken = [int(name) for name in (one.name.rpartition("/")[2] for one in repository.store.list(folder)) if name.isdigit()]
-        epoch = max(taken, default=0) + 1
-        name = f"{folder}{epoch:012d}"
+        epoch = last_epoch(repository, stream) + 1
+        name = f"{_epochs(stream)}{epoch:012d}"
         try:
             repository.store.create(name, content)
         except AlreadyExists:
@@ -165,3 +163,13 @@ def claim_epoch(repository: Repository, stream: str) -> int:
             raise
         return epoch
     raise Unreachable(f"no epoch of stream {stream} could be claimed")
+
+
+def last_epoch(repository: Repository, stream: str) -> int:
+    """That of the follower that came last, 0 if there never was one."""
+    names = (one.name.rpartition("/")[2] for one in repository.store.list(_epochs(stream)))
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def _epochs(stream: str) -> str:
+    return f"{FOLDER}{stream}/epochs/"

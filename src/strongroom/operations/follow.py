@@ -14,10 +14,10 @@ from strongroom import engines
 from strongroom.engines.protocol import Ending, Feed, Followed
 from strongroom.errors import Gap, NotFound, Unreachable, WrongRequest
 from strongroom.journal.marks import numbers_of
-from strongroom.journal.sealing import Behind, Sealer, Writer
+from strongroom.journal.sealing import Behind, Fenced, Sealer, Writer
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import spans
-from strongroom.journal.stream import claim_epoch, read_chain, read_changes, read_tail, stream_of
+from strongroom.journal.stream import claim_epoch, last_epoch, read_chain, read_changes, read_tail, stream_of
 from strongroom.operations.backup import BackupOptions, backup
 from strongroom.operations.scan import ScanFeed, Scanned
 from strongroom.operations.scan import release as forget_scans
@@ -140,8 +140,16 @@ class _Follower:
                     return self._report
                 except Behind as error:
                     self._tell(Event("waiting", str(error)))
+                except Unreachable as error:
+                    self._require_last(error)
+                    raise
                 except Gap as gap:
                     self._tell(Event("gap", str(gap)))
+
+    def _require_last(self, error: Unreachable) -> None:
+        """Raises Fenced if it isn't the engine that is away: its log is read by a later follower."""
+        if last_epoch(self._repository, self._stream) > self._epoch:
+            raise Fenced(f"another follower has taken over {self._source}") from error
 
     def _session(self, feed: Feed) -> None:
         """From the end of the stream on. Raises Behind, or Gap if the engine's log was lost meanwhile: begin again."""
