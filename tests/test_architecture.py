@@ -40,11 +40,13 @@ HOMES = {
     "chromadb": ("engines/chroma/", "cli/demo/database.py"),  # the demo has a user of its own, who knows no adapter
     "faiss": ("engines/faiss/",),
     "hnswlib": ("engines/hnswlib/",),
+    "httpx": ("engines/chroma/server/",),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
     "psycopg": ("engines/pgvector/",),
     "redis": ("engines/redis/",),
     "usearch": ("engines/usearch/",),
+    "orjson": ("engines/chroma/server/",),
     "obstore": ("repository/object_store.py",),
     "cryptography": ("repository/crypto.py",),
     "typer": ("cli/",),

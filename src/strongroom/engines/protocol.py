@@ -256,6 +256,14 @@ class Target(Protocol):
         """Open or re-open the stage of `token`, a name unique to one restore. Raises Locked if another process has it."""
 
 
+@runtime_checkable
+class LearnsDimension(Protocol):
+    """A `Target` that takes a collection from another engine of which nobody knows how long its vectors will be: it holds none."""
+
+    @property
+    def learns_dimension(self) -> bool: ...
+
+
 class Engine(Protocol):
     """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme."""
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from blake3 import blake3
 
 from strongroom import engines
-from strongroom.engines.protocol import Engine, Target
+from strongroom.engines.protocol import Engine, LearnsDimension, Target
 from strongroom.errors import NotFound, Refused, WrongRequest
 from strongroom.journal.marks import SCAN
 from strongroom.model import ROLE, Role, Selection
@@ -157,7 +157,8 @@ def _losses(target: Target, chosen: Sequence[StoredCollection], selection: Selec
         schema = collection.arrow_schema() if collection.schema else _empty_schema(collection)
         named = replace(collection.catalog, name=selection.target_name(collection.name))
         objections = list(target.objections(named, schema))
-        if rung == Rung.CONVERT and not all(one.dimension for one in named.fields):
+        known = all(one.dimension for one in named.fields) or (isinstance(target, LearnsDimension) and target.learns_dimension)
+        if rung == Rung.CONVERT and not known:
             objections.insert(0, "it never held a vector, so that nobody knows its dimension")
         if objections:
             hint = "choose collections with --collection, rename them with --rename, or restore to another engine"

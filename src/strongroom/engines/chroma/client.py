@@ -50,11 +50,11 @@ def search(
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         answer = collection.query(query_embeddings=queries[start : start + _QUERIES_AT_ONCE], n_results=k, include=["distances"])
         ids += answer["ids"]
-        distances += map(_exact, answer["distances"])
+        distances += map(exact, answer["distances"])
     return ids, distances
 
 
-def _exact(distances: Sequence[float]) -> npt.NDArray[np.floating[Any]]:
+def exact(distances: Sequence[float]) -> npt.NDArray[np.floating[Any]]:
     """Chroma's float32, which reach Python as float64; left as they are should they be more than that."""
     wide = np.array(distances, np.float64)
     narrow = wide.astype(np.float32)

@@ -17,13 +17,14 @@ def create_like(root: Path, address: Address, collection: Collection) -> None:
     """Create an empty collection at an address; one of Chroma's gets its id, configuration, schema and metadata back. Raises
     EngineFailed if Chroma refuses."""
     where = (str(root), address.tenant, address.database, address.name)
-    isolation.call("strongroom.engines.chroma.client:create", *where, None, _hnsw(collection))
+    isolation.call("strongroom.engines.chroma.client:create", *where, None, hnsw_of(collection))
     if "schema_str" in collection.catalog:
         edit.give_configuration(root, address, collection.catalog)
         edit.give_identity(root, address, str(collection.catalog["id"]))
 
 
-def _hnsw(collection: Collection) -> dict[str, Json]:
+def hnsw_of(collection: Collection) -> dict[str, Json]:
+    """Parameters of the index that Chroma knows too."""
     field = next((field for field in collection.fields if field.name == FIELD), collection.fields[0])
     found: dict[str, Json] = {"space": field.metric}
     for key, value in field.index.items():

@@ -29,6 +29,7 @@ class ChromaTarget:
     """The directory to restore to."""
 
     holds_one = False
+    learns_dimension = True
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -53,22 +54,15 @@ class ChromaTarget:
             address = Address.parse(collection.name)
         except WrongRequest as error:
             return [*found, str(error)]
-        if not _NAME.fullmatch(address.name):
-            allowed = "3 to 512 letters, digits, '.', '_' and '-'"
-            found.append(f"Chroma allows names of {allowed}, and not {address.name!r}; use --rename")
-        return found
+        return [*found, *objections_to_name(address)]
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What loading changes. An index is built anew, so that answers may differ a little."""
-        found = list(conversion.losses(schema))
-        if any(field.metric == "cosine" for field in collection.fields):
-            found.append("with cosine, Chroma keeps unit vectors")
-        return [*found, "the index is built anew: answers may differ a little"]
+        return losses_of(collection, schema)
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """Cosine collections hold unit vectors."""
-        cosine = any(field.metric == "cosine" for field in collection.fields)
-        return Fidelity.NORMALIZED if cosine else Fidelity.KEPT
+        return fidelity_of(collection)
 
     def stage(self, token: str, selection: Selection) -> ChromaStage:
         """Open or re-open the stage of `token` beside the directory. Raises Locked."""
@@ -164,6 +158,28 @@ class ChromaStage:
     def close(self) -> None:
         """Let go of the stage and keep it for a later run."""
         self._staged.close()
+
+
+def objections_to_name(address: Address) -> Sequence[str]:
+    """Why a collection can't be called so."""
+    if _NAME.fullmatch(address.name):
+        return ()
+    allowed = "3 to 512 letters, digits, '.', '_' and '-'"
+    return (f"Chroma allows names of {allowed}, and not {address.name!r}; use --rename",)
+
+
+def losses_of(collection: Collection, schema: pa.Schema) -> Sequence[str]:
+    """What loading rows into a Chroma, embedded or a server, changes."""
+    found = list(conversion.losses(schema))
+    if any(field.metric == "cosine" for field in collection.fields):
+        found.append("with cosine, Chroma keeps unit vectors")
+    return [*found, "the index is built anew: answers may differ a little"]
+
+
+def fidelity_of(collection: Collection) -> Fidelity:
+    """Cosine collections hold unit vectors."""
+    cosine = any(field.metric == "cosine" for field in collection.fields)
+    return Fidelity.NORMALIZED if cosine else Fidelity.KEPT
 
 
 def _spool(path: Path, batches: Iterable[pa.RecordBatch]) -> int:

@@ -1,0 +1,136 @@
+"""How are all rows of a server read so that they are one moment? A server has no snapshots, and pages shift while others write.
+
+First all ids of a collection are asked for, in one request, then the rows by their ids: so none is skipped or given twice. All of
+that is done again until two readings in a row are the same: then it was so when the first had ended and the second begun.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from blake3 import blake3
+
+from strongroom.engines.chroma.rows import schema_of
+from strongroom.engines.chroma.server import listing
+from strongroom.engines.chroma.server.bodies import INCLUDED, batch_of
+from strongroom.engines.chroma.server.connection import Server
+from strongroom.engines.chroma.server.listing import Listed
+from strongroom.engines.protocol import rows_per_block
+from strongroom.errors import NotFound, SourceChanged, Unreadable
+from strongroom.progress import Progress
+
+PATIENCE = 120.0
+"""Seconds after which no reading begins any more, once there were three."""
+_LEAST_READINGS = 3
+_TOGETHER = 1024
+_ATTEMPTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a collection in a file of this machine. `prints` tell what they are, a piece each."""
+
+    listed: Listed
+    path: Path
+    count: int
+    prints: tuple[bytes, ...]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """In blocks of `rows_per_block`; none if there are no rows."""
+        if self.count:
+            with pa.memory_map(str(self.path)) as file:
+                yield from pa.ipc.open_stream(file)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """All rows of one moment, and how often they were read."""
+
+    rows: tuple[Rows, ...]
+    databases: tuple[str, ...]
+    version: str
+    readings: int
+
+    def print(self) -> str:
+        """The same for the same rows and catalog."""
+        said = [(one.listed.name, json.dumps(one.listed.raw, sort_keys=True), one.prints) for one in self.rows]
+        return blake3(repr((self.databases, said)).encode()).hexdigest(16)
+
+
+def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, progress: Progress) -> Moment:
+    """Read what there is (the collections `found`, which nobody else writes to, are read once) into files in `folder`. Raises
+    SourceChanged if it never was the same twice."""
+    until = time.monotonic() + PATIENCE
+    before: Moment | None = None
+    for reading in range(1, 1_000_000):
+        now = _read(server, found, folder / str(reading), reading, progress)
+        if found is not None or (before is not None and now.print() == before.print()):
+            return now
+        if before is not None:
+            _forget(before)
+        before = now
+        if reading >= _LEAST_READINGS and time.monotonic() > until:
+            break
+    raise SourceChanged(
+        f"{server.place.shown} was written to for as long as it was read, {reading} times over",
+        hint="stop or pause the writers and run the backup again",
+    )
+
+
+def _read(server: Server, found: Sequence[Listed] | None, folder: Path, reading: int, progress: Progress) -> Moment:
+    folder.mkdir(mode=0o700)
+    present = listing.collections(server) if found is None else found
+    rows = tuple(_read_rows(server, one, folder / str(number), progress) for number, one in enumerate(present))
+    return Moment(rows, tuple(listing.databases(server)), listing.version_of(server), reading)
+
+
+def _read_rows(server: Server, listed: Listed, path: Path, progress: Progress) -> Rows:
+    progress.begin(f"rows of {listed.name}", None, "rows")
+    where = server.collections(listed.database, listed.id)
+    try:
+        ids = server.ask("POST", *where, "get", include=[])["ids"]
+        if not ids or not listed.dimension:
+            return Rows(listed, path, 0, ())
+        return _spooled(server, listed, ids, path, progress)
+    except NotFound:  # it was dropped meanwhile: the next reading doesn't list it
+        return Rows(listed, path, 0, (b"gone",))
+
+
+def _spooled(server: Server, listed: Listed, ids: Sequence[str], path: Path, progress: Progress) -> Rows:
+    where = server.collections(listed.database, listed.id, "get")
+    block = rows_per_block(4 * listed.dimension)
+    step, count, prints = min(block, _TOGETHER), 0, []
+    gathered: list[pa.RecordBatch] = []
+    with pa.ipc.new_stream(str(path), schema_of(listed.dimension)) as writer:
+        for start in range(0, len(ids), step):
+            some = ids[start : start + step]
+            batch = batch_of(_rows_of(server, where, some), listed.dimension)
+            prints.append(blake3(memoryview(batch.serialize())).digest(16))
+            count += batch.num_rows
+            gathered.append(batch)
+            progress.advance(batch.num_rows)
+            if len(gathered) * step >= block or start + step >= len(ids):
+                writer.write_batch(pa.concat_batches(gathered))
+                gathered = []
+    return Rows(listed, path, count, tuple(prints))
+
+
+def _rows_of(server: Server, where: Sequence[str], ids: Sequence[str]) -> Any:
+    """The rows of these ids that are there. A server fails where one of them is deleted just then. Raises Unreadable."""
+    for _ in range(_ATTEMPTS):
+        with suppress(Unreadable):
+            return server.ask("POST", *where, ids=ids, include=INCLUDED)
+        time.sleep(0.02)
+    return server.ask("POST", *where, ids=ids, include=INCLUDED)
+
+
+def _forget(moment: Moment) -> None:
+    for one in moment.rows:
+        one.path.unlink(missing_ok=True)
