@@ -134,6 +134,23 @@ def test_everything_comes_back(source: Server, target: Server, room: Strongroom)
     same(state(source), state(target))
 
 
+def test_what_chroma_keeps_of_deleted_collections(source: Server, target: Server, room: Strongroom) -> None:
+    """Lists in the metadata of a collection that is deleted turn up in the rows of another one."""
+    fill(source)
+    room.backup(source.url)
+    target.raw.make("before")
+    tagged = {**rows(2 * ROWS), "metadatas": [{"leftover": ["of", "before"]}] * 2 * ROWS}
+    for what in ("before", "again"):
+        target.raw.clear()
+        target.raw.make(what)
+        target.raw.do("add", what, **(tagged if what == "before" else rows(2 * ROWS)))
+        held = target.raw.rows(what)
+    assert any("leftover" in (row[2] or {}) for row in held.values()), "Chroma has mended this: so can we"
+    target.raw.drop("again")
+    room.restore("latest", target.url)
+    same(state(source), state(target))
+
+
 def test_verify_needs_no_server(source: Server, room: Strongroom) -> None:
     source.raw.make("docs", configuration={"hnsw": {"space": "cosine"}})
     source.raw.make("empty")

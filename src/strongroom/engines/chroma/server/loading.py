@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
 from strongroom.engines.chroma.server.bodies import body_of
 from strongroom.engines.chroma.server.connection import Server
+from strongroom.model import Json
 
 _MOST_BYTES = 8 << 20
 """Of one request. Servers refuse more than 40 MB of JSON."""
@@ -26,8 +27,20 @@ class Loading:
     def add(self, batch: pa.RecordBatch) -> int:
         """Add rows whose ids aren't there; gives how many they are."""
         for some in self._pieces(batch):
-            self._server.ask("POST", *self._where, "add", **body_of(some, coded=self._coded))
+            body = body_of(some, coded=self._coded)
+            self._server.ask("POST", *self._where, "add", **body)
+            self._take_away_leftovers(body["ids"], body.get("metadatas") or [None] * some.num_rows)
         return int(batch.num_rows)
+
+    def _take_away_leftovers(self, ids: Sequence[str], given: Sequence[Mapping[str, Json] | None]) -> None:
+        """Chroma 1.5 keeps lists in the metadata of collections that were deleted, and gives them to new rows."""
+        found = self._server.ask("POST", *self._where, "get", ids=ids, include=["metadatas"])
+        wanted = {one: set(metadata or ()) for one, metadata in zip(ids, given, strict=True)}
+        odd = {one: set(has or ()) - wanted[one] for one, has in zip(found["ids"], found["metadatas"] or (), strict=True)}
+        odd = {one: keys for one, keys in odd.items() if keys}
+        if odd:
+            nulls = [dict.fromkeys(keys) for keys in odd.values()]
+            self._server.ask("POST", *self._where, "update", ids=list(odd), metadatas=nulls)
 
     def delete(self, ids: list[str]) -> None:
         for start in range(0, len(ids), self._most):
