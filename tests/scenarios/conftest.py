@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,24 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory):
         server.stop()
 
 
-@pytest.fixture(scope="session")
-def postgres():
-    """A running PostgreSQL server with pgvector, logical decoding on. Each test makes its own databases."""
-    server = Postgres()
+def _running(server: Postgres) -> Iterator[Postgres]:
     try:
         server.start()
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A running PostgreSQL server with pgvector, logical decoding on. Each test makes its own databases."""
+    yield from _running(Postgres())
+
+
+@pytest.fixture(scope="session", params=[18, 16])
+def any_postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+    """Each of the versions of the server that are tried."""
+    if request.param == 18:
+        yield request.getfixturevalue("postgres")
+    else:
+        yield from _running(Postgres(request.param))

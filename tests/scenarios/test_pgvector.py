@@ -71,33 +71,59 @@ def definitions(connection: psycopg.Connection) -> list[str]:
     return [row[0] for query in queries for row in sorted(connection.execute(query).fetchall())]
 
 
-def test_everything_comes_back(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, target = postgres.database(), postgres.database()
-    with postgres.connect(source) as connection:
+def test_everything_comes_back(any_postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = any_postgres.database(), any_postgres.database()
+    with any_postgres.connect(source) as connection:
         connection.execute(EVERY_TYPE)
         before = definitions(connection)
         rows = {name: content(connection, name) for name in NAMES}
-    report = room.backup(postgres.url(source))
+    report = room.backup(any_postgres.url(source))
     assert sorted(one.name for one in report.snapshot.manifest.collections) == NAMES
     assert {one.item: one.note for one in report.snapshot.manifest.ledger}["tables without vectors"] == "plain"
-    restored = room.restore("latest", postgres.url(target))
+    restored = room.restore("latest", any_postgres.url(target))
     assert sum("all columns equal" in check for check in restored.checks) == len(NAMES), restored.checks
     assert all(recall > 0.8 for recall in restored.recall.values()), restored.recall
-    with postgres.connect(target) as connection:
+    with any_postgres.connect(target) as connection:
         assert {name: content(connection, name) for name in NAMES} == rows
         connection.execute("CREATE TABLE plain (a int)")
         assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
         assert not connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'strongroom\\_%'").fetchall()
         connection.execute("INSERT INTO items (amount) VALUES (3)")
         assert connection.execute("SELECT max(id) FROM items").fetchone() == (602,)
-    scratch = postgres.database()
-    monkeypatch.setenv("STRONGROOM_PGVECTOR_SCRATCH", postgres.url(scratch))
+    scratch = any_postgres.database()
+    monkeypatch.setenv("STRONGROOM_PGVECTOR_SCRATCH", any_postgres.url(scratch))
     verified = room.verify("latest", level=Level.ANSWERS)
     assert not verified.findings, verified.findings
-    with postgres.connect(scratch) as connection:
+    with any_postgres.connect(scratch) as connection:
         assert connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ '^strongroom'").fetchall() == [("strongroom",)]
         assert not connection.execute("SELECT 1 FROM strongroom.receipts").fetchall()
     assert verified.looked_at["rows"] == sum(map(len, rows.values()))
+
+
+def test_a_sequence_that_may_not_be_read_goes_on_after_the_rows(any_postgres: Postgres, room: Strongroom) -> None:
+    source, target = any_postgres.database(), any_postgres.database()
+    with any_postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE up (id serial PRIMARY KEY, v vector(2))")
+        connection.execute("CREATE SEQUENCE falling INCREMENT -1 MAXVALUE 100 START 100")
+        connection.execute("CREATE TABLE down (id bigint PRIMARY KEY DEFAULT nextval('falling'), v vector(2))")
+        connection.execute("ALTER SEQUENCE falling OWNED BY down.id")
+        for table in ("up", "down"):
+            connection.execute(f"INSERT INTO {table} (v) SELECT '[1,2]' FROM generate_series(1, 9)")
+        connection.execute("CREATE ROLE looker LOGIN")
+        connection.execute("GRANT SELECT ON up, down TO looker")
+    try:
+        report = room.backup(any_postgres.url(source).replace("postgres@", "looker@"))
+        ledger = {one.item: one for one in report.snapshot.manifest.ledger}
+        assert "up_id_seq: this user may not read it" in ledger["up: where its sequences are"].note
+        room.restore("latest", any_postgres.url(target))
+        with any_postgres.connect(target) as connection:
+            for table, number in (("up", 10), ("down", 91)):
+                found = connection.execute(f"INSERT INTO {table} (v) VALUES ('[3,4]') RETURNING id").fetchone()
+                assert found == (number,)
+    finally:
+        with any_postgres.connect(source) as connection:
+            connection.execute("DROP OWNED BY looker")
+            connection.execute("DROP ROLE looker")
 
 
 def test_restored_twice_is_the_same_state(postgres: Postgres, room: Strongroom) -> None:

@@ -110,9 +110,9 @@ CREATE TABLE items (id bigserial PRIMARY KEY, v vector(1500), amount numeric(9,2
 """
 
 
-def test_every_moment_of_rows_keys_and_definitions(postgres: Postgres, room: Strongroom) -> None:
+def test_every_moment_of_rows_keys_and_definitions(any_postgres: Postgres, room: Strongroom) -> None:
     source = Database(
-        postgres, ITEMS, "CREATE SCHEMA app", "CREATE TABLE app.pairs (a int, b text, h halfvec(4), PRIMARY KEY (a, b))"
+        any_postgres, ITEMS, "CREATE SCHEMA app", "CREATE TABLE app.pairs (a int, b text, h halfvec(4), PRIMARY KEY (a, b))"
     )
     fill = f"""INSERT INTO items (v, amount, body, note, list, flag, bytes, single, padded, at) SELECT '{vector(1, 1500)}'::vector,
         i * 1.5, jsonb_build_object('k', i), 'note ä ' || i, ARRAY[i, NULL], i % 2 = 0, decode('00ff', 'hex'), i * 0.1, 'ab',
@@ -143,7 +143,7 @@ def test_every_moment_of_rows_keys_and_definitions(postgres: Postgres, room: Str
     source.check(room)
     source.run("DELETE FROM items", look=False)
     with pytest.raises((Refused, NotFound)):
-        room.restore("latest", postgres.url(postgres.database()), at=lsn(source))  # not in the journal yet
+        room.restore("latest", any_postgres.url(any_postgres.database()), at=lsn(source))  # not in the journal yet
     assert not room.verify(level=Level.DATA).findings
 
 
@@ -580,8 +580,10 @@ def test_tables_restored_into_a_followed_database_are_noticed(postgres: Postgres
     source.check(room)
 
 
-def test_who_may_not_and_what_can_not_be_followed(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Database(postgres, "CREATE TABLE nokey (v vector(3))")
+def test_who_may_not_and_what_can_not_be_followed(
+    any_postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Database(any_postgres, "CREATE TABLE nokey (v vector(3))")
     with pytest.raises(Refused, match="primary key"):
         room.follow(source.url, ONCE)
     source.run("ALTER TABLE nokey ADD id serial PRIMARY KEY, ADD w vector", look=False)
@@ -591,7 +593,7 @@ def test_who_may_not_and_what_can_not_be_followed(postgres: Postgres, room: Stro
     user = source.url.replace("postgres@", "plain@")
     with pytest.raises(Refused, match=r"superuser|permission|privilege|denied"):
         room.follow(user, ONCE)
-    with postgres.connect(source.name) as connection:
+    with any_postgres.connect(source.name) as connection:
         assert not connection.execute("SELECT 1 FROM pg_publication").fetchall()
     report = room.backup(user)  # a backup needs no more than to read
     items = {one.item: one.note for one in report.snapshot.manifest.ledger}

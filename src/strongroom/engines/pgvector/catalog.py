@@ -209,9 +209,10 @@ def _index(row: Sequence[Any], table: str) -> Index:
 
 
 def _sequence(one: Mapping[str, Any]) -> dict[str, Json]:
-    """A sequence that gave no number yet begins with its first."""
+    """A sequence that gave no number yet begins with its first. What it gave isn't told to who may only read the table."""
+    said = {name: value for name, value in one.items() if name != "readable"}
     called = one["last_value"] is not None
-    return {**one, "last_value": one["last_value"] if called else one["start"], "is_called": called}
+    return {**said, "last_value": one["last_value"] if called or not one["readable"] else one["start"], "is_called": called}
 
 
 def _named_in(expression: str) -> tuple[str, ...]:

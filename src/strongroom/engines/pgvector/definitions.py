@@ -138,8 +138,19 @@ def sequence_values(place: tuple[str, str], catalog: Catalog) -> Iterator[str]:
     """Where the sequences of the columns go on."""
     for one in catalog.get("sequences", ()):
         name = quoted(place[0], renamed(one["name"], catalog, place[1]))
+        if one["last_value"] is None:
+            yield beyond_rows(place, one, name)
+            continue
         called = "true" if one["is_called"] else "false"
         yield f"SELECT pg_catalog.setval({literal(name)}, {int(one['last_value'])}, {called})"
+
+
+def beyond_rows(place: tuple[str, str], sequence: Catalog, name: str) -> str:
+    """A sequence, called `name`, goes on after the highest number that a row has, if it isn't there yet."""
+    end, after = ("max", ">") if sequence["increment"] > 0 else ("min", "<")
+    rows = f"SELECT {end}({quoted(sequence['column'])}) AS m FROM ONLY {quoted(*place)}"
+    further = f"m {after} s.last_value OR (m = s.last_value AND NOT s.is_called)"
+    return f"SELECT pg_catalog.setval({literal(name)}, m) FROM ({rows}) AS x, {name} AS s WHERE {further}"
 
 
 def renamed(name: str, catalog: Catalog, table: str) -> str:

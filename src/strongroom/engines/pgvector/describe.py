@@ -66,6 +66,10 @@ def _of_table(shape: Shape) -> Iterator[LedgerItem]:
         yield LedgerItem(
             f"{table.collection}: names of rows", none, "it has no primary key: a row's id is a hash of it; it can't be followed"
         )
+    hidden = [str(one["name"]) for one in table.sequences if one["last_value"] is None]
+    if hidden:
+        note = f"{_listed(hidden)}: this user may not read it (GRANT SELECT ON SEQUENCE); it will go on after the highest row"
+        yield LedgerItem(f"{table.collection}: where its sequences are", missing, note)
     if table.partition:
         yield LedgerItem(f"{table.collection}: its place among partitions", missing, "it comes back as a table of its own")
     broken = [one.name for one in table.indexes if not one.valid]

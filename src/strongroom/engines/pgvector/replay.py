@@ -184,15 +184,8 @@ class Replay:
 
     def _advance(self, table: Table) -> None:
         """The sequences of columns go on after the highest number that a row has."""
-        for one in table.sequences:
-            if one["increment"] > 0:
-                place, column = quoted(table.schema, table.name), quoted(one["column"])
-                sequence = quoted(table.schema, one["name"])
-                statement = (
-                    f"SELECT pg_catalog.setval(%s, m) FROM (SELECT max({column}) AS m FROM ONLY {place}) AS x, {sequence} AS s"
-                    " WHERE m > s.last_value OR (m = s.last_value AND NOT s.is_called)"
-                )
-                self._connection.execute(statement.encode(), (sequence,))
+        place = (table.schema, table.name)
+        self._run(definitions.beyond_rows(place, one, quoted(table.schema, one["name"])) for one in table.sequences)
 
 
 def _steps(changes: Iterable[Change]) -> Iterator[CatalogChange | dict[str, list[RowChanges]]]:

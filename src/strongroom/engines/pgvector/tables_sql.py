@@ -46,7 +46,9 @@ FROM pg_constraint WHERE conrelid = {oid} AND contype IN ('p', 'u', 'c', 'x', 'f
 _SEQUENCES = """
 SELECT json_agg(json_build_object('column', a.attname, 'name', s.relname, 'type', format_type(q.seqtypid, NULL),
     'start', q.seqstart, 'increment', q.seqincrement, 'min', q.seqmin, 'max', q.seqmax, 'cache', q.seqcache, 'cycle', q.seqcycle,
-    'last_value', pg_sequence_last_value(s.oid::regclass)) ORDER BY a.attnum)
+    'readable', has_sequence_privilege(s.oid, 'USAGE, SELECT'),
+    'last_value', CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid::regclass) END)
+    ORDER BY a.attnum)
 FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_sequence q ON q.seqrelid = s.oid
 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE d.refobjid = {oid} AND d.refobjsubid > 0 AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
