@@ -349,13 +349,15 @@ def test_old_formats_are_read(tmp_path: Path) -> None:
 # Under a writer, or with the source taken away
 
 WRITER = """
-import sys, time, lance, lancedb, pyarrow as pa, numpy as np
+import sys, threading, lance, lancedb, pyarrow as pa, numpy as np
 from datetime import timedelta
-sys.path.insert(0, sys.argv[3])
+sys.path.insert(0, sys.argv[2])
 from test_lancedb import numbered
 table = lancedb.connect(sys.argv[1]).open_table("busy")
-stop, generation = time.monotonic() + float(sys.argv[2]), 1
-while time.monotonic() < stop:
+stop, generation = threading.Event(), 1
+threading.Thread(target=lambda: (sys.stdin.read(), stop.set())).start()
+print(flush=True)
+while not stop.is_set():
     generation += 1
     table.add(numbered(1000 * generation, 1000 * generation + 50, generation))
     generation += 1
@@ -374,10 +376,13 @@ def test_a_busy_writer_neither_fails_nor_is_seen(tmp_path: Path) -> None:
     lance.write_dataset(numbered(0, 2000, 1), str(root / "busy.lance"))
     data = lance.dataset(str(root / "busy.lance"))
     data.create_index("vector", "IVF_PQ", num_partitions=2, num_sub_vectors=8)
-    arguments = [sys.executable, "-W", "ignore", "-c", WRITER, str(root), "12", str(Path(__file__).parent)]
-    writer = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = [sys.executable, "-W", "ignore", "-c", WRITER, str(root), str(Path(__file__).parent)]
+    pipe = subprocess.PIPE
+    writer = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    assert writer.stdout is not None
+    writer.stdout.readline()
     captured, captures = set(), 0
-    while writer.poll() is None:
+    while writer.poll() is None and (captures < 10 or len(captured) < 8):
         with source(root).freeze(SILENT) as frozen:
             copy = tmp_path / f"copy-{captures}"
             write_out(frozen, copy)
@@ -394,9 +399,7 @@ def test_a_busy_writer_neither_fails_nor_is_seen(tmp_path: Path) -> None:
         captures += 1
     output, errors = writer.communicate()
     assert writer.returncode == 0, errors
-    assert int(output.split()[-1]) > 10
     assert captures >= 10
-    assert len(captured) >= 5
     assert strays(root) == []
     print(f"{captures} captures of {len(captured)} versions against {output.strip()}")
 

@@ -138,9 +138,10 @@ def _alive(pid):
 
 
 def _wait_for(condition):
-    for _ in range(200):
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
         result = condition()
         if result:
             return result
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError("it never came true")

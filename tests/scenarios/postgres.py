@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,13 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+from ports import free_ports
 
+PATIENCE_SECONDS = 90
 _USER = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "wal_level": "logical",
-    "max_replication_slots": "20",
-    "max_wal_senders": "20",
+    "max_replication_slots": "200",  # a followed database of each test keeps its own
+    "max_wal_senders": "50",
     "fsync": "off",
     "shared_buffers": "64MB",
     "autovacuum_naptime": "5s",
@@ -56,15 +57,14 @@ class Postgres:
             shutil.chown(self._home, "nobody", "nogroup")
         data = self._home / "data"
         self._run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-N")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         settings = {**_SETTINGS, "port": str(self.port), "unix_socket_directories": str(self._home)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self._server = subprocess.Popen(
             self._as_user("postgres", "-D", str(data), *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
         )
-        for _ in range(300):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._server.poll() is None and time.monotonic() < deadline:
             try:
                 psycopg.connect(self.conninfo("postgres")).close()
                 return
@@ -76,7 +76,7 @@ class Postgres:
         if self._server is not None:
             self._server.send_signal(signal.SIGQUIT)  # what it holds is thrown away
             try:
-                self._server.wait(10)
+                self._server.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()

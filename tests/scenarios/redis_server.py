@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytest
+from ports import free_ports
+
+PATIENCE_SECONDS = 90
 
 
 def _package(name: str) -> Path:
     found = importlib.util.find_spec(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
+    assert found is not None, f"{name} is not installed"
     return Path(next(iter(found.submodule_search_locations or [str(Path(str(found.origin)).parent)])))
 
 
@@ -38,9 +38,7 @@ class Server:
     def __init__(self, directory: Path, *options: str) -> None:
         import redis
 
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port = taken.getsockname()[1]
+        (self.port,) = free_ports(1)
         self._directory, self._options = directory, options
         directory.mkdir(exist_ok=True)
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -63,15 +61,16 @@ class Server:
             )
         import redis
 
-        for _ in range(400):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
             try:
                 self.client.ping()
                 return
             except redis.exceptions.BusyLoadingError:
-                time.sleep(0.05)
+                time.sleep(0.02)
             except redis.ConnectionError:
                 assert self._process.poll() is None, (self._directory / "log").read_text()
-                time.sleep(0.05)
+                time.sleep(0.02)
         raise AssertionError("the server doesn't start")
 
     def another(self) -> Any:

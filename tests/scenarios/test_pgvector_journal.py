@@ -463,11 +463,8 @@ def test_the_log_is_let_go_while_nothing_happens_to_the_tables(postgres: Postgre
         connection.execute("INSERT INTO other SELECT repeat('x', 1000) || i FROM generate_series(1, 5000) i")
         before = connection.execute(kept).fetchone()[0]
         room.follow(source.url, ONCE)
-        for _ in range(100):  # the server takes what it is told when it comes to it
-            if connection.execute(kept).fetchone()[0] < before / 10:
-                break
-            time.sleep(0.1)
-        assert connection.execute(kept).fetchone()[0] < before / 10
+        while connection.execute(kept).fetchone()[0] > before / 10:  # the server takes what it is told when it comes to it
+            time.sleep(0.02)
     (status,) = room.journal_status(ask=True)
     assert status.behind is not None
     source.run(f"INSERT INTO one VALUES (1, 1, '{vector(1, 700)}'), (2, 1, NULL)", look=False)
@@ -522,7 +519,7 @@ def test_a_restore_killed_in_the_middle_of_the_replay(postgres: Postgres, room: 
     killed = 0
     with postgres.connect(target) as connection:
         connection.execute("CREATE TABLE one (id int PRIMARY KEY, v vector(2))")
-        for wait in (0.3, 0.8, 1.2, 1.6, 2.0, 2.4):
+        for wait in (0.5, 1.0, 1.4, 1.8):
             process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
                 process.wait(wait)
@@ -552,11 +549,9 @@ def test_a_slot_that_the_server_gave_up_is_a_hole(postgres: Postgres, room: Stro
                 connection.execute(f"INSERT INTO one {rows} ON CONFLICT (id) DO UPDATE SET n = 2")
                 connection.execute("SELECT pg_switch_wal()")
             status = "SELECT wal_status FROM pg_replication_slots WHERE database = current_database()"
-            for _ in range(50):
+            while connection.execute(status).fetchone() != ("lost",):
                 connection.execute("CHECKPOINT")
-                if connection.execute(status).fetchone() == ("lost",):
-                    break
-                time.sleep(0.1)
+                time.sleep(0.02)
         finally:
             connection.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
             connection.execute("SELECT pg_reload_conf()")

@@ -6,9 +6,9 @@ Seeded and inspected with plain files and the raw client, so that a store can't 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -413,11 +413,12 @@ class Keeping(Overwriting):
         self._answer(200, f"<DeleteResult>{error}</DeleteResult>".encode())
 
 
-class Waking(Overwriting):
-    """Has no time for anybody in its first four seconds."""
+class Busy(Overwriting):
+    """Has no time for anybody until it was asked often enough."""
 
     def do_PUT(self) -> None:
-        if time.monotonic() < self.server.born + 4:  # type: ignore[attr-defined]
+        self.server.asked += 1  # type: ignore[attr-defined]
+        if self.server.asked < self.server.patient:  # type: ignore[attr-defined]
             self.rfile.read(int(self.headers["Content-Length"]))
             self._answer(503, b"<Error><Code>SlowDown</Code></Error>")
         else:
@@ -427,7 +428,7 @@ class Waking(Overwriting):
 @contextmanager
 def served(handler: type[Overwriting]) -> Iterator[Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.objects, server.writes, server.born = {}, [], time.monotonic()  # type: ignore[attr-defined]
+    server.objects, server.writes, server.asked, server.patient = {}, [], 0, 0  # type: ignore[attr-defined]
     server.env = {  # type: ignore[attr-defined]
         "AWS_ACCESS_KEY_ID": "a",
         "AWS_SECRET_ACCESS_KEY": "b",
@@ -460,14 +461,16 @@ def test_a_refused_delete_is_a_matter_of_permission(monkeypatch: pytest.MonkeyPa
 
 
 def test_requests_are_repeated_for_as_long_as_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    with served(Waking) as server:
+    with served(Busy) as server:
         for name, value in server.env.items():
             monkeypatch.setenv(name, value)
+        server.patient = math.inf
         with pytest.raises(Unreachable):
             open_store("s3://bucket").create("keys/a", b"1")
-        assert 0.5 < time.monotonic() - server.born < 4
         assert server.objects == {}
-        monkeypatch.setenv("STRONGROOM_RETRY_SECONDS", "30")
+        assert server.asked > 1
+        server.asked, server.patient = 0, server.asked + 2
+        monkeypatch.setenv("STRONGROOM_RETRY_SECONDS", "60")
         open_store("s3://bucket").create("keys/a", b"1")
         assert server.objects == {"keys/a": b"1"}
 

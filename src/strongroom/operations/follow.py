@@ -168,7 +168,7 @@ class _Follower:
     def _gather(self, feed: Feed, sealer: Sealer) -> None:
         """Read and seal until it is time to stop."""
         looked = sealed = time.monotonic()
-        oldest = math.inf
+        oldest, behind = math.inf, False
         while True:
             stopping = self._stop.is_set()  # before the last read, so that what came before the signal is kept
             asked = self._micros()
@@ -181,7 +181,10 @@ class _Follower:
             due = now - oldest >= self._options.every - _MARGIN_SECONDS or now - sealed >= self._options.every * _IDLE_SEAL
             if isinstance(feed, ScanFeed):  # a scan is one moment, and all that there is of it
                 due = bool(changes) or now - sealed >= max(self._options.every, _IDLE_SCAN_SECONDS)
-            due |= sealer.takes_over  # at once: a follower that came before might else be first each time
+            first = sealer.takes_over
+            due |= first  # at once: a follower that came before might else be first each time
+            due |= behind and not more  # and once all that came before is read: from then on times are known
+            behind = more and (first or behind)
             ending = stopping or (self._options.once and not more)
             if due or sealer.bytes >= self._options.most or ending:
                 self._seal(sealer, feed)
