@@ -185,6 +185,56 @@ def lancedb_ask(path, name="things"):
     return [[row["id"] for row in rows] for rows in found], [[row["_distance"] for row in rows] for rows in found]
 
 
+# -- Qdrant Edge ------------------------------------------------------------------------------------------------------------
+
+
+def edge_make(path, start, count):
+    import qdrant_edge as qdrant
+
+    if Path(path).exists():
+        shard = qdrant.EdgeShard.load(path)
+    else:
+        Path(path).mkdir()
+        vectors = {"image": qdrant.EdgeVectorParams(size=DIMENSION, distance=qdrant.Distance.Euclid)}
+        shard = qdrant.EdgeShard.create(
+            path, qdrant.EdgeConfig(vectors=vectors, optimizers=qdrant.EdgeOptimizersConfig(indexing_threshold=10))
+        )
+        shard.update(qdrant.UpdateOperation.create_field_index("number", qdrant.PayloadSchemaType.Integer))
+    texts, numbers = _texts(start, count), range(start, start + count)
+    points = [
+        qdrant.Point(number, {"image": vector.tolist()}, {"document": text, "number": number})
+        for number, vector, text in zip(numbers, vectors_of(start, count), texts, strict=True)
+    ]
+    shard.update(qdrant.UpdateOperation.upsert_points(points))
+    shard.optimize()
+    shard.flush()
+    shard.close()
+
+
+def edge_read(path, name="things"):
+    import qdrant_edge as qdrant
+
+    shard = qdrant.EdgeShard.load(path)
+    found, _ = shard.scroll(qdrant.ScrollRequest(limit=9 * ROWS, with_payload=True, with_vector=True))
+    rows = {}
+    for point in found:
+        vector = next(iter(point.vector.values())) if isinstance(point.vector, dict) else point.vector
+        payload = point.payload or {}
+        rows[payload.get("strongroom_id", str(point.id))] = (np.asarray(vector, np.float32).tobytes(), payload.get("document"))
+    shard.close()
+    return rows
+
+
+def edge_ask(path, name="things"):
+    import qdrant_edge as qdrant
+
+    shard = qdrant.EdgeShard.load(path)
+    wanted = [qdrant.QueryRequest(limit=10, query=qdrant.Query.Nearest(query.tolist(), using="image")) for query in queries()]
+    found = [shard.query(one) for one in wanted]
+    shard.close()
+    return [[point.id for point in points] for points in found], [[point.score for point in points] for points in found]
+
+
 # -- USearch ---------------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +288,7 @@ RAW = {
         Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask),
         Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
+        Raw("qdrant-edge", "things", edge_make, edge_read, edge_ask),
         Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask),
     )
 }

@@ -164,7 +164,12 @@ def test_a_changed_target_is_not_taken_for_the_restored_one(backed, tmp_path):
 
 
 def test_a_collection_may_be_chosen_and_renamed(backed, tmp_path):
-    if backed.raw.name in ("faiss", "hnswlib", "usearch"):  # an index file holds one collection, which is called as the file is
+    if backed.raw.name in (
+        "faiss",
+        "hnswlib",
+        "qdrant-edge",
+        "usearch",
+    ):  # one collection, which is called as its file or folder is
         other = tmp_path / f"other{Path(backed.raw.leaf).suffix}"
         backed.room.restore(backed.first, f"{backed.raw.name}://{other}", collections=["things"])
         assert apart(backed.raw.read, str(other)) == backed.rows[0]

@@ -133,10 +133,10 @@ def _as_float32(column: pa.Array) -> pa.Array:
 
 
 def vectors_by_id(batch: pa.RecordBatch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-    """Id and vector of each row, for the only vector column."""
+    """Id and vector of each row, for the first vector column; an empty vector where a row has none."""
     ids = next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.ID)
     column = next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.VECTOR)
-    yield from zip(row_key(ids).to_pylist(), (np.asarray(one, np.float64) for one in column.to_pylist()), strict=True)
+    yield from zip(row_key(ids).to_pylist(), (np.asarray(one or (), np.float64) for one in column.to_pylist()), strict=True)
 
 
 def same_directions(name: str, batch: pa.RecordBatch, sample: Mapping[str, npt.NDArray[np.float64]]) -> int:
@@ -149,7 +149,7 @@ def same_directions(name: str, batch: pa.RecordBatch, sample: Mapping[str, npt.N
     for key, vector in vectors_by_id(batch.filter(wanted)):
         right = sample[key]
         lengths = float(np.linalg.norm(vector) * np.linalg.norm(right))
-        if lengths and float(vector @ right) / lengths < _SAME_DIRECTION:
+        if len(vector) != len(right) or (lengths and float(vector @ right) / lengths < _SAME_DIRECTION):
             raise VerificationFailed(f"{name}: the vector of {key!r} came back as another one")
         found += 1
     return found

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
-import tempfile
 import threading
-import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,13 +17,13 @@ from strongroom.engines.chroma import catalog, changes, rows
 from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
 from strongroom.engines.chroma.catalog import FIELD
 from strongroom.engines.chroma.hnsw import Header
+from strongroom.engines.private_copy import private_directory
 from strongroom.engines.protocol import BLOCK_BYTES, Feed, rows_per_block
 from strongroom.engines.regions import fixed_blocks
-from strongroom.errors import NotFound, SourceChanged, Unreadable
+from strongroom.errors import NotFound, SourceChanged
 from strongroom.model import Answers, Collection, Cut, Description, LedgerItem, Position, Region, RowBlock, Status, Stretch
 from strongroom.progress import Progress
 
-_PREFIX = ".strongroom-moment-"
 _DATABASE_BLOCK = 1 << 20
 """Whole pages of sqlite, whatever their size. After 1 % of inserts and of updates (12,000 summaries, 11.3 MB) 0.67 MB were stored
 by blocks of 1 MiB as what sets each apart from itself before, 0.75 by 256 KiB, 0.84 by 64 KiB; as they are 4.9, 4.5, 4.0, and 2.0
@@ -65,7 +60,7 @@ class ChromaSource:
         the file system has no reflinks. Raises NotFound, Unreadable, Locked or SourceChanged."""
         if not self._root.is_dir():
             raise NotFound(f"there is no directory {self._root}", hint="check the path; it is the one given to PersistentClient")
-        with _private_directory(self._beside) as (stage, lock):
+        with private_directory(self._beside) as (stage, lock):
             copy = stage / "copy"
             copy.mkdir(mode=0o700)
             progress.begin("copying the database", None, "bytes")
@@ -76,38 +71,6 @@ class ChromaSource:
                 yield frozen
             finally:
                 frozen.close()
-
-
-@contextmanager
-def _private_directory(beside: Path) -> Iterator[tuple[Path, int]]:
-    """A new directory (0700) with a lock that says that its owner lives; those whose owner was killed are removed."""
-    places = [place for place in (beside, Path(tempfile.gettempdir())) if os.access(place, os.W_OK | os.X_OK)]
-    if not places:
-        raise Unreadable(f"no room for a private copy: {beside} can't be written", hint="set TMPDIR to a directory that can")
-    for place in places:
-        _remove_abandoned(place)
-    stage = places[0] / f"{_PREFIX}{uuid.uuid4().hex}"
-    stage.mkdir(mode=0o700)
-    lock = os.open(stage / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield stage, lock
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        os.close(lock)
-
-
-def _remove_abandoned(place: Path) -> None:
-    for stage in place.glob(_PREFIX + "*"):
-        with suppress(OSError):
-            if time.time() - stage.stat().st_mtime < 1 and not (stage / "lock").exists():
-                continue  # just being made
-            lock = os.open(stage / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(stage)
-            finally:
-                os.close(lock)
 
 
 class ChromaFrozen:
