@@ -111,7 +111,7 @@ class Strongroom:
         from strongroom.operations.undo import UndoRequest
 
         selection = Selection(tuple(collections), dict(renames or {}))
-        moment = self._moment(at, source, UndoRequest.of(undo, where, between), progress)
+        moment = self._moment(at, source, UndoRequest.of(undo, where, between), selection, progress)
         found = self.snapshot(moment.snapshot if moment else snapshot)
         return plan_restore(found, target, selection, require_exact=require_exact, rung=rung, moment=moment)
 
@@ -142,17 +142,19 @@ class Strongroom:
         from strongroom.operations.undo import UndoRequest
 
         selection = Selection(tuple(collections), dict(renames or {}))
-        moment = self._moment(at, source, UndoRequest.of(undo, where, between), progress)
+        moment = self._moment(at, source, UndoRequest.of(undo, where, between), selection, progress)
         options = RestoreOptions(selection, require_exact, overwrite, rung, moment=moment, tell=tell)
         return restore(self.repository, moment.snapshot if moment else snapshot, target, options, progress)
 
-    def _moment(self, at: str | None, source: str | None, undo: UndoRequest | None, progress: Progress) -> MomentPlan | None:
+    def _moment(
+        self, at: str | None, source: str | None, undo: UndoRequest | None, selection: Selection, progress: Progress
+    ) -> MomentPlan | None:
         from strongroom.operations.restore_moment import plan_moment
         from strongroom.operations.undo import plan_undo
 
         if undo is not None:
             return plan_undo(self.repository, undo, at, source, progress)
-        return None if at is None else plan_moment(self.repository, at, source)
+        return None if at is None else plan_moment(self.repository, at, source, selection.collections)
 
     def follow(
         self,

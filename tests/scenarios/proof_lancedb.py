@@ -20,8 +20,6 @@ import pyarrow as pa
 DIMENSION, IDS = 16, 2_000
 NAMES = ("notes", "people")
 CONFLICTS = ("conflict", "Conflict", "Retry", "retry", "concurrent")
-SEEN_SECONDS = 0.6
-"""A table that is dropped sooner than a follower can look takes with it what nobody saw."""
 
 
 def rows(draw: random.Random, ids: list[int]) -> pa.Table:
@@ -89,8 +87,7 @@ class LanceDB:
             kind = draw.random()
             if len(extras) > 2 or (extras and kind < 0.3):
                 name = draw.choice(extras)
-                time.sleep(SEEN_SECONDS)
-                self._database.drop_table(name)
+                self._drop(name)
                 if kind < 0.15:  # another one of the same name
                     self._database.create_table(name, rows(draw, [7, 7, 8]))
                 return 1
@@ -99,6 +96,13 @@ class LanceDB:
                 return 1
             self._database.create_table(f"extra-{draw.getrandbits(40)}", rows(draw, [1, 1, 2, 3]))
             return 3
+
+    def _drop(self, name: str) -> None:
+        """What came to a table since somebody looked at it last goes with it: so it is noted from when to when that was."""
+        note, began = self._place.with_name(f"drop-{time.time_ns()}.json"), time.time()
+        note.write_text(json.dumps([name, began, None]))
+        self._database.drop_table(name)
+        note.write_text(json.dumps([name, began, time.time()]))
 
     def _change(self, draw: random.Random, name: str) -> None:
         table = self._database.open_table(name)

@@ -92,10 +92,10 @@ class World:
         self.moments.append((what, time.time(), state(self.directory)))
         time.sleep(0.01)
 
-    def restored(self, at: str) -> State:
+    def restored(self, at: str, *only: str) -> State:
         place = self.folder / "back"
         shutil.rmtree(place, ignore_errors=True)
-        self.room.restore("latest", f"lancedb://{place}", at=at)
+        self.room.restore("latest", f"lancedb://{place}", at=at, collections=only)
         return state(place)
 
     def check(self) -> None:
@@ -335,17 +335,77 @@ def test_versions_that_were_cleaned_up_unseen_are_a_hole(world: World) -> None:
         world.restored(datetime.fromtimestamp(lost + 0.001, UTC).isoformat())
 
 
-def test_a_table_dropped_while_nobody_followed_is_a_hole(world: World) -> None:
+def test_a_table_dropped_while_nobody_followed_hides_only_itself(world: World) -> None:
+    """What it held until it was dropped is refused, said and shown; all else of the same time is there, and needs no snapshot."""
     world.follow()
-    twice = world.database.open_table("twice")
+    items, twice = (world.database.open_table(name) for name in ("items", "twice"))
+    world.do("followed", lambda: twice.add(rows(40, 1)))
+    world.follow()
     twice.add(rows(50, 1))
+    world.room.backup(world.source)
+    other = state(world.directory)["items"]
+    lost = time.time()
+    time.sleep(0.01)
+    items.add(rows(300, 2, 1))
     world.database.drop_table("twice")
     world.database.create_table("twice", rows(70, 2))
     report = world.follow()
-    assert ["dropped while nobody followed" in one for one in report.gaps] == [True]
+    assert not report.gaps
+    assert not report.snapshots
+    assert [text.count("twice was dropped") for what, text in world.said if what == "unseen"] == [1]
     world.do("another of its name", lambda: world.database.open_table("twice").add(rows(71, 1)))
     world.follow()
     world.check()
+    status = world.room.journal_status(world.source)[0]
+    assert not status.holes
+    (unseen,) = status.unseen
+    moment = datetime.fromtimestamp(lost, UTC).isoformat()
+    assert unseen.since < moment < unseen.until
+    for at in (moment, "items=2", "before:load 1"):
+        with pytest.raises(Refused, match=r"twice was dropped between .* what it held then isn't known"):
+            world.restored(at)
+    assert world.restored(moment, "items") == {"items": other}
+    with pytest.raises(Refused, match="twice was dropped"):
+        world.restored(moment, "twice")
+    for edge in (unseen.since, unseen.until):
+        world.restored(edge)
+
+
+def test_what_came_just_before_a_drop_is_not_guessed(world: World) -> None:
+    """The follower is there, and hasn't looked since."""
+    with feeds.following(world.directory, "me", None) as feed:
+        feed.begin()
+        assert feed.read()[0] == feed.read()[0] == []
+        looked = time.time_ns() // 1000
+        time.sleep(0.01)
+        world.database.open_table("twice").add(rows(50, 1))
+        world.database.drop_table("twice")
+        (end,) = feed.read()[0]
+    assert isinstance(end, CatalogChange)
+    assert end.unseen_since is not None
+    assert 0 < end.unseen_since < looked < end.time
+
+
+def test_a_drop_under_way_is_no_proof_that_nothing_came(world: World) -> None:
+    """Of a drop that has taken the newest version and not yet the others, only what was seen before it counts."""
+    folder = world.directory / "twice.lance"
+    world.database.open_table("twice").add(rows(50, 1))
+    newest, older = (folder / path for _, path in sorted(manifests(folder).items(), reverse=True)[:2])
+    with feeds.following(world.directory, "me", None) as feed:
+        feed.begin()
+        assert feed.read()[0] == []
+        came = time.time_ns() // 1000
+        world.database.open_table("twice").add(rows(60, 1))
+        (folder / manifests(folder)[max(manifests(folder))]).unlink()
+        assert feed.read()[0] == []
+        newest.unlink()
+        assert feed.read()[0] == []
+        older.unlink()
+        shutil.rmtree(folder)
+        (end,) = feed.read()[0]
+    assert isinstance(end, CatalogChange)
+    assert end.unseen_since is not None
+    assert end.unseen_since < came
 
 
 def test_a_table_dropped_and_made_again_is_another(world: World) -> None:

@@ -112,7 +112,7 @@ def _tell(event: Event) -> None:
             return
     else:
         text = {"snapshot": "snapshot ", "gap": "GAP: "}.get(event.what, "") + event.text
-    render.err.print(text, style="yellow" if event.what in ("gap", "waiting") else None, highlight=False, soft_wrap=True)
+    render.err.print(text, style="yellow" if event.what in ("gap", "unseen", "waiting") else None, highlight=False, soft_wrap=True)
 
 
 def _show_followed(report: FollowReport) -> None:
@@ -143,5 +143,7 @@ def _show_status(found: list[StreamStatus]) -> None:
             render.line(f"  RPO       {one.rpo:.1f} s achieved: the longest that an operation waited to be kept")
         for hole in one.holes:
             render.line(("  hole      ", "yellow"), f"{hole.since} to {hole.until}: {hole.reason}")
+        for part in one.unseen:
+            render.line(("  unseen    ", "yellow"), f"{part.since} to {part.until}: {part.reason}")
         for problem in one.problems:
             render.line(("  damaged   ", "red"), problem)

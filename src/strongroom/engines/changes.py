@@ -68,7 +68,8 @@ class RowChanges:
 @dataclass(frozen=True, slots=True)
 class CatalogChange:
     """`present` are collections that are there from here on, new or changed, each with its identity; `gone` the identities of those
-    that aren't any more. If it is `whole`, no others are there."""
+    that aren't any more. If it is `whole`, no others are there. Where what is gone left nothing to read, `unseen_since` is when it
+    was looked at last (0: when all was): between then and `time` it isn't known what it held."""
 
     present: Mapping[str, Collection]
     gone: tuple[str, ...]
@@ -76,6 +77,7 @@ class CatalogChange:
     mark: str
     whole: bool = False
     scope: str = ""
+    unseen_since: int | None = None
 
     def __len__(self) -> int:
         return 1
@@ -132,7 +134,8 @@ def from_pieces(head: Mapping[str, Any], pieces: Sequence[bytes]) -> Change:
     """The inverse. Raises ValueError, KeyError or TypeError if they aren't what they should be."""
     if head["what"] == "catalog":
         present = {identity: collection_from(one) for identity, one in head["present"].items()}
-        return CatalogChange(present, tuple(head["gone"]), head["time"], head["mark"], head["whole"], head["scope"])
+        told = head["time"], head["mark"], head["whole"], head["scope"], head.get("unseen_since")
+        return CatalogChange(present, tuple(head["gone"]), *told)
     schema = pa.ipc.read_schema(pa.py_buffer(pieces[0]))
     rest = pa.ipc.open_stream(pa.py_buffer(pieces[1])).read_next_batch()
     columns, vectors = [], iter(pieces[2:])

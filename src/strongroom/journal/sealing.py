@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from strongroom.engines.changes import BATCH, TIME, CatalogChange, Change
 from strongroom.errors import AlreadyExists, Damaged, NotFound, Overtaken, Unreachable
-from strongroom.journal.segments import Front, Head, decode_front, encode
+from strongroom.journal.segments import Front, Head, Unseen, decode_front, encode
 from strongroom.repository import Repository
 
 
@@ -50,6 +50,7 @@ class Sealer:
         self._ends = dict(begins)
         self._hole = hole
         self._changes: list[Change] = []
+        self._unseen: list[Unseen] = []
         self._ready: tuple[Front, bytes] | None = None
         self._seen = tail.head.seen if tail and not hole else 0
         self._floor = tail.head.seen + 1 if tail else 0
@@ -65,6 +66,11 @@ class Sealer:
     def takes_over(self) -> bool:
         """Whether the stream's last segment is an earlier follower's: that one isn't fenced until one of ours is stored."""
         return self._tail is not None and self._tail.head.epoch < self._writer.epoch
+
+    @property
+    def _last(self) -> int:
+        """The number of the last operation that is sealed."""
+        return self._tail.head.last if self._tail else 0
 
     @property
     def pending(self) -> int:
@@ -88,6 +94,8 @@ class Sealer:
             held = _not_before(change, max(self._latest, self._floor))
             self._latest = held.time if isinstance(held, CatalogChange) else int(held.times()[-1]) if len(held) else self._latest
             self._changes.append(held)
+            if isinstance(held, CatalogChange) and held.unseen_since is not None:
+                self._unseen.append(Unseen(held.scope, max(held.unseen_since, self._seen), held.time, self._last + self.pending))
         self._ends = dict(ends)
         if seen:
             self._seen = max(self._seen, seen, self._latest)
@@ -105,7 +113,7 @@ class Sealer:
         except (AlreadyExists, Unreachable) as error:
             self._settle(front, content, error)
         self._tail, self._ready, self._hole = front, None, ""
-        self._begins, self._changes, self.bytes = dict(self._ends), [], 0
+        self._begins, self._changes, self._unseen, self.bytes = dict(self._ends), [], [], 0
         self.stored += len(content)
         return front
 
@@ -145,7 +153,7 @@ class Sealer:
             source=writer.source,
             engine=writer.engine,
             host=writer.host,
-            first=tail.head.last + 1 if tail else 1,
+            first=self._last + 1,
             count=self.pending,
             begins=self._begins,
             ends=self._ends,
@@ -157,6 +165,7 @@ class Sealer:
             hole=self._hole,
             batches=tuple(sorted(tag for tag in batches if tag is not None)),
             kind=writer.kind,
+            unseen=tuple(self._unseen),
         )
 
 

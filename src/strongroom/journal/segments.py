@@ -38,6 +38,16 @@ _START = HEADER_BYTES + SALT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
+class Unseen:
+    """Between two times (microseconds since 1970) it isn't known what a part of the source held: operation `number` is its end."""
+
+    scope: str
+    since: int
+    until: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """What a segment says of itself. `first` is the number of its first operation (from 1, in the stream), `count` how many there
     are. `begins` and `ends` are the engine's marks, by scope, before and after them. Times are microseconds since 1970: `earliest`
@@ -64,6 +74,7 @@ class Head:
     hole: str = ""
     batches: tuple[str, ...] = ()
     kind: str = ""
+    unseen: tuple[Unseen, ...] = ()
     body: str = ""
 
     @property
@@ -170,7 +181,8 @@ def _bound(keys: Keys, name: str, content: bytes) -> bytes:
 
 def _head(said: Mapping[str, Any]) -> Head:
     known = {key: value for key, value in said.items() if key != "strongroom_journal"}
-    return Head(**{**known, "batches": tuple(known["batches"])})
+    unseen = tuple(Unseen(**one) for one in known.get("unseen", ()))
+    return Head(**{**known, "batches": tuple(known["batches"]), "unseen": unseen})
 
 
 def _body(changes: Iterable[Change]) -> bytes:

@@ -5,7 +5,7 @@ Every moment is a number in a span: all operations up to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from strongroom.engines.changes import BATCH, MARK, CatalogChange, Change
 from strongroom.journal.marks import PLACES, TIMELESS, TRANSACTIONS, may_hold, number_up_to
-from strongroom.journal.segments import Front
+from strongroom.journal.segments import Front, Unseen
 from strongroom.journal.spans import Read, Span
 
 
@@ -61,6 +61,13 @@ def blind(span: Span, time: int) -> tuple[int, int] | None:
         if since < time < until and any(one.head.count for one in late if one.head.sequence <= caught.sequence):
             return since, until
     return None
+
+
+def unseen(moment: Moment, time: int, only: Collection[str] = ()) -> Unseen | None:
+    """If it isn't known what a part of the source held at a moment, which is that of this time (microseconds): a table that goes
+    takes with it what came since it was looked at last. With `only`, other parts don't count."""
+    found = (one for front in moment.span.fronts for one in front.head.unseen if not only or one.scope in only)
+    return next((one for one in found if moment.number < one.number and time > one.since), None)
 
 
 def _until(span: Span, time: int, read: Read) -> Moment:

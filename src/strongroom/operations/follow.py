@@ -19,6 +19,7 @@ from strongroom.journal.segments import Front
 from strongroom.journal.spans import spans
 from strongroom.journal.stream import claim_epoch, last_epoch, read_chain, read_changes, read_tail, stream_of
 from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.journal_status import unseen_of
 from strongroom.operations.scan import ScanFeed, Scanned
 from strongroom.operations.scan import release as forget_scans
 from strongroom.progress import SILENT, Progress
@@ -54,7 +55,7 @@ class FollowOptions:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened while following: 'following', 'gap', 'snapshot', 'sealed', 'waiting'."""
+    """Something that happened while following: 'following', 'gap', 'snapshot', 'sealed', 'unseen', 'waiting'."""
 
     what: str
     text: str
@@ -273,6 +274,8 @@ class _Follower:
         report.bytes += sealer.stored - before
         report.worst_lag = max(report.worst_lag, lag)
         self._tell(Event("sealed", f"segment {head.sequence}", head.count, sealer.stored - before, lag))
+        for one in map(unseen_of, head.unseen):
+            self._tell(Event("unseen", f"from {one.since} to {one.until} {one.reason}"))
 
     def _micros(self) -> int:
         return int(self._repository.clock.now().timestamp() * 1e6)

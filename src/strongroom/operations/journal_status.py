@@ -12,7 +12,7 @@ from strongroom import engines
 from strongroom.engines.protocol import Followed
 from strongroom.errors import StrongroomError
 from strongroom.journal.marks import SCAN
-from strongroom.journal.segments import Front
+from strongroom.journal.segments import Front, Unseen
 from strongroom.journal.spans import Span, spans
 from strongroom.journal.stream import Chain, read_chain, streams
 from strongroom.repository import Repository
@@ -39,7 +39,8 @@ class Behind:
 class StreamStatus:
     """One source's journal. `since` and `until` are the first and the last moment that it covers, `lag` the seconds since then.
     `rpo` is the longest time, in seconds, for which an operation was not yet kept; None if there was no operation. `behind` is None
-    if the source can't be asked. `kind` is that of its marks; 'scan' if only the moments of scans are known."""
+    if the source can't be asked. `kind` is that of its marks; 'scan' if only the moments of scans are known. `unseen` are times at
+    which it isn't known what a part of the source held that was dropped."""
 
     stream: str
     source: str
@@ -55,6 +56,7 @@ class StreamStatus:
     problems: tuple[str, ...]
     behind: Behind | None = None
     kind: str = ""
+    unseen: tuple[Hole, ...] = ()
 
 
 def journal_status(repository: Repository, source: str | None = None, *, ask: bool = False) -> list[StreamStatus]:
@@ -73,6 +75,11 @@ def journal_status(repository: Repository, source: str | None = None, *, ask: bo
 def holes_of(found: Sequence[Span]) -> tuple[Hole, ...]:
     """What lies between the spans of a stream."""
     return tuple(Hole(iso(before.until), iso(after.since), after.why) for before, after in pairwise(found))
+
+
+def unseen_of(one: Unseen) -> Hole:
+    """What is missing of one part of a source."""
+    return Hole(iso(one.since), iso(one.until), f"{one.scope} was dropped: what it held then isn't known")
 
 
 def iso(micros: int) -> str:
@@ -102,6 +109,7 @@ def _status(repository: Repository, chain: Chain, sizes: Mapping[int, int], *, a
         problems=tuple(str(one) for one in chain.problems),
         behind=_behind(chain.stream, chain.fronts[-1]) if ask and last.kind != SCAN else None,
         kind=last.kind,
+        unseen=tuple(unseen_of(one) for front in chain.fronts for one in front.head.unseen),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ from strongroom.journal.marks import SCAN, numbers_of
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import Read, Span, spans
 from strongroom.journal.stream import read_chain, read_changes, streams
-from strongroom.journal.timeline import Moment, at_mark, at_time, before_batch, between, blind
+from strongroom.journal.timeline import Moment, at_mark, at_time, before_batch, between, blind, unseen
 from strongroom.journal.undoing import Undone, UndoPreview
 from strongroom.operations.journal_status import iso
 from strongroom.operations.pace import seconds_for
@@ -71,14 +71,15 @@ class MomentPlan:
         return PlannedMoment(self.source, self.time, self.number, self.operations, segments, self.bytes, seconds, undo, scanned)
 
 
-def plan_moment(repository: Repository, at: str, source: str | None = None) -> MomentPlan:
-    """Raises WrongRequest (not a moment, or of which source?), NotFound (no journal, no such batch or position), or Refused if the
-    moment lies in a hole, before the first snapshot or after what is sealed."""
+def plan_moment(repository: Repository, at: str, source: str | None = None, only: Collection[str] = ()) -> MomentPlan:
+    """`only` names the collections that are wanted, all if none. Raises WrongRequest (not a moment, or of which source?), NotFound
+    (no journal, no such batch or position), or Refused if the moment lies in a hole, before the first snapshot, after what is
+    sealed, or where it isn't known what one of the collections held."""
     found = spans(read_chain(repository, stream_named(repository, source)))
     if not found:
         raise NotFound("there is no journal to restore a moment from", hint="'strongroom journal follow SOURCE' keeps one")
     read = reader(repository)
-    moment = moment_of(repository, found, at, read)
+    moment = moment_of(repository, found, at, read, only)
     base = base_of(repository, moment, read)
     if base is None:
         raise Refused(
@@ -162,12 +163,13 @@ def _source_of(repository: Repository, stream: str, sizes: dict[int, int]) -> st
     return problem or Damaged(f"journal/{stream}", "it has no segment")
 
 
-def moment_of(repository: Repository, found: Sequence[Span], at: str, read: Read) -> Moment:
+def moment_of(repository: Repository, found: Sequence[Span], at: str, read: Read, only: Collection[str] = ()) -> Moment:
+    """The moment that is meant. Raises what `plan_moment` does."""
     if at.startswith(_BEFORE):
         moment = before_batch(found, at.removeprefix(_BEFORE), read)
         if moment is None:
             raise NotFound(f"no operation in the journal belongs to batch {at.removeprefix(_BEFORE)!r}")
-        return moment
+        return _known(moment, moment.time, only)
     time = parse_time(at, repository.clock.now())
     if time is None:
         moment = at_mark(found, at, read)
@@ -176,29 +178,43 @@ def moment_of(repository: Repository, found: Sequence[Span], at: str, read: Read
                 f"{at!r} is no time and no position in the journal",
                 hint="write 2026-11-24T10:15:00Z, '10 minutes ago', a position, or before:BATCH",
             )
-        return moment
+        return _known(moment, moment.time, only)
     micros = int(time.timestamp() * 1e6)
     moment = at_time(found, micros, read)
-    if moment is not None:
-        unknown = blind(moment.span, micros)
-        if unknown is None:
-            return moment
-        since, until = map(iso, unknown)
-        raise Refused(
-            f"nobody followed from {since} to {until}, and this engine's log has no times: what was when isn't known",
-            hint=f"restore --at {since}, --at {until}, or a position of the log",
-        )
-    if micros > found[-1].until:
-        raise Refused(
-            f"the journal ends at {iso(found[-1].until)}: what came later isn't known", hint=f"--at {iso(found[-1].until)}"
-        )
-    if micros < found[0].since:
-        raise Refused(
-            f"the journal begins at {iso(found[0].since)}", hint="restore a snapshot of before: see 'strongroom snapshots'"
-        )
+    if moment is None:
+        raise _outside(found, micros)
+    unknown = blind(moment.span, micros)
+    if unknown is None:
+        return _known(moment, micros, only)
+    since, until = map(iso, unknown)
+    raise Refused(
+        f"nobody followed from {since} to {until}, and this engine's log has no times: what was when isn't known",
+        hint=f"restore --at {since}, --at {until}, or a position of the log",
+    )
+
+
+def _known(moment: Moment, time: int, only: Collection[str]) -> Moment:
+    """Raises Refused if it isn't known what one of the collections held then."""
+    lost = unseen(moment, time, only)
+    if lost is None:
+        return moment
+    since, until = iso(max(lost.since, moment.span.since)), iso(lost.until)
+    raise Refused(
+        f"{lost.scope} was dropped between {since} and {until}: what it held then isn't known",
+        hint=f"restore --at {since}, --at {until}, or name other collections by --collection",
+    )
+
+
+def _outside(found: Sequence[Span], micros: int) -> Refused:
+    """Why no span covers a time."""
+    first, last = found[0].since, found[-1].until
+    if micros > last:
+        return Refused(f"the journal ends at {iso(last)}: what came later isn't known", hint=f"--at {iso(last)}")
+    if micros < first:
+        return Refused(f"the journal begins at {iso(first)}", hint="restore a snapshot of before: see 'strongroom snapshots'")
     after = next(one for one in found if one.since > micros)
     before = [one for one in found if one.until < micros][-1]
-    raise Refused(
+    return Refused(
         f"the journal has a hole from {iso(before.until)} to {iso(after.since)}: {after.why}",
         hint=f"restore --at {iso(before.until)}, or a snapshot of after: see 'strongroom snapshots'",
     )

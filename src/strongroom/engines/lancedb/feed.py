@@ -4,7 +4,7 @@ one of its versions.
 A row is known by its key (`keys`), or where no column is one by what is in it (`prints`): Lance moves rows at will. A version's
 operations are one transaction: rows that came, then rows that went. Where columns change, a table is made anew, or its rows become
 known by something else, all of its rows come anew. A drop leaves nothing behind to read: it is dated by when it was noticed, and
-one that nobody saw is a gap.
+what the table held since it was looked at last isn't known.
 """
 
 from __future__ import annotations
@@ -105,9 +105,6 @@ class LanceFeed:
         self._forget_ended(marks)
         self._look()
         for held in self._tables:
-            if held.ended:
-                last = held.newest.version
-                raise Gap(f"table {held.name} was dropped while nobody followed: what came after its version {last} isn't known")
             if held.next is not None:  # what can't be read is a gap already now: it would be one again and again
                 list(self._changes(held, held.next))
                 held.keys = None
@@ -245,7 +242,7 @@ class LanceFeed:
         after = held.next
         if after is None:
             ended = f"{held.mark}{_DROPPED}"
-            yield CatalogChange({}, (held.name,), self._due(held), ended, scope=held.name)
+            yield CatalogChange({}, (held.name,), self._due(held), ended, scope=held.name, unseen_since=held.looked)
             self._tables.remove(held)
             self._finished.append(held)
             return

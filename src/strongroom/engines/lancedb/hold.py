@@ -31,17 +31,19 @@ _LONGEST_DROP = 10.0
 
 class Held:
     """Versions of one table, from the first that is needed to the newest. `at` is the last that was read, None before the first;
-    `ended` when it was noticed (microseconds since 1970) that the table was dropped after the newest, 0 if it wasn't. `key` and
-    `keys` are those of `at`, as far as they were asked for."""
+    `ended` when it was noticed (microseconds since 1970) that the table was dropped after the newest, 0 if it wasn't; `looked`
+    until when nothing else can have been there, 0 if this process doesn't know. `key` and `keys` are those of `at`, as far as they
+    were asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = folder.stem
         self.at: int | None = None
-        self.ended = 0
+        self.ended = self.looked = 0
         self.key: str | None = None
         self.keys: Keys | None = None
         self._odd_since: float | None = None
+        self._look: tuple[int, int] | None = None
         found = sorted(manifests(folder).items())
         self.versions = {number: read_manifest(folder / path) for number, path in found}
         self._backwards = not found or len(Path(found[0][1]).stem) == _BACKWARDS
@@ -82,9 +84,12 @@ class Held:
     def advance(self, source: Path) -> None:
         """Keep all versions that came since the newest; find out if the table is still there. Raises Gap if some are gone."""
         while not self.ended:
-            last = self.newest
+            last, look = self.newest, (_now(), _stamp(source))
             path = self.path(last.version + 1)
-            if not self._goes_on(source, last) or not (source / path).exists():
+            if not self._goes_on(source, last):
+                return
+            if not (source / path).exists():
+                self._confirm(look)
                 return
             try:
                 self.take(source, path)
@@ -95,6 +100,15 @@ class Held:
             if not self._goes_on(source, last) and (source / self.path(last.version)).exists():
                 remove(self.folder / path)  # dropped and made again meanwhile: it isn't a version of this table
                 del self.versions[last.version + 1]
+            elif self._look is not None:
+                self.looked = self._look[0]
+
+    def _confirm(self, look: tuple[int, int]) -> None:
+        """A look counts once a later one finds that no manifest came or went since: a drop that had taken newer ones would have
+        gone on."""
+        if self._look is not None and self._look[1] == look[1]:
+            self.looked = self._look[0]
+        self._look = look
 
     def _goes_on(self, source: Path, last: Manifest) -> bool:
         """Is what lies there the table that we know? If not, and it is certain, it has ended."""
@@ -103,7 +117,7 @@ class Held:
             return True
         present = manifests(source)
         if not present or last.version in present or (min(present) == 1 and _micros(source / present[1]) > last.micros):
-            self.ended = time.time_ns() // 1000
+            self.ended = _now()
         elif last.version + 1 in present:
             return True
         elif max(present) > last.version:
@@ -111,7 +125,7 @@ class Held:
         else:  # older ones alone: it is being dropped
             self._odd_since = self._odd_since or time.monotonic()
             if time.monotonic() - self._odd_since > _LONGEST_DROP:
-                self.ended = time.time_ns() // 1000
+                self.ended = _now()
         return False
 
     def _is_there(self, source: Path, version: Manifest) -> bool:
@@ -201,6 +215,18 @@ def held_at(tables: list[Held], name: str, mark: str) -> Held | None:
 
 
 _HINT = "who follows must own the database's directory, on a file system that has hard links"
+
+
+def _stamp(source: Path) -> int:
+    """Another one if a manifest came or went; 0 if there are none."""
+    try:
+        return (source / "_versions").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
 
 
 def _micros(path: Path) -> int:
