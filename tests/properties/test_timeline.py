@@ -11,11 +11,11 @@ from any_changes import BATCHES, all_changes, chain_of, new_room, new_sealer, op
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from strongroom.engines.changes import BATCH, MARK, TIME
+from strongroom.engines.changes import BATCH, MARK, TIME, CatalogChange
 from strongroom.journal.marks import numbers_of
 from strongroom.journal.spans import spans
 from strongroom.journal.stream import read_changes
-from strongroom.journal.timeline import at_mark, at_time, before_batch, between
+from strongroom.journal.timeline import at_mark, at_time, before_batch, between, unseen
 from strongroom.library import Strongroom
 from strongroom.model import Position
 
@@ -189,3 +189,32 @@ def test_a_span_does_not_cover_the_hole_before_it() -> None:
     assert [at_time(found, time, made.read) is None for time in (120, 150, 151, 500, 899, 900, 1000)] == [
         *(False, False, True, True, True, False, False)
     ]
+
+
+@given(st.integers(0, 400), st.booleans(), st.booleans())
+def test_what_a_part_held_before_it_went_unseen_is_refused(looked: int, sealed: bool, at_once: bool) -> None:
+    """From when it was looked at, or from when all was seen, until it was noticed, and nothing else is."""
+    room = new_room()
+    sealer = new_sealer(room)
+    row = (2, "row 0", [0.0] * 3, True, None, None, None)
+    sealer.add([row_changes("first", [row], [100], ["1"])], {"": "1"}, 200)
+    if sealed:
+        sealer.seal()
+    later = [row_changes("second", [row], [300], ["2"]), row_changes("second", [row], [500], ["3"])]
+    gone = CatalogChange({}, ("first",), 500, "4", scope="first", unseen_since=looked)
+    if not at_once:
+        sealer.add(later, {"": "3"}, 0)
+        later = []
+    sealer.add([*later, gone], {"": "4"}, 600)
+    sealer.add([row_changes("second", [row], [700], ["5"])], {"": "5"}, 800)
+    sealer.seal()
+    made, found = Told(room), spans(chain_of(room))
+    since = max(looked, 200)
+    for time in (100, since - 1, since, since + 1, 499, 500, 501, 700, 800):
+        moment = at_time(found, time, made.read)
+        assert moment is not None
+        assert (unseen(moment, time) is not None) == (since < time < 500), time
+        assert unseen(moment, time, ["second"]) is None
+        assert unseen(moment, time, ["first", "second"]) == unseen(moment, time)
+    numbered = [at_mark(found, mark, made.read) for mark in ("1", "2", "3", "5")]
+    assert [unseen(one, one.time) is not None for one in numbered if one] == [False, since < 300, True, False]
