@@ -21,6 +21,8 @@ SCAN = "scan"
 """The kind of a stream of which each segment ends with a comparison of all rows: what happened between two of them isn't told."""
 PLACES = frozenset({"lsn", "redis-offset"})
 """Kinds of marks that are places in a log: `PLACE` or `PLACE:LOG...`, decimal, whether or not an operation ends just there."""
+NUMBERED = frozenset({"oplog"})
+"""Kinds whose marks begin with a number that each operation has of its own, changes of collections too."""
 TIMELESS = frozenset({"redis-offset"})
 """Kinds of logs without times: what came while nobody followed is dated when it was read."""
 TRANSACTIONS = frozenset({"lsn"})

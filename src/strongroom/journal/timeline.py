@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from strongroom.engines.changes import BATCH, MARK, CatalogChange, Change
-from strongroom.journal.marks import PLACES, TIMELESS, TRANSACTIONS, may_hold, number_up_to
+from strongroom.journal.marks import NUMBERED, PLACES, TIMELESS, TRANSACTIONS, may_hold, number_up_to
 from strongroom.journal.segments import Front, Unseen
 from strongroom.journal.spans import Read, Span
 
@@ -107,9 +107,12 @@ def at_mark(found: Sequence[Span], mark: str, read: Read) -> Moment | None:
             if may_hold(low, mark, high):
                 last: Moment | None = None  # of a transaction's operations, which share their mark
                 for number, change, row in _operations(front, read):
-                    its = change.mark if isinstance(change, CatalogChange) else change.batch.column(MARK)[row].as_py()
-                    if not isinstance(change, CatalogChange) and mark in (its, its.partition(":")[0]):
-                        last = Moment(span, number, int(change.times()[row]))
+                    if isinstance(change, CatalogChange):
+                        its, time, alone = change.mark, change.time, span.head.kind in NUMBERED
+                    else:
+                        its, time, alone = change.batch.column(MARK)[row].as_py(), int(change.times()[row]), True
+                    if mark == its or (alone and mark == its.partition(":")[0]):
+                        last = Moment(span, number, time)
                 if last is not None:
                     return last
             low = high

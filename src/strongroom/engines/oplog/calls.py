@@ -64,6 +64,11 @@ class CallRecorder(Recording):
         """The mark of the last operation. Asked inside, with no call under way, it is what the source holds."""
         return self._place
 
+    @property
+    def has_open_call(self) -> bool:
+        """Is there a call of which it isn't known what it did? Asked inside."""
+        return bool(self._intent)
+
     @contextmanager
     def call(self, intent: Json) -> Iterator[Outcome]:
         """A call is made within: `intent` says, as JSON, what it may touch. Its outcome is told before the context ends; if it

@@ -73,7 +73,7 @@ class OplogFeed:
         log = next((one for one in logs if of_log(mark, one)), None)
         if log is None:
             raise Gap(f"the log of {self._folder.of} is another one: it was captured anew")
-        if self._go(log, mark).read():
+        if any(record.operations for record in self._go(log, mark).all()):
             self._go(log, mark)
         elif log != self._folder.log_id():
             raise Gap(f"the log of {self._folder.of} ended here: it was captured anew")

@@ -2,6 +2,7 @@
 
 lock                      held by the process that captures
 log                       JSON: the id of the log that is written; one whose writer began anew is another
+known                     JSON: what the source was at a mark, to see whether others changed it
 settled                   JSON: up to which mark a source that keeps its state itself has made all durable
 <log id>-<number>.ops     segments, each named by its first operation
 holders/<name>            JSON: up to which mark one who follows has kept the log elsewhere, and how long he is waited for
@@ -151,6 +152,10 @@ class OplogFolder:
         for segment in doomed:
             segment.path.unlink(missing_ok=True)
         return len(doomed)
+
+    def write(self, name: str, said: Json) -> None:
+        """Replace a small file, durably."""
+        write_durably(self.path / name, json.dumps(said).encode())
 
     def _holder(self, name: str) -> Path:
         return self.path / "holders" / re.sub(r"[^0-9A-Za-z_-]", "_", name)

@@ -4,7 +4,8 @@ place.py      URLs, and how collections are called          connection.py  reque
 listing.py    databases, collections, the ledger            bodies.py      rows <-> bodies of requests and answers
 moment.py     reads all rows until they are one moment      frozen.py      source and frozen state
 target.py     target                                        stage.py       a new state beside the one that users see
-apply.py      changes of the journal
+captured.py   which calls of a client change what            reading_back.py  what the server holds of that
+apply.py      changes of the journal                        logged.py      a moment by the log of a capture
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
+    from strongroom.engines.chroma.server.captured import CapturedChroma
     from strongroom.engines.chroma.server.frozen import ServerSource
     from strongroom.engines.chroma.server.target import ServerTarget
 
@@ -58,6 +60,13 @@ class ChromaServer:
         from strongroom.engines.chroma.server.target import ServerTarget
 
         return ServerTarget(Place.parse(url))
+
+    def capture(self, client: Any, url: str, every: float, anew: bool) -> CapturedChroma:
+        """See `captured`."""
+        from strongroom.engines.chroma.server.captured import capture
+        from strongroom.engines.chroma.server.place import Place
+
+        return capture(client, Place.parse(url), every, anew)
 
     def scratch(self, directory: Path, collections: Sequence[str]) -> str:
         """The URL of an embedded database: it takes the same rows, and nobody else can reach it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,19 @@ import numpy.typing as npt
 from strongroom.engines.chroma.catalog import Address
 from strongroom.engines.chroma.client import exact
 from strongroom.engines.chroma.server import listing
+from strongroom.engines.chroma.server.captured import log_of
 from strongroom.engines.chroma.server.connection import Server
 from strongroom.engines.chroma.server.listing import Listed
-from strongroom.engines.chroma.server.moment import Moment, Rows, read_moment
+from strongroom.engines.chroma.server.logged import Marked, Unsettled, read_marked
+from strongroom.engines.chroma.server.moment import Moment, Rows, read_moment, read_once
 from strongroom.engines.chroma.server.place import Place
-from strongroom.engines.protocol import Artifact
-from strongroom.errors import EngineFailed, NotFound, Unreadable
+from strongroom.engines.oplog.calls import end_of
+from strongroom.engines.oplog.feed import following, release
+from strongroom.engines.oplog.folder import OplogFolder
+from strongroom.engines.oplog.layout import KIND as OPLOG
+from strongroom.engines.oplog.rows import changes_of
+from strongroom.engines.protocol import Artifact, Feed
+from strongroom.errors import EngineFailed, Gap, NotFound, Unreadable, WrongRequest
 from strongroom.model import Answers, Description, Position, RowBlock
 from strongroom.progress import Progress
 
@@ -41,8 +48,39 @@ class ServerSource:
     @contextmanager
     def freeze(self, progress: Progress) -> Iterator[FrozenServer]:
         """All rows, read until they were the same twice. Raises Unreachable, NotFound, Refused, Unreadable or SourceChanged."""
-        with tempfile.TemporaryDirectory(prefix="strongroom-moment-") as folder, Server(self._place, Unreadable) as server:
-            yield FrozenServer(self._place, read_moment(server, self._chosen(server), Path(folder), progress))
+        with tempfile.TemporaryDirectory(prefix="strongroom-moment-") as place, Server(self._place, Unreadable) as server:
+            folder = Path(place)
+            marked = self._marked(server, folder, progress) if self._staged is None and self._place.database else None
+            moment = marked.moment if marked else read_moment(server, self._chosen(server), folder / "read", progress)
+            yield FrozenServer(self._place, moment, marked.mark if marked else None)
+
+    def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[Feed]:
+        """What the capture of a client recorded. Raises NotFound if there is none, WrongRequest if the URL names no database."""
+        folder = self._log()
+        return following(folder, holder, changes_of, lambda log: end_of(folder, log).place)
+
+    def release(self, holder: str) -> bool:
+        """Hold the log of the capture back no more for `holder`."""
+        return release(self._log(), holder)
+
+    def _log(self) -> OplogFolder:
+        if not self._place.database:
+            raise WrongRequest(
+                f"{self._place.shown} is no database: a capture is that of one",
+                hint="write chroma+http://host:port/tenant/database, as it was captured",
+            )
+        return log_of(self._place)
+
+    def _marked(self, server: Server, folder: Path, progress: Progress) -> Marked | None:
+        """The moment by the log of a capture; None if there is none, or none that can be trusted yet."""
+        oplog = log_of(self._place)
+        log = oplog.log_id() if oplog.exists() else None
+        if log is None:
+            return None
+        (folder / "once").mkdir()
+        with suppress(Unsettled, Gap):
+            return read_marked(oplog, log, lambda attempt: read_once(server, None, folder / "once", attempt, progress))
+        return None
 
     def _chosen(self, server: Server) -> list[Listed] | None:
         if self._staged is None:
@@ -57,7 +95,7 @@ class FrozenServer:
     rows_in_artifacts = False
     search_disturbs = False
 
-    def __init__(self, place: Place, moment: Moment) -> None:
+    def __init__(self, place: Place, moment: Moment, mark: str | None = None) -> None:
         self._place = place
         self._rows: dict[str, Rows] = {one.listed.name: one for one in moment.rows}
         found = tuple(one.listed.collection(one.count) for one in moment.rows)
@@ -66,9 +104,9 @@ class FrozenServer:
             engine_version=moment.version,
             collections=found,
             catalog={"tenant": place.tenant, "databases": list(moment.databases)},
-            ledger=tuple(listing.ledger(found, moment.readings)),
+            ledger=tuple(listing.ledger(found, moment.readings, logged=mark is not None)),
         )
-        self.position = Position(KIND, moment.print())
+        self.position = Position(KIND, moment.print()) if mark is None else Position(OPLOG, mark)
 
     def rows(self, collection: str) -> Iterator[RowBlock]:
         """In the order in which the server has them."""

@@ -84,11 +84,13 @@ def version_of(server: Server) -> str:
     return str(server.ask("GET", "version"))
 
 
-def ledger(found: Iterable[Collection], passes: int) -> Iterator[LedgerItem]:
+def ledger(found: Iterable[Collection], passes: int, *, logged: bool) -> Iterator[LedgerItem]:
     """What of the server a snapshot over HTTP has."""
     held, missing, nothing = Status.CAPTURED, Status.NOT_CAPTURED, Status.NOT_OFFERED
     yield LedgerItem("ids, vectors, documents, uris, metadata", held)
-    yield LedgerItem("one moment", held, f"all rows were read {passes} times, and were the same twice running")
+    twice = f"all rows were read {passes} times, and were the same twice running"
+    once = "all rows were read once; what changed meanwhile comes from the log of the capture"
+    yield LedgerItem("one moment", held, once if logged else twice)
     yield LedgerItem("databases, collections", held, "with those that are empty")
     yield LedgerItem("configuration, schema, embedding function", held, "secrets are not part of it")
     yield LedgerItem(INDEX_FILES, nothing, "a server gives no files out: the index is built again from the rows")

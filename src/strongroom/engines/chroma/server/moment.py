@@ -70,7 +70,7 @@ def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, pr
     until = time.monotonic() + PATIENCE
     before: Moment | None = None
     for reading in range(1, 1_000_000):
-        now = _read(server, found, folder / str(reading), reading, progress)
+        now = read_once(server, found, folder, reading, progress)
         if found is not None or (before is not None and now.print() == before.print()):
             return now
         if before is not None:
@@ -84,10 +84,12 @@ def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, pr
     )
 
 
-def _read(server: Server, found: Sequence[Listed] | None, folder: Path, reading: int, progress: Progress) -> Moment:
-    folder.mkdir(mode=0o700)
+def read_once(server: Server, found: Sequence[Listed] | None, folder: Path, reading: int, progress: Progress) -> Moment:
+    """All rows, which others may change meanwhile, into files of a new folder in `folder`."""
+    own = folder / str(reading)
+    own.mkdir(mode=0o700, parents=True)
     present = listing.collections(server) if found is None else found
-    rows = tuple(_read_rows(server, one, folder / str(number), progress) for number, one in enumerate(present))
+    rows = tuple(_read_rows(server, one, own / str(number), progress) for number, one in enumerate(present))
     return Moment(rows, tuple(listing.databases(server)), listing.version_of(server), reading)
 
 

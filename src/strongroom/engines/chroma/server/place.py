@@ -2,13 +2,13 @@
 
 chroma+http://host:port                        all databases of the default tenant; `docs`, or `tenant/database/docs`
 chroma+http://host:port/tenant                 all databases of that tenant
-chroma+http://host:port/tenant/database        one database: `docs`
+chroma+http://host:port/tenant/database        one database: `docs`; with ?log=/folder that is where its capture keeps its log
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from strongroom.engines.chroma.catalog import DEFAULT_DATABASE, DEFAULT_TENANT, Address
 from strongroom.errors import WrongRequest
@@ -29,6 +29,7 @@ class Place:
     user: str = ""
     tenant: str = DEFAULT_TENANT
     database: str = ""
+    log: str = ""
 
     @classmethod
     def parse(cls, url: str) -> Place:
@@ -36,6 +37,7 @@ class Place:
         try:
             parts = urlsplit(url)
             scheme, port = parts.scheme.removeprefix("chroma+"), parts.port
+            options = parse_qs(parts.query, strict_parsing=bool(parts.query))
         except ValueError as error:
             raise WrongRequest(f"{url!r} names no Chroma server: {error}", hint=_FORM) from error
         if parts.password is not None:
@@ -44,12 +46,16 @@ class Place:
                 hint=f"set {TOKENS[0]}, or {TOKENS[1]} to a file that holds it",
             )
         names = [unquote(one) for one in parts.path.removesuffix("/").split("/")[1:]]
-        known = scheme in _PORTS and bool(parts.hostname) and not parts.fragment and not parts.query
+        log = options.pop("log", [""])[-1]
+        known = scheme in _PORTS and bool(parts.hostname) and not parts.fragment and not options
+        if log and (len(names) != 2 or not log.startswith("/")):
+            raise WrongRequest(f"{url!r}: a log is that of one database, in a folder from / on", hint=_FORM)
         if not known or len(names) > 2 or not all(one and "/" not in one for one in names):
             raise WrongRequest(f"{url!r} names no Chroma server", hint=_FORM)
         host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
         base = f"{scheme}://{host}:{port or _PORTS[scheme]}"
-        return cls(url, base, unquote(parts.username or ""), *(names or [DEFAULT_TENANT]))
+        tenant, database = [*names, "", ""][:2]
+        return cls(url, base, unquote(parts.username or ""), tenant or DEFAULT_TENANT, database, log)
 
     @property
     def shown(self) -> str:
