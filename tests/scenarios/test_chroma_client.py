@@ -338,6 +338,24 @@ def test_others_write_past_it(world: World) -> None:
     assert world.mark().partition(":")[2] != before.partition(":")[2], "what happened while nobody captured is found out too"
 
 
+def test_others_change_collections(world: World) -> None:
+    """A collection that somebody replaces: its rows are those of no call."""
+    world.begin()
+    world.do("create_collection", name="docs", embedding_function=None)
+    world.do("add", "docs", **some(10))
+    world.room.follow(world.url, ONCE)
+    world.source.raw.drop("docs", world.where)
+    world.source.raw.make("docs", world.where)
+    world.source.raw.do("add", "docs", world.where, **some(4, 60))
+    told = world.do("get_or_create_collection", name="docs", embedding_function=None)["warnings"]
+    assert any("drop collections past its capture" in one for one in told), told
+    world.room.follow(world.url, ONCE)
+    world.do("add", "docs", **some(2, 61))
+    world.room.follow(world.url, ONCE)
+    expect(world, *world.truth[-1])
+    assert len(world.state(world.target)["docs"]) == 6
+
+
 def test_a_batch_is_taken_back(world: World) -> None:
     world.begin()
     world.do("create_collection", name="docs", embedding_function=None)

@@ -33,7 +33,7 @@ class Adapter(Protocol):
         """A call of this intent is about to be made. Raises `Strayed` if others have changed the source past the capture."""
 
     def read_back(self, intent: Json, outcome: Outcome) -> None:
-        """Tell what the source holds of all that a call of this intent may have touched."""
+        """Tell what the source holds of all that a call of this intent may have touched. Raises `Strayed`, as `before` does."""
 
     def known(self) -> Json:
         """What is to be compared when the log is opened again; None if nothing is known."""
@@ -70,17 +70,30 @@ class Capture:
         with self._lock:
             self._recorder.require_sound()
             intent = touches()
+            self._require_followed(intent)
+            answered: list[T] = []
             try:
-                self._adapter.before(intent)
+                with self._recorder.call(intent) as outcome:
+                    answered.append(call())
+                    self._adapter.read_back(intent, outcome)
             except Strayed as strayed:
                 self._begin_anew(strayed)
-                self._adapter.before(intent)
-            with self._recorder.call(intent) as outcome:
-                answer = call()
-                self._adapter.read_back(intent, outcome)
             if time.monotonic() - self._settled > _SETTLED_SECONDS:
                 self.save()
-            return answer
+            return answered[0]
+
+    def _require_followed(self, intent: Json) -> None:
+        """What the log says is what the source is, as far as can be seen; else another log begins."""
+        for last in (False, True):
+            try:
+                with self._recorder:
+                    self._recorder.require_settled()
+                self._adapter.before(intent)
+                return
+            except Strayed as strayed:
+                if last:
+                    raise
+                self._begin_anew(strayed)
 
     def batch(self, name: str) -> AbstractContextManager[None]:
         return self._recorder.batch(name)
@@ -112,7 +125,12 @@ class Capture:
                 self._adapter.close()
 
     def _open(self, *, anew: bool) -> CallRecorder:
-        return open_calls(self._folder, self._about, self._adapter.read_back, every=self._every, anew=anew)
+        opening = functools.partial(open_calls, self._folder, self._about, self._adapter.read_back, every=self._every)
+        try:
+            return opening(anew=anew)
+        except Strayed as strayed:
+            self._warn(strayed)
+            return opening(anew=True)
 
     def _begin_anew(self, why: Strayed) -> None:
         """End the log, for what was changed past it isn't known, and begin another: who follows finds the gap, and makes a
@@ -122,6 +140,10 @@ class Capture:
         )
         self._recorder.close()
         self._recorder = self._open(anew=True)
+
+    def _warn(self, why: Strayed) -> None:
+        said = f"{self._folder.of}: {why}; another log begins, and a snapshot must close the gap"
+        warnings.warn(said, RuntimeWarning, stacklevel=5)
 
     def _note_known(self) -> None:
         """Asked inside the recorder, with no call under way."""

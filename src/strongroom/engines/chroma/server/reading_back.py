@@ -34,6 +34,10 @@ class ReadingBack:
         self._server = server
         self._catalog: dict[str, Listed] | None = None
         self._said = ""
+        """What the log was told of the collections; '' if nothing since this was made."""
+        self._seen = ""
+        """How the collections were when they were looked at last."""
+        self._looked = 0.0
         self._counts: dict[str, int] = {}
         """Of collections that were looked at: how many rows they must have."""
         self._there: int | None = None
@@ -42,6 +46,8 @@ class ReadingBack:
 
     def before(self, intent: Json) -> None:
         self._there = None
+        if "rows" not in intent or time.monotonic() - self._looked >= _CHECK_SECONDS:
+            self._check_catalog()
         if "rows" not in intent:
             return
         identity = intent["rows"]
@@ -63,9 +69,8 @@ class ReadingBack:
                 self._tell_catalog(outcome)
                 listed = self._listed(identity)
             left = self._tell_rows(listed, intent["ids"], outcome) if listed.dimension else 0
-        except NotFound:
-            self._tell_catalog(outcome)
-            return
+        except NotFound as error:
+            raise Strayed(f"collection {identity} was dropped past its capture") from error
         if there is None or identity not in self._counts:
             self._counts.pop(identity, None)
         else:
@@ -84,6 +89,14 @@ class ReadingBack:
 
     def close(self) -> None:
         self._server.close()
+
+    def _check_catalog(self) -> None:
+        """Raises Strayed if collections were made, changed or dropped since they were looked at."""
+        before, self._seen = self._seen, self._told(listing.collections(self._server))
+        self._looked = time.monotonic()
+        if before not in ("", self._seen):
+            self._catalog, self._said, self._counts = None, "", {}
+            raise Strayed("others make, change or drop collections past its capture")
 
     def _check(self, identity: str) -> None:
         """Raises Strayed if there are more or fewer rows than there should be."""
@@ -116,14 +129,17 @@ class ReadingBack:
     def _tell_catalog(self, outcome: Outcome) -> None:
         """All collections, if they aren't what they were."""
         found = {one.id: one for one in listing.collections(self._server)}
-        said = json.dumps([self._shown(one) for one in found.values()], sort_keys=True)
+        said = self._seen = self._told(list(found.values()))
         self._catalog = found
         if said != self._said:
             outcome.catalog({identity: one.collection(0) for identity, one in found.items()}, whole=True)
             self._said = said
         self._counts = {identity: count for identity, count in self._counts.items() if identity in found}
 
-    def _shown(self, one: Listed) -> Json:
+    def _told(self, found: Sequence[Listed]) -> str:
+        return json.dumps([[one.id, *self._shown(one)] for one in found], sort_keys=True)
+
+    def _shown(self, one: Listed) -> list[Json]:
         """What of a collection its users decide: Chroma itself adds to a schema the keys that it meets."""
         return [one.name, one.dimension, one.raw.get("metadata"), one.raw.get("configuration_json")]
 
