@@ -29,7 +29,6 @@ from strongroom.errors import Damaged, Locked, NotFound, Refused, SourceChanged,
 from strongroom.model import ROLE, Collection, Field, Role, Selection, Status
 from strongroom.progress import SILENT
 
-pytest.importorskip("chromadb")
 REAL = "acme/prod/by-l2"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +25,6 @@ from strongroom.engines.lancedb.target import RECEIPT
 from strongroom.errors import Damaged, NotFound, Refused, SourceChanged, Unreadable, WrongRequest
 from strongroom.model import ROLE, Answers, Collection, Field, Role, Selection, Status
 from strongroom.progress import SILENT
-
-lance = pytest.importorskip("lance")
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "summaries-minilm.parquet"
 DIMENSION = 384
@@ -324,7 +323,8 @@ def test_appending_adds_files_and_changes_none_that_is_immutable(database: Path)
 
 
 def test_large_blobs_travel(tmp_path: Path) -> None:
-    blob = pytest.importorskip("lance.blob")
+    import lance.blob as blob
+
     values = [b"small", b"m" * 200_000, b"l" * 9_000_000]
     table = pa.table({"id": [1, 2, 3], "media": blob.blob_array(values)})
     lance.write_dataset(table, str(tmp_path / "one" / "blobs.lance"), data_storage_version="2.2")

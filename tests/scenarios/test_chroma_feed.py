@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import chromadb
 import numpy as np
 import pytest
 from told import check_probes, sealed, told
@@ -21,8 +22,6 @@ from strongroom.library import Strongroom, init_repository
 from strongroom.model import FoundBy
 from strongroom.repository import Argon2Cost
 from strongroom.snapshots.manifest import StoredCollection
-
-chromadb = pytest.importorskip("chromadb")
 
 DIMENSION, ROWS, SYNC = 12, 640, 100
 

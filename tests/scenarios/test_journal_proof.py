@@ -239,14 +239,12 @@ def run(proof: Proof, *, operations: int, moments: int) -> None:
 
 
 EMBEDDED = ["chroma", "chroma_purging", "faiss", "hnswlib", "usearch", "lancedb"]
-LIBRARIES = {"chroma": "chromadb", "chroma_purging": "chromadb"}
 LONG = {"operations": 20_000, "moments": 50}
 SHORT = {"operations": 800, "moments": 3}
 
 
 def embedded(engine: str, folder: Path, seed: int) -> Proof:
     """A database in the folder, made and empty."""
-    pytest.importorskip(LIBRARIES.get(engine, engine))
     told_by(engine, folder / "db")
     spared = ("writer",) if engine == "chroma_purging" else ()
     target = lambda number: str(folder / "back" / f"moment-{number}")  # noqa: E731

@@ -11,6 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lance
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -25,9 +27,6 @@ from strongroom.operations.verify import Level
 from strongroom.repository import Argon2Cost
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredCollection
-
-lancedb = pytest.importorskip("lancedb")
-lance = pytest.importorskip("lance")
 
 DIMENSION = 12
 EACH = 100

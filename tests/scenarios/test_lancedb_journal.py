@@ -17,24 +17,22 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import lance
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
 from commands import COMMAND, PASSWORD
 
 from strongroom.engines.changes import CatalogChange, RowChanges
+from strongroom.engines.lancedb import feed as feeds
+from strongroom.engines.lancedb.manifest import files_of, read_manifest
+from strongroom.engines.lancedb.prints import names
+from strongroom.engines.lancedb.versions import manifests
 from strongroom.errors import Gap, Locked, Refused, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.follow import FollowOptions, FollowReport
 from strongroom.repository import Argon2Cost
-
-lancedb = pytest.importorskip("lancedb")
-lance = pytest.importorskip("lance")
-
-from strongroom.engines.lancedb import feed as feeds  # noqa: E402 - only where there is LanceDB
-from strongroom.engines.lancedb.manifest import files_of, read_manifest  # noqa: E402
-from strongroom.engines.lancedb.prints import names  # noqa: E402
-from strongroom.engines.lancedb.versions import manifests  # noqa: E402
 
 HERE = Path(__file__).parent
 State = dict[str, Counter[str]]
@@ -264,7 +262,6 @@ def test_one_load_is_undone_where_there_is_a_key(world: World) -> None:
 
 
 def test_a_moment_goes_to_another_engine_where_there_is_a_key(world: World) -> None:
-    pytest.importorskip("hnswlib")
     world.database.drop_table("twice")
     world.follow()
     items = world.database.open_table("items")

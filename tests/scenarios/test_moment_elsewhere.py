@@ -33,7 +33,6 @@ def rows_of(url: str) -> dict[str, Row]:
 
 @pytest.mark.parametrize("place", ["lancedb:///{}/lance", "faiss:///{}/x.faiss", "hnswlib:///{}/x.hnsw", "usearch:///{}/x.usearch"])
 def test_another_engine(world: World, place: str) -> None:  # noqa: F811
-    pytest.importorskip(place.partition(":")[0])
     bad_batch(world)
     good_writes(world)
     target = place.format(world.folder).replace("////", "///")

@@ -310,7 +310,8 @@ def test_a_server_that_lost_the_stage(source: Server, target: Server, room: Stro
 
 
 def test_from_another_engine_and_into_one(source: Server, target: Server, room: Strongroom, tmp_path: Path) -> None:
-    faiss = pytest.importorskip("faiss")
+    import faiss
+
     index = faiss.IndexHNSWFlat(DIMENSION, 16)
     index.add(vectors(200))
     faiss.write_index(index, str(tmp_path / "things.faiss"))

@@ -297,7 +297,8 @@ def test_a_sidecar_and_what_it_says(one: Files) -> None:
 
 def test_ids_that_are_no_ids_any_more(one: Files) -> None:
     """LanceDB knows rows by their place once two have one id: then all rows are others."""
-    lancedb = pytest.importorskip("lancedb")
+    import lancedb
+
     source, options = f"lancedb://{one.folder}/tables", FollowOptions(every=5, once=True, scan=True)
     rows = [{"id": name, "vector": [1.0, 2.0, 3.0]} for name in names("r", 20)]
     table = lancedb.connect(one.folder / "tables").create_table("things", rows)
@@ -316,7 +317,6 @@ def test_ids_that_are_no_ids_any_more(one: Files) -> None:
 
 def test_chroma_by_scans_and_into_lancedb(world: World) -> None:  # noqa: F811
     """Its log is followed no more; what scans find is restored to Chroma itself and to another engine."""
-    pytest.importorskip("lancedb")
     follow = ("journal", "follow", world.source, "--scan", "--once", "--every", "30", "--quiet", "--batch-key", "batch")
     first = world.run(*follow)
     assert first.code == 0, first

@@ -18,7 +18,6 @@ from commands import PASSWORD, Ended, strongroom
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.repository import Argon2Cost
 
-pytest.importorskip("chromadb")
 WRITER = Path(__file__).with_name("chroma_writer.py")
 DIMENSION, ROWS = 8, 400
 

@@ -50,7 +50,8 @@ def test_postgresql(postgres: Postgres, room: Strongroom) -> None:
 
 
 def test_a_captured_index(room: Strongroom, tmp_path: Path) -> None:
-    faiss = pytest.importorskip("faiss")
+    import faiss
+
     vectors = np.random.default_rng(5).standard_normal((60, 8)).astype(np.float32)
     index = faiss.IndexIDMap2(faiss.IndexFlatL2(8))
     path = tmp_path / "srv" / "notes.faiss"
@@ -78,7 +79,8 @@ def test_a_captured_index(room: Strongroom, tmp_path: Path) -> None:
 
 def test_lancedb_by_its_ids_while_they_are_unique(room: Strongroom, tmp_path: Path) -> None:
     """Rows of a table in which an id is there twice are known by what is in them: single ones can't be followed."""
-    lancedb = pytest.importorskip("lancedb")
+    import lancedb
+
     rows = [{"id": f"r{n}", "vector": [float(n), 1.0, 2.0], "batch": "seed"} for n in range(30)]
     sources = []
     for name, more in (("unique", []), ("twice", rows[:1])):
@@ -99,7 +101,8 @@ def test_lancedb_by_its_ids_while_they_are_unique(room: Strongroom, tmp_path: Pa
 
 
 def test_lancedb_by_scans(room: Strongroom, tmp_path: Path) -> None:
-    lancedb = pytest.importorskip("lancedb")
+    import lancedb
+
     rows = [{"id": f"r{n}", "vector": [float(n), 1.0, 2.0], "batch": "seed"} for n in range(30)]
     table = lancedb.connect(tmp_path / "tables").create_table("things", rows)
     source = f"lancedb://{tmp_path}/tables"
