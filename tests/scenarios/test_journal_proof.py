@@ -279,6 +279,33 @@ def on_redis(tmp_path: Path) -> Iterator[Proof]:
         server.stop()
 
 
+@dataclass
+class OfServer(Proof):
+    """Places are PORT,LOG FOLDER; what is restored has no log."""
+
+    def url(self, place: str) -> str:
+        port, _, log = place.partition(",")
+        return f"chroma+http://127.0.0.1:{port}/default_tenant/default_database" + (f"?log={log}" if log else "")
+
+
+@pytest.fixture
+def on_chroma_server(tmp_path: Path) -> Iterator[Proof]:
+    from chroma_server import Server
+
+    servers = [Server(tmp_path / "server"), Server(tmp_path / "target")]
+
+    def emptied(_: int) -> str:
+        servers[1].raw.clear()
+        return str(servers[1].port)
+
+    place = f"{servers[0].port},{tmp_path / 'log'}"
+    prepared = f"from proof_chroma_server import open_database; open_database({place!r}).captured.close()"
+    subprocess.run([sys.executable, "-c", prepared], check=True, cwd=HERE)
+    yield OfServer("chroma_server", place, emptied, tmp_path, random.Random(3))
+    for server in servers:
+        server.stop()
+
+
 @pytest.mark.parametrize("engine", ["chroma", "hnswlib"])
 def test_every_moment_comes_back(engine: str, tmp_path: Path) -> None:
     run(embedded(engine, tmp_path, 3), **SHORT)
@@ -309,3 +336,14 @@ def test_every_moment_comes_back_of_many_from_pgvector(on_postgres: Proof) -> No
 @pytest.mark.timeout(LONGEST_SECONDS)
 def test_every_moment_comes_back_of_many_from_redis(on_redis: Proof) -> None:
     run(on_redis, **LONG)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(LONGEST_SECONDS)
+def test_every_moment_comes_back_of_many_from_a_captured_client(on_chroma_server: Proof) -> None:
+    run(on_chroma_server, **LONG)
+
+
+@pytest.mark.soak
+def test_every_moment_comes_back_from_a_captured_client(on_chroma_server: Proof) -> None:
+    run(on_chroma_server, **SHORT)
