@@ -289,7 +289,7 @@ def _kill_at(patch: pytest.MonkeyPatch, owner: type, name: str, at: int, run: An
 
 def test_a_name_that_is_taken_meanwhile(source: Server, target: Server, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(source)
-    room.backup(source.url)
+    snapshot = room.backup(source.url).snapshot.id
     real, made = CutOver._move, [False]
 
     def raced(self: CutOver, move: Any) -> None:
@@ -300,10 +300,12 @@ def test_a_name_that_is_taken_meanwhile(source: Server, target: Server, room: St
 
     monkeypatch.setattr(CutOver, "_move", raced)
     with pytest.raises(Refused, match="somebody made"):
-        room.restore("latest", target.url)
+        room.restore(snapshot, target.url)
     assert target.raw.describe("people")["metadata"] == {"whose": "somebody's"}
+    ledger = room.backup(target.url).snapshot.manifest.ledger
+    assert any(item.item == "collections of restores under way or broken off" for item in ledger)
     target.raw.drop("people")
-    room.restore("latest", target.url)
+    room.restore(snapshot, target.url)
     same(state(source), state(target))
 
 

@@ -104,7 +104,7 @@ class FrozenServer:
             engine_version=moment.version,
             collections=found,
             catalog={"tenant": place.tenant, "databases": list(moment.databases)},
-            ledger=tuple(listing.ledger(found, moment.readings, logged=mark is not None)),
+            ledger=tuple(listing.ledger(found, moment.readings, moment.left, logged=mark is not None)),
         )
         self.position = Position(KIND, moment.print()) if mark is None else Position(OPLOG, mark)
 

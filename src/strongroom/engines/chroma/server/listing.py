@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from strongroom.engines.chroma.catalog import Address, Entry
 from strongroom.engines.chroma.server.connection import Server
-from strongroom.engines.chroma.server.place import STAGED
+from strongroom.engines.chroma.server.place import is_own
 from strongroom.errors import NotFound
 from strongroom.model import INDEX_FILES, Collection, Json, LedgerItem, Status
 
@@ -59,10 +59,14 @@ def databases(server: Server) -> list[str]:
 
 
 def collections(server: Server) -> list[Listed]:
-    """All of them but Strongroom's own, by name."""
-    raw = every(server)
-    found = [Listed(server.place.named(_address(one)), one) for one in raw if not str(one["name"]).startswith(STAGED)]
+    """All of them but those that a restore builds or has set aside, by name."""
+    found = [Listed(server.place.named(_address(one)), one) for one in every(server) if not is_own(str(one["name"]))]
     return sorted(found, key=lambda one: one.name)
+
+
+def left_by_restores(server: Server) -> list[str]:
+    """Those that a restore builds or has set aside."""
+    return sorted(str(one["name"]) for one in every(server) if is_own(str(one["name"])))
 
 
 def every(server: Server) -> list[Raw]:
@@ -84,7 +88,7 @@ def version_of(server: Server) -> str:
     return str(server.ask("GET", "version"))
 
 
-def ledger(found: Iterable[Collection], passes: int, *, logged: bool) -> Iterator[LedgerItem]:
+def ledger(found: Iterable[Collection], passes: int, left: Sequence[str], *, logged: bool) -> Iterator[LedgerItem]:
     """What of the server a snapshot over HTTP has."""
     held, missing, nothing = Status.CAPTURED, Status.NOT_CAPTURED, Status.NOT_OFFERED
     yield LedgerItem("ids, vectors, documents, uris, metadata", held)
@@ -97,6 +101,8 @@ def ledger(found: Iterable[Collection], passes: int, *, logged: bool) -> Iterato
     yield LedgerItem("other tenants", missing, "a server doesn't list them: back each one up by its own URL")
     yield LedgerItem("users, roles, authentication", nothing, "they are those of the server's configuration")
     yield LedgerItem("media behind uris", missing, "Chroma keeps the uri only")
+    if left:
+        yield LedgerItem("collections of restores under way or broken off", missing, _listed(left))
     cosine = [one.name for one in found if any(field.metric == "cosine" for field in one.fields)]
     if cosine:
         note = f"with cosine, the server gives unit vectors ({_listed(cosine)}); all others are bit for bit those that it was given"

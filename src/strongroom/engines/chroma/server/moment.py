@@ -51,12 +51,13 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """All rows of one moment, and how often they were read."""
+    """All rows of one moment, how often they were read, and which collections of restores were left out."""
 
     rows: tuple[Rows, ...]
     databases: tuple[str, ...]
     version: str
     readings: int
+    left: tuple[str, ...]
 
     def print(self) -> str:
         """The same for the same rows and catalog."""
@@ -90,7 +91,8 @@ def read_once(server: Server, found: Sequence[Listed] | None, folder: Path, read
     own.mkdir(mode=0o700, parents=True)
     present = listing.collections(server) if found is None else found
     rows = tuple(_read_rows(server, one, own / str(number), progress) for number, one in enumerate(present))
-    return Moment(rows, tuple(listing.databases(server)), listing.version_of(server), reading)
+    left = listing.left_by_restores(server) if found is None else ()
+    return Moment(rows, tuple(listing.databases(server)), listing.version_of(server), reading, tuple(left))
 
 
 def _read_rows(server: Server, listed: Listed, path: Path, progress: Progress) -> Rows:

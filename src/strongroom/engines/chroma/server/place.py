@@ -7,6 +7,7 @@ chroma+http://host:port/tenant/database        one database: `docs`; with ?log=/
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -17,7 +18,13 @@ _FORM = "write chroma+http://host:8000/tenant/database, or chroma+https://..."
 _PORTS = {"http": 8000, "https": 443}
 TOKENS = ("STRONGROOM_CHROMA_TOKEN", "STRONGROOM_CHROMA_TOKEN_FILE")
 STAGED = "strongroom-"
-"""How collections are called that are Strongroom's own."""
+"""How the names begin of collections that are being restored, or replaced by such."""
+_OWN = re.compile(STAGED + r"(replaced-)?[0-9a-f]{16}-\d+")
+
+
+def is_own(name: str) -> bool:
+    """Is it the name of a collection that a restore builds, or has set aside?"""
+    return _OWN.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

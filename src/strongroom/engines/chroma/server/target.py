@@ -16,7 +16,7 @@ from strongroom.engines.chroma import conversion
 from strongroom.engines.chroma.catalog import Address
 from strongroom.engines.chroma.server import listing
 from strongroom.engines.chroma.server.connection import Server
-from strongroom.engines.chroma.server.place import STAGED, Place
+from strongroom.engines.chroma.server.place import Place, is_own
 from strongroom.engines.chroma.server.stage import RECEIPT, ServerStage
 from strongroom.engines.chroma.target import fidelity_of, losses_of, objections_to_name
 from strongroom.errors import WrongRequest
@@ -59,8 +59,8 @@ class ServerTarget:
             address: Address = self._place.address(collection.name)
         except WrongRequest as error:
             return [*found, str(error)]
-        if address.name.startswith(STAGED):
-            found.append(f"names that begin with {STAGED!r} are Strongroom's own; use --rename")
+        if is_own(address.name):
+            found.append(f"{address.name!r} is a name that restores give to what they build; use --rename")
         return [*found, *objections_to_name(address)]
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
