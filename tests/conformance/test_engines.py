@@ -19,7 +19,14 @@ from strongroom.repository import Argon2Cost
 
 CHEAP = Argon2Cost(1, 1, 64)
 NAMES = tuple(RAW)
-OTHERS = [(one, other) for one in NAMES for other in NAMES if one != other]
+NEXT = {one: NAMES[(place + 1) % len(NAMES)] for place, one in enumerate(NAMES)}
+OTHERS = [
+    pytest.param(one, other, id=f"{one}-{other}", marks=() if other == NEXT[one] or one == NEXT[other] else pytest.mark.soak)
+    for one in NAMES
+    for other in NAMES
+    if one != other
+]
+"""Each engine's rows go into two others, and two others' into it; all pairs are for make soak."""
 
 
 @dataclasses.dataclass(frozen=True)
