@@ -1,4 +1,4 @@
-"""How is the installed command run in a process of its own, and how is it judged what came of it?"""
+"""How is the command run in a process of its own, and how is it judged what came of it?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from strongroom.operations.restore import RestoreOptions, restore
 PASSWORD = "correct horse"
 ROWS, DIMENSION = 2_000, 32
 COMMAND = str(Path(sys.executable).with_name("strongroom"))
+_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ def strongroom(
     preexec: Callable[[], None] | None = None,
     stdout: Any = subprocess.PIPE,
 ) -> Ended:
-    """Run the command to its end."""
+    """Run the command to its end: a fork that has it loaded, or the installed one if anything of its process is to be different."""
+    if program == (COMMAND,) and preexec is None and stdout == subprocess.PIPE:
+        return _forked([os.fsdecode(one) for one in arguments], environment(**(env or {})))
     done = subprocess.run(
         [*program, *arguments],
         stdin=subprocess.DEVNULL,
@@ -87,6 +93,26 @@ def strongroom(
         timeout=300,
     )
     return Ended(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
+
+
+def _forked(arguments: Sequence[str], variables: Mapping[str, str]) -> Ended:
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        order = {"arguments": arguments, "environment": variables, "directory": str(Path.cwd()), "out": str(out), "err": str(err)}
+        with _turn:
+            server = _server()
+            assert server.stdin is not None
+            assert server.stdout is not None
+            server.stdin.write(json.dumps(order) + "\n")
+            server.stdin.flush()
+            code = int(server.stdout.readline())
+        return Ended(code, out.read_bytes().decode(), err.read_bytes().decode())
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    program = [sys.executable, str(Path(__file__).with_name("commands_child.py"))]
+    return subprocess.Popen(program, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def build_index(path: Path, rows: int = ROWS, seed: int = 1, dimension: int = DIMENSION) -> Path:
