@@ -76,6 +76,11 @@ def told(path: Path) -> dict[str, Any]:
     return {"points": points, "schema": schema, "config": json.loads((path / "edge_config.json").read_bytes())}
 
 
+def named(vector: Any) -> dict[str, Any]:
+    """The default vector of a point that has no other is told without its name."""
+    return vector if isinstance(vector, dict) else {"": vector}
+
+
 def sorted_vectors(path: Path) -> dict[str, dict[str, Any]]:
     shard = qdrant.EdgeShard.load(str(path))
     found, _ = shard.scroll(qdrant.ScrollRequest(limit=1_000, with_payload=True, with_vector=True))
@@ -83,7 +88,7 @@ def sorted_vectors(path: Path) -> dict[str, dict[str, Any]]:
     return {
         str(one.id): {
             "payload": one.payload,
-            **{name: repr(vector) for name, vector in sorted((one.vector or {}).items())},
+            **{name: repr(vector) for name, vector in sorted(named(one.vector).items())},
         }
         for one in found
     }

@@ -282,7 +282,7 @@ def test_what_a_loss_of_power_took_from_the_source_is_told_to_it(tmp_path: Path)
     kill(recorder)
     told: list[Change] = []
     lost = Store(durable)
-    again = open_calls(place, b"test", read_back(lost), every=0, anew=False, catch_up=told.extend)
+    again = open_calls(place, b"test", read_back(lost), every=0, anew=False, catch_up=lambda changes, _: told.extend(changes))
     assert replayed(told) == store.rows
     again.close()
 

@@ -61,7 +61,7 @@ class Proof:
         return self.url(self.place)
 
     def url(self, place: str) -> str:
-        return f"{self.engine.partition('_')[0]}://{place}"
+        return f"{SCHEMES.get(self.engine, self.engine)}://{place}"
 
     @property
     def moments(self) -> list[dict[str, Any]]:
@@ -238,7 +238,8 @@ def run(proof: Proof, *, operations: int, moments: int) -> None:
     )
 
 
-EMBEDDED = ["chroma", "chroma_purging", "faiss", "hnswlib", "usearch", "lancedb"]
+EMBEDDED = ["chroma", "chroma_purging", "faiss", "hnswlib", "usearch", "lancedb", "qdrant_edge"]
+SCHEMES = {"chroma_purging": "chroma", "qdrant_edge": "qdrant-edge"}
 LONG = {"operations": 20_000, "moments": 50}
 SHORT = {"operations": 800, "moments": 3}
 

@@ -5,4 +5,5 @@ writer     how a record gets into it                          reader    how it i
 recording  one call at a time, its record durable             calls     where the engine keeps its own state: what is intended
 feed       towards the journal                                          is recorded before the call, what came of it after
 rows       changes as the bytes of a record                   opening   how the log is gone on with after a kill
+gate       nobody calls while a source is read
 """

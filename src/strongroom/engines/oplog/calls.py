@@ -12,11 +12,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Self
 
 import pyarrow as pa
 
 from strongroom.engines.changes import Change
 from strongroom.engines.oplog.folder import OplogFolder
+from strongroom.engines.oplog.gate import Gate
 from strongroom.engines.oplog.layout import Kind, Log, Record, mark_of, of_log
 from strongroom.engines.oplog.opening import DAMAGED, begin_log, beginning, new_log, require_whole
 from strongroom.engines.oplog.reader import OplogReader
@@ -57,7 +59,21 @@ class CallRecorder(Recording):
         self._intent = end.intent
         self._intent_tag = end.tag
         self._read_back = read_back
+        self._gate = Gate(folder.path)
         super().__init__(folder, writer, every, lock_file)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self._gate.enter()
+        except BaseException:
+            super().__exit__(None)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._gate.leave()
+        super().__exit__(kind, *rest)
 
     @property
     def place(self) -> str:
@@ -104,6 +120,10 @@ class CallRecorder(Recording):
     def interrupted(self) -> None:
         """The call isn't done: the source is asked before the next one."""
 
+    def close(self) -> None:
+        super().close()
+        self._gate.close()
+
     def _changed(self, count: int, body: list[Bytes]) -> None:
         self._append(Kind.CHANGES, count, body, self._intent_tag)
         self._place = self._writer.end.mark
@@ -119,15 +139,21 @@ class CallsEnd:
     def __init__(self, place: str) -> None:
         self.place = place
         self.intent: list[Json] = []
+        self.intents = 0
+        """How many calls were begun since the place that was begun at."""
         self.tag = b""
 
     def saw(self, log: Log, record: Record) -> None:
         if record.kind is Kind.INTENT:
             self.intent, self.tag = [_read(record)], record.tag.encode()
+            self.intents += 1
         elif record.kind is Kind.DONE:
             self.intent = []
         else:
             self.place = mark_of(log.id, record.last, record.chain)
+
+
+CatchUp = Callable[[Iterator[Change], CallsEnd], None]
 
 
 def open_calls(
@@ -137,12 +163,13 @@ def open_calls(
     *,
     every: float,
     anew: bool,
-    catch_up: Callable[[Iterator[Change]], None] | None = None,
+    catch_up: CatchUp | None = None,
 ) -> CallRecorder:
     """Take the log of a source, or begin one, about what `about` says (at most 16 bytes); settle what a killed process left open.
 
-    `catch_up` is told, before that, what was recorded since the source made all durable: a loss of power may have taken it from the
-    source. Raises Locked if another process captures, Refused or Unreadable if the log is of something else, or damaged."""
+    `catch_up` is told, before that, what was recorded since the source made all durable (a loss of power may have taken it from the
+    source), and where the log ends, once it has gone through all of that. Raises Locked if another process captures, Refused or
+    Unreadable if the log is of something else, or damaged."""
     folder.make()
     lock = folder.take_lock()
     try:
@@ -192,9 +219,7 @@ def _begun(folder: OplogFolder, about: bytes) -> Log:
     return log
 
 
-def _continued(
-    folder: OplogFolder, current: bytes, about: bytes, catch_up: Callable[[Iterator[Change]], None] | None
-) -> tuple[Log, CallsEnd]:
+def _continued(folder: OplogFolder, current: bytes, about: bytes, catch_up: CatchUp | None) -> tuple[Log, CallsEnd]:
     with OplogReader(folder, current) as reader:
         try:
             end = from_settled(folder, reader)
@@ -203,7 +228,7 @@ def _continued(
                 raise Refused(f"the log of {folder.of} is of something else", hint="give anew=True to begin another one")
             changes = _changes(reader, log, end)
             if catch_up is not None:
-                catch_up(changes)
+                catch_up(changes, end)
             deque(changes, 0)
         except Gap as gap:
             raise Refused(f"the log of {folder.of} is damaged: {gap}", hint=DAMAGED) from gap

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
     from strongroom.engines.qdrant_edge.frozen import EdgeSource
+    from strongroom.engines.qdrant_edge.live import CapturedShard
     from strongroom.engines.qdrant_edge.target import EdgeTarget
 
 SCHEME = "qdrant-edge"
@@ -49,6 +50,11 @@ class QdrantEdge:
         from strongroom.engines.qdrant_edge.target import EdgeTarget
 
         return EdgeTarget(_path(url))
+
+    def capture(self, client: Any, url: str, every: float, anew: bool) -> CapturedShard:
+        from strongroom.engines.qdrant_edge.live import capture
+
+        return capture(client, _path(url), every, anew)
 
     def scratch(self, directory: Path, collections: Sequence[str]) -> str:
         """The URL of a shard called as the collection is."""

@@ -20,7 +20,7 @@ from strongroom.engines.oplog.feed import OplogFeed
 from strongroom.engines.oplog.rows import changes_of
 from strongroom.engines.private_copy import private_directory
 from strongroom.engines.qdrant_edge import layout, moment
-from strongroom.engines.qdrant_edge.library import config_at
+from strongroom.engines.qdrant_edge.library import config_at, version_at
 from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder
 from strongroom.engines.qdrant_edge.shape import Shape, collection_of, ledger, shape_of
 from strongroom.errors import EngineFailed, NotFound, SourceChanged, Unreadable
@@ -50,7 +50,7 @@ class EdgeSource:
             copy, rows = place / self._name, place / "rows.arrow"
             copy.mkdir()
             progress.begin("copying the shard", None, "bytes")
-            position = moment.copy_moment(self._shard, copy)
+            taken = moment.copy_moment(self._shard, copy)
             progress.advance(sum(file.stat().st_blocks * 512 for file in moment.files_of(copy)))
             try:
                 count, indexes = isolation.call(f"{_LIBRARY}:settle", str(copy), str(rows))
@@ -61,7 +61,7 @@ class EdgeSource:
             description = Description(
                 "qdrant-edge", _installed(), (collection_of(self._name, count, config, indexes),), {}, ledger(config, indexes)
             )
-            frozen = EdgeFrozen(copy, rows, description, position, shape_of(config))
+            frozen = EdgeFrozen(copy, rows, description, taken.position(version_at(copy)), shape_of(config))
             try:
                 yield frozen
             finally:

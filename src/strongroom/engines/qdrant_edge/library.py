@@ -39,6 +39,12 @@ def config_at(path: str) -> dict[str, Json]:
     return found
 
 
+def version_at(path: Path) -> int:
+    """The number of the last operation that the segments hold; -1 if there was none. The shard was flushed."""
+    found = [json.loads(one.read_bytes()).get("version") for one in (path / "segments").glob("*/segment.json")]
+    return max((int(one) for one in found if one is not None), default=-1)
+
+
 def settle(path: str, rows: str) -> tuple[int, dict[str, Json]]:
     """Let the shard take its log into its segments, until opening it changes nothing any more, and write its rows to the Arrow file
     `rows`. Gives the number of points and the payload's indexes."""

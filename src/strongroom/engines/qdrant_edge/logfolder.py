@@ -1,26 +1,35 @@
-"""What lies in the folder of a captured shard's log besides the log, and how is a pause made between two calls?
+"""What lies in the folder of a captured shard's log besides the log?
 
-<shard>.oplog/closed      JSON: the shard's files as its capture left them when it was closed
-<shard>.oplog/gate, call  flocked: each call is made within `call`, and passes `gate` before. Who holds both sees no call under
-                          way, and isn't kept waiting by one call after another
+    <shard>.oplog/version     JSON: the shard's own number of its last operation when the capture knew all to be durable, and the
+                              run of the machine in which that was
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from strongroom.engines.oplog.folder import OplogFolder
 from strongroom.engines.staging import write_durably
 from strongroom.errors import Locked
-from strongroom.model import Json
 
-_WAIT_SECONDS = 0.002
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The shard's number of its last operation when all was durable; and has the machine been running since, so that what was
+    written later is there too?"""
+
+    version: int
+    same_run: bool
+
+    def fits(self, version: int, calls: int) -> bool:
+        """Can a shard at `version` be what it was then and the effect of so many calls, and nothing else?"""
+        return self.version <= version <= self.version + calls and (self.same_run or not calls)
 
 
 class EdgeLogFolder(OplogFolder):
@@ -28,8 +37,6 @@ class EdgeLogFolder(OplogFolder):
 
     def __init__(self, shard: Path) -> None:
         super().__init__(shard.with_name(shard.name + ".oplog"), shard.name)
-
-    # -- who has it ------------------------------------------------------------------------------------------------------------
 
     def is_captured(self) -> bool:
         """Does a process capture the shard at this moment?"""
@@ -41,59 +48,17 @@ class EdgeLogFolder(OplogFolder):
             return False
         return False
 
-    @contextmanager
-    def pause(self, seconds: float) -> Iterator[None]:
-        """No call is made while this is open. Raises Locked if one takes longer than so many seconds."""
-        gate, call = self.open_gate()
-        try:
-            until = time.monotonic() + seconds
-            for one in (gate, call):
-                while not _try(one):
-                    if time.monotonic() > until:
-                        raise Locked(f"a call on {self.of} has taken {seconds:g} s", hint="run it again later")
-                    time.sleep(_WAIT_SECONDS)
-            yield
-        finally:
-            os.close(call)
-            os.close(gate)
+    def remember(self, version: int) -> None:
+        write_durably(self.path / "version", json.dumps({"version": version, "boot": _boot()}).encode())
 
-    def open_gate(self) -> tuple[int, int]:
-        """Descriptors of `gate` and `call`."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        return os.open(self.path / "gate", flags, 0o600), os.open(self.path / "call", flags, 0o600)
-
-    # -- is it what the capture left -------------------------------------------------------------------------------------------
-
-    def remember_closed(self, shard: Path) -> None:
-        write_durably(self.path / "closed", json.dumps(_state_of(shard)).encode())
-
-    def forget_closed(self) -> None:
-        with suppress(FileNotFoundError):
-            (self.path / "closed").unlink()
-
-    def was_closed(self) -> bool:
-        """Did the last capture end in order?"""
-        return (self.path / "closed").exists()
-
-    def closed_as(self, shard: Path) -> bool:
-        """Are the shard's files those that the last capture left when it ended in order?"""
-        said: Json = self.read("closed") if self.exists() else None
-        return said is not None and said == _state_of(shard)
+    def known(self) -> Known | None:
+        """None if nothing is."""
+        said = self.read("version")
+        return None if said is None else Known(int(said["version"]), said["boot"] is not None and said["boot"] == _boot())
 
 
-def _state_of(shard: Path) -> dict[str, list[int]]:
-    """Of each file its inode, size and time of writing."""
-    found = {}
-    for path in sorted(shard.rglob("*")):
-        if path.is_file():
-            status = path.stat()
-            found[path.relative_to(shard).as_posix()] = [status.st_ino, status.st_size, status.st_mtime_ns]
-    return found
-
-
-def _try(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _boot() -> str | None:
+    """Which run of the machine this is; None if it can't be told."""
+    with suppress(OSError):
+        return _BOOT.read_text().strip()
+    return None

@@ -13,13 +13,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from strongroom.engines.oplog.calls import end_of
+from strongroom.engines.oplog.gate import pause
 from strongroom.engines.oplog.layout import KIND
 from strongroom.engines.private_copy import copy_file
 from strongroom.engines.qdrant_edge.library import CONFIG
-from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder
+from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder, Known
 from strongroom.errors import Gap, Locked, NotFound, SourceChanged, Unreadable
 from strongroom.model import Position
 
@@ -27,16 +29,33 @@ PARTS = ("wal", "segments")
 PATIENCE_SECONDS = 60.0
 
 
-def copy_moment(shard: Path, copy: Path) -> Position:
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where the shard's log ended while its files were copied, if it has one. `calls` were made since all was durable."""
+
+    stamp: str
+    mark: str = ""
+    known: Known | None = None
+    calls: int = 0
+
+    def position(self, version: int) -> Position:
+        """Of a copy that is at `version`, now that Qdrant has brought it in order: a place in the log, if the copy is just what was
+        recorded up to there."""
+        if self.mark and self.known is not None and self.known.fits(version, self.calls):
+            return Position(KIND, self.mark)
+        return Position("files", self.stamp)
+
+
+def copy_moment(shard: Path, copy: Path) -> Moment:
     """Copy a shard into the empty folder `copy`. Raises NotFound, Unreadable, Locked or SourceChanged."""
     require_shard(shard)
     try:
-        with _still(shard) as position:
+        with _still(shard) as found:
             for source in files_of(shard):
                 target = copy / source.relative_to(shard)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 copy_file(source, target)
-            return position
+            return found
     except FileNotFoundError as error:
         raise SourceChanged(f"{error.filename} vanished while it was copied", hint="run it again") from error
     except PermissionError as error:
@@ -62,35 +81,32 @@ def files_of(shard: Path) -> list[Path]:
 
 
 @contextmanager
-def _still(shard: Path) -> Iterator[Position]:
-    """Nothing of the shard changes while this is open. Gives the position at which it is."""
+def _still(shard: Path) -> Iterator[Moment]:
+    """Nothing of the shard changes while this is open."""
     folder = EdgeLogFolder(shard)
     wal = os.open(shard / "wal", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _take(wal):
-            with suppress(Gap):
-                if folder.closed_as(shard):
-                    yield _position(folder)
-                    return
-            yield Position("files", _stamps(shard))
+            yield _moment(shard, folder)
             return
     finally:
         os.close(wal)
     if not folder.exists() or not folder.is_captured():
         hint = "close it while the backup runs, or write through strongroom.capture(shard, ...)"
         raise Locked(f"another process has {shard} open", hint=hint)
-    with folder.pause(PATIENCE_SECONDS):
-        yield _position(folder)
+    with pause(folder.path, folder.of, PATIENCE_SECONDS):
+        yield _moment(shard, folder)
 
 
-def _position(folder: EdgeLogFolder) -> Position:
-    log = folder.log_id()
-    if log is None:
-        raise SourceChanged(f"the log of {folder.of} is gone", hint="run it again")
-    end = end_of(folder, log)
-    if end.intent:
-        raise SourceChanged(f"it isn't known what the last call on {folder.of} did", hint="let its owner make another call")
-    return Position(KIND, end.place)
+def _moment(shard: Path, folder: EdgeLogFolder) -> Moment:
+    stamp = _stamp(shard)
+    with suppress(Gap, Unreadable):
+        log = folder.log_id() if folder.exists() else None
+        if log is not None:
+            end = end_of(folder, log)
+            if not end.intent:
+                return Moment(stamp, end.place, folder.known(), end.intents)
+    return Moment(stamp)
 
 
 def _take(lock: int) -> bool:
@@ -101,7 +117,6 @@ def _take(lock: int) -> bool:
     return True
 
 
-def _stamps(shard: Path) -> str:
-    """Of all files, in a form that says when they were written last."""
-    latest = max(path.stat().st_mtime_ns for path in files_of(shard))
-    return f"{latest}:{time.time_ns()}"
+def _stamp(shard: Path) -> str:
+    """When one of the files was written last, and when that was looked at."""
+    return f"{max(path.stat().st_mtime_ns for path in files_of(shard))}:{time.time_ns()}"
