@@ -24,7 +24,7 @@ from strongroom.engines.oplog.feed import following
 from strongroom.engines.oplog.folder import OplogFolder
 from strongroom.engines.oplog.layout import Kind
 from strongroom.engines.oplog.rows import changes_of
-from strongroom.errors import Locked, NotFound, Refused
+from strongroom.errors import Gap, Locked, NotFound, Refused
 from strongroom.model import ROLE, Collection, Field, Role
 
 ROWS = pa.schema(
@@ -324,6 +324,20 @@ def test_a_log_of_something_else_or_a_damaged_one_is_refused(tmp_path: Path) -> 
     fresh = opened(place, store, anew=True)
     assert fresh.place.startswith("0:")
     fresh.close()
+
+
+def test_a_log_that_is_read_to_its_last_operation_has_ended_once_there_is_another(tmp_path: Path) -> None:
+    """What stands behind it, that the call was done, is no reason to wait for more."""
+    store, place = Store(), OplogFolder(tmp_path / "x.oplog", "x")
+    recorder = opened(place, store)
+    followed(place)
+    put(recorder, store, {1: ((1, 2), "a")})
+    last = {"": recorder.place}
+    recorder.close()
+    assert followed(place, last) == []
+    opened(place, store, anew=True).close()
+    with pytest.raises(Gap):
+        followed(place, last)
 
 
 def test_each_step_of_a_call_is_a_record(tmp_path: Path) -> None:

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +20,13 @@ import pytest
 import qdrant_edge as qdrant
 from commands import PASSWORD
 
-from strongroom import capture
+from strongroom import capture, engines
+from strongroom.engines.changes import ACT, BATCH, MARK, TIME, Act, RowChanges
+from strongroom.engines.oplog.gate import pause
+from strongroom.engines.qdrant_edge.conversion import batch_of
+from strongroom.engines.qdrant_edge.live import LiveShard
+from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder
+from strongroom.errors import Gap, Locked, NotFound, Refused, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.follow import FollowOptions
 from strongroom.repository import Argon2Cost
@@ -107,29 +122,244 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def test_each_call_is_restored_as_it_was_before_and_after(room: Strongroom, path: Path, tmp_path: Path) -> None:
-    """One stream, with a batch a call: the state before it and after it, as the shard itself told it."""
+def told(live: LiveShard) -> dict[str, dict[str, Any]]:
+    """The shard's points as rows."""
+    found, _ = live.shard.scroll(qdrant.ScrollRequest(limit=10_000, with_payload=True, with_vector=True))
+    return {row["id"]: row for row in batch_of(live.shape, found).to_pylist()}
+
+
+def replayed(path: Path, marks: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What the log says from marks on, as rows."""
+    known: dict[str, dict[str, Any]] = {}
+    with engines.source_of(f"qdrant-edge://{path}").feed("test", None) as feed:
+        feed.resume(marks)
+        more = True
+        while more:
+            changes, _, more = feed.read()
+            for change in changes:
+                if isinstance(change, RowChanges):
+                    for row in change.batch.to_pylist():
+                        act, *_ = (row.pop(name) for name in (ACT, TIME, MARK, BATCH))
+                        known.pop(row["id"], None)
+                        if act == Act.PUT:
+                            known[row["id"]] = row
+    return known
+
+
+def begun(path: Path) -> dict[str, str]:
+    with engines.source_of(f"qdrant-edge://{path}").feed("test", None) as feed:
+        return dict(feed.begin())
+
+
+def test_the_log_says_what_each_call_did(path: Path) -> None:
+    shard = captured(path)
+    marks = begun(path)
+    for name, call in CALLS.items():
+        shard.delete_points([7, 9])
+        shard.upsert_points([point(1, 1), point(2, 2), point(3, 3)])
+        before = told(shard._live)
+        call(shard)
+        after = told(shard._live)
+        assert after != before or name == "indexes made", name
+        assert replayed(path, marks) == after, name
+    shard.close()
+
+
+def test_moments_and_batches_are_restored(room: Strongroom, path: Path, tmp_path: Path) -> None:
     shard = captured(path)
     url = f"qdrant-edge://{path}"
     room.follow(url, ONCE)
-    states, expected = {}, {}
-    for turn, (name, call) in enumerate(CALLS.items()):
-        shard.delete_points([7, 9])
+    states = {}
+    for name in CALLS:
         shard.upsert_points([point(1, 1), point(2, 2), point(3, 3)])
         states[name] = rows(shard)
         with shard.batch(name):
-            call(shard)
-        expected[name] = rows(shard)
-        assert expected[name] != states[name] or name == "indexes made", name
-        if turn % 5 == 0:
-            shard.flush()
+            CALLS[name](shard)
+        shard.flush()
+    states["end"] = rows(shard)
     room.follow(url, ONCE)
     shard.close()
-    names = list(CALLS)
-    for place, name in enumerate(names[::3]):
-        room.restore("latest", f"qdrant-edge://{tmp_path / f'before-{place}'}", at=f"before:{name}")
-        assert rows_at(tmp_path / f"before-{place}") == states[name], name
-    room.restore("latest", f"qdrant-edge://{tmp_path / 'last'}")
-    assert rows_at(tmp_path / "last").keys() <= expected[names[-1]].keys() | states[names[0]].keys()
+    for name in ("points replaced", "payload set by filter", "a text for an id"):
+        room.restore("latest", f"qdrant-edge://{tmp_path / name}", at=f"before:{name}")
+        assert rows_at(tmp_path / name) == states[name], name
     status = room.journal_status(url)[0]
-    assert (status.holes, status.problems, status.behind) == ((), (), 0) or not status.holes
+    assert (status.holes, status.problems) == ((), ())
+    snapshot = room.backup(url).snapshot
+    assert snapshot.manifest.position.kind == "oplog"
+    assert snapshot.manifest.collections[0].catalog.catalog["payload_indexes"] == {"n": "integer"}
+    room.restore(snapshot.id, f"qdrant-edge://{tmp_path / 'end'}")
+    assert rows_at(tmp_path / "end") == states["end"]
+
+
+# -- somebody dies ---------------------------------------------------------------------------------------------------------
+
+
+KILLED = {
+    "before the intent": "CallRecorder.call = dies",
+    "before the call": "LiveShard.tell = tell; CapturedShard._call = no_call",
+    "after the call": "LiveShard.tell = dies",
+    "half told": "LiveShard.tell = half",
+    "before done": "CallRecorder._done = dies",
+}
+CHILD = """
+    import os, signal, sys
+    from pathlib import Path
+    sys.path.insert(0, {here!r})
+    from test_capture_edge import captured, point, qdrant
+    from strongroom.engines.oplog.calls import CallRecorder
+    from strongroom.engines.qdrant_edge.live import CapturedShard, LiveShard
+
+    tell = LiveShard.tell
+    def dies(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+    def no_call(self, intent, operation):
+        with self._recorder.call(intent):
+            dies()
+    def half(self, intent, outcome):
+        tell(self, {{**intent, "points": intent["points"][:1]}}, outcome)
+        dies()
+
+    shard = captured(Path({path!r}))
+    shard.upsert_points([point(1, 1), point(2, 2)])
+    {patch}
+    shard.upsert_points([point(2, 5), point(3, 5)])
+    raise SystemExit("it lives")
+"""
+
+
+def killed(path: Path, patch: str) -> None:
+    code = textwrap.dedent(CHILD).format(here=str(Path(__file__).parent), path=str(path), patch=patch)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+
+
+@pytest.mark.parametrize("step", KILLED)
+def test_a_killed_writer_leaves_shard_and_log_knowing_the_same(step: str, path: Path) -> None:
+    first = captured(path)
+    marks = begun(path)
+    first.close()
+    killed(path, KILLED[step])
+    again = captured(path)
+    found = told(again._live)
+    assert replayed(path, marks) == found
+    happened = step not in ("before the intent", "before the call")
+    assert found.keys() == ({"1", "2", "3"} if happened else {"1", "2"})
+    assert json.loads(found["2"]["payload"]) == {"n": 5 if happened else 2}
+    again.upsert_points([point(4, 4)])
+    assert replayed(path, marks) == told(again._live)
+    again.close()
+
+
+def test_what_a_loss_of_power_took_from_the_shard_is_put_back(path: Path, tmp_path: Path) -> None:
+    """The log is durable before each call returns, the shard's own files need not be."""
+    shard = captured(path)
+    shard.upsert_points([point(1, 1), point(2, 2)])
+    shard.flush()
+    shutil.copytree(path, tmp_path / "on the disk")
+    shard.upsert_points([point(2, 5), point(3, 5)])
+    shard.delete_points([1])
+    expected = rows(shard)
+    os.close(shard._recorder._lock_file)  # as if the process were gone
+    shard._recorder._lock_file = -1
+    shard._live.shard.close()
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "on the disk", path)
+    again = captured(path)
+    assert rows(again) == expected
+    again.close()
+
+
+def test_a_shard_that_is_not_what_the_capture_left_is_refused(room: Strongroom, path: Path, tmp_path: Path) -> None:
+    url = f"qdrant-edge://{path}"
+    shard = captured(path)
+    shard.upsert_points([point(1, 1)])
+    room.follow(url, ONCE)
+    shard.close()
+    shutil.copytree(path, tmp_path / "older")
+    assert room.backup(url).snapshot.manifest.position.kind == "oplog"
+
+    changed = qdrant.EdgeShard.load(str(path))
+    changed.update(qdrant.UpdateOperation.upsert_points([point(2, 2)]))
+    changed.flush()
+    changed.close()
+    assert room.backup(url).snapshot.manifest.position.kind == "files"
+    with pytest.raises(Refused, match="past its capture"):
+        captured(path)
+    gc.collect()
+    shard = captured(path, anew=True)
+    shard.upsert_points([point(3, 3)])
+    shard.close()
+    with pytest.raises(Gap):
+        replayed(path, {"": "1:0000000000000000"})
+    report = room.follow(url, ONCE)
+    assert report.gaps, "the log is another one"
+
+    shutil.rmtree(path)
+    shutil.copytree(tmp_path / "older", path)
+    with pytest.raises(Refused, match="older copy"):
+        captured(path)
+
+
+def test_a_backup_waits_for_a_call_and_calls_wait_for_a_pause(path: Path) -> None:
+    shard = captured(path)
+    folder = EdgeLogFolder(path)
+    done = threading.Event()
+
+    def write() -> None:
+        shard.upsert_points([point(1, 1)])
+        done.set()
+
+    with pause(folder.path, "x", 10):
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert not done.wait(0.3)
+        assert rows(shard) == {}
+    writer.join(30)
+    assert done.is_set()
+    with shard._recorder, pytest.raises(Locked), pause(folder.path, "x", 0.2):
+        pass
+    shard.close()
+
+
+def test_it_is_shipped_and_backed_up_from_the_very_process(room: Strongroom, path: Path, tmp_path: Path) -> None:
+    url = f"qdrant-edge://{path}"
+    shard = capture(made(path), room, url, ship=True, options=FollowOptions(every=1.0, probes=5))
+    for turn in range(20):
+        shard.upsert_points([point(turn, turn)])
+    before = rows(shard)
+    assert room.backup(url).snapshot.manifest.position.kind == "oplog"
+    with shard.batch("bad"):
+        shard.set_payload_by_filter(qdrant.Filter(), {"n": 0})
+        shard.delete_points_by_filter(qdrant.Filter())
+    shard.upsert_points([point(99, 9)])
+    shard.close()
+    room.restore("latest", f"qdrant-edge://{tmp_path / 'before'}", at="before:bad")
+    assert rows_at(tmp_path / "before") == before
+    room.restore("latest", f"qdrant-edge://{tmp_path / 'without'}", undo="bad")
+    assert rows_at(tmp_path / "without").keys() == {*before, "99"}
+
+
+def test_what_cannot_be_captured_is_said_so(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(WrongRequest):
+        capture(object(), None, f"qdrant-edge://{path}")
+    shard = made(path)
+    other = made(tmp_path / "other")
+    other.close()
+    with pytest.raises(Refused, match="isn't open"):
+        capture(shard, None, f"qdrant-edge://{tmp_path / 'other'}")
+    with pytest.raises(NotFound):
+        capture(shard, None, f"qdrant-edge://{tmp_path / 'nothing'}")
+    wrapped = capture(shard, None, f"qdrant-edge://{path}")
+    with pytest.raises(Refused, match="update"):
+        wrapped.update(qdrant.UpdateOperation.delete_points([1]))
+    with pytest.raises(Refused):
+        wrapped.create_dense_vector("more", 3, qdrant.Distance.Dot)
+    marks = begun(path)
+    with pytest.raises(Exception, match="expected dim"):
+        wrapped.upsert_points([point(1, 1), qdrant.Point(2, {"image": [1, 2, 3]}, None)])
+    with pytest.raises(Exception, match="No point"):
+        wrapped.set_payload([1, 77], {"n": 5})
+    assert replayed(path, marks) == told(wrapped._live)
+    wrapped.close()
+    with pytest.raises(Refused, match="closed"):
+        wrapped.delete_points([1])

@@ -73,9 +73,9 @@ class OplogFeed:
         log = next((one for one in logs if of_log(mark, one)), None)
         if log is None:
             raise Gap(f"the log of {self._folder.of} is another one: it was captured anew")
-        if any(record.operations for record in self._go(log, mark).all()):
+        if any(record.operations for record in self._go(log, mark).all()) or log == self._folder.log_id():
             self._go(log, mark)
-        elif log != self._folder.log_id():
+        else:
             raise Gap(f"the log of {self._folder.of} ended here: it was captured anew")
         self._folder.hold(self._holder, mark)
 

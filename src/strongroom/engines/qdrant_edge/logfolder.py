@@ -1,7 +1,7 @@
 """What lies in the folder of a captured shard's log besides the log?
 
-    <shard>.oplog/version     JSON: the shard's own number of its last operation when the capture knew all to be durable, and the
-                              run of the machine in which that was
+<shard>.oplog/version     JSON: the shard's own number of its last operation when the capture knew all to be durable, and the
+                          run of the machine in which that was
 """
 
 from __future__ import annotations
