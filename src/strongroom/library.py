@@ -261,8 +261,8 @@ def capture_index(
     anew: bool = False,
     options: FollowOptions | None = None,
 ) -> Any:
-    """Wrap an index (FAISS, hnswlib, USearch) that `source` names the file of, or the client of a Chroma server, so that every
-    change that is made through it can be followed.
+    """Wrap an index (FAISS, hnswlib, USearch) that `source` names the file of, an open shard of Qdrant Edge, or the client of a
+    Chroma server, so that every change that is made through it can be followed.
 
     The wrapper is used as the index itself. A change is durable before its call returns, or `every_ms` milliseconds later; with
     `ship` a thread of this process keeps it in the journal of `room`, else `strongroom journal follow` does. After a crash load
