@@ -1,4 +1,4 @@
-"""Which numbers occur? A set of numbers, a byte each, in pages: what lies between those that are in use takes no room."""
+"""Which numbers occur? A set of numbers, a bit each, in pages: what lies between those that are in use takes no room."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ class Marks:
     """Numbers that were seen."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, Flags] = {}
+        self._pages: dict[int, npt.NDArray[np.uint8]] = {}
 
     def mark(self, numbers: Numbers) -> None:
         """Add these; NONE is left out."""
         for page, _, inside in _by_page(numbers[numbers != NONE]):
-            if page not in self._pages:
-                self._pages[page] = np.zeros(_PAGE, np.bool_)
-            self._pages[page][inside] = True
+            fresh = np.zeros(_PAGE, np.bool_)
+            fresh[inside] = True
+            bits = np.packbits(fresh, bitorder="little")
+            self._pages[page] = self._pages[page] | bits if page in self._pages else bits
 
     def of(self, numbers: Numbers) -> Flags:
         """Which of these were seen."""
         found = np.zeros(len(numbers), np.bool_)
         for page, places, inside in _by_page(numbers):
             if page in self._pages:
-                found[places] = self._pages[page][inside]
+                found[places] = self._pages[page][inside >> 3] >> (inside & 7) & 1
         return found
 
     def part(self, start: int, count: int) -> Flags:
@@ -42,7 +43,8 @@ class Marks:
         for page in range(start >> _BITS, (start + count - 1 >> _BITS) + 1 if count else 0):
             if page in self._pages:
                 first, last = max(start, page * _PAGE), min(start + count, (page + 1) * _PAGE)
-                found[first - start : last - start] = self._pages[page][first - page * _PAGE : last - page * _PAGE]
+                flags = np.unpackbits(self._pages[page], bitorder="little")
+                found[first - start : last - start] = flags[first - page * _PAGE : last - page * _PAGE]
         return found
 
 
