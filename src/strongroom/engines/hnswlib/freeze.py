@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.hnswlib import space
-from strongroom.engines.hnswlib.layout import Layout, NotAnIndex, check_upper, order_of, parse
+from strongroom.engines.hnswlib.layout import Layout, NotAnIndex, check_upper, elements, order_of, parse
 from strongroom.engines.hnswlib.library import Opening
 from strongroom.engines.hnswlib.space import NOTHING_SAID
 from strongroom.engines.indexfile.content import Matrix, vector_array
@@ -25,7 +25,7 @@ from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.protocol import Artifact
 from strongroom.errors import Unreadable
-from strongroom.model import Cut, Json, LedgerItem, Region, Status
+from strongroom.model import Bytes, Cut, Json, LedgerItem, Region, Status
 
 _ROWS_AT_ONCE = 4096
 
@@ -62,11 +62,11 @@ class HnswlibContent:
 
     def blocks(self) -> Iterator[pa.Array]:
         for start, rows in self.layout.pieces():
-            yield vector_array(self._vectors(start, rows).tobytes(), "float32", self.dimension)
+            yield vector_array(self._vectors(start, rows), "float32", self.dimension)
 
     def fetch(self, rows: Ids) -> npt.NDArray[np.float32]:
         if len(rows) and int(rows[-1]) - int(rows[0]) == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
-            content = self._vectors(int(rows[0]), len(rows)).tobytes()
+            content: Bytes = self._vectors(int(rows[0]), len(rows))
         else:
             known = self.layout
             content = b"".join(self.file.read(known.place(int(row)) + known.vector_offset, known.vector_bytes) for row in rows)
@@ -106,17 +106,19 @@ class HnswlibContent:
         note = f"hnswlib doesn't keep it and nobody said: taken for {self.metric}; if it isn't, say ?space=ip or ?space=cosine"
         return LedgerItem("space", Status.NOT_OFFERED, note)
 
-    def _vectors(self, start: int, rows: int) -> npt.NDArray[np.uint8]:
-        """The bytes of vectors that lie one after another, rows x bytes of a vector."""
+    def _vectors(self, start: int, rows: int) -> Bytes:
+        """The bytes of vectors, one after another."""
         known = self.layout
-        elements = np.frombuffer(self.file.read(known.place(start), rows * known.stride), np.uint8).reshape(rows, known.stride)
-        return elements[:, known.vector_offset : known.label_offset]
+        vectors = np.empty((rows, known.vector_bytes), np.uint8)
+        for first, some in elements(known, self.file.read, start, rows):
+            vectors[first - start : first - start + len(some)] = some[:, known.vector_offset : known.label_offset]
+        return vectors.reshape(-1).data
 
     def _bytes_of_vectors(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` of what the vectors would be without the links between them."""
         record = self.layout.vector_bytes
         first, last = offset // record, -(-(offset + length) // record)
-        parts = (self._vectors(start, min(_ROWS_AT_ONCE, last - start)).tobytes() for start in range(first, last, _ROWS_AT_ONCE))
+        parts = (self._vectors(start, min(_ROWS_AT_ONCE, last - start)) for start in range(first, last, _ROWS_AT_ONCE))
         return b"".join(parts)[offset - first * record :][:length]
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from strongroom.engines.indexfile.order import Flags, Ids, Order, empty, unique
 from strongroom.engines.protocol import BLOCK_BYTES, rows_per_block
@@ -31,6 +32,8 @@ _MOST_LINKS = 100_000
 _LARGEST_STRIDE = 1 << 24
 _MOST_LEVELS = 1 << 16
 _WORDS = 1 << 20  # of the upper levels, looked at at once
+_CACHED_BYTES = 1 << 20
+"""So much is read at once where only a part of each element is kept: it doesn't leave a core's cache."""
 
 
 class NotAnIndex(Exception):
@@ -148,14 +151,21 @@ def check_upper(layout: Layout, read: Read) -> None:
         raise NotAnIndex(f"is not whole: it has the levels of {elements:,} elements and should of {layout.count:,}")
 
 
+def elements(layout: Layout, read: Read, start: int, rows: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """`rows` elements from `start` on, some at a time: the number of the first of them, and their bytes (elements, stride)."""
+    step = max(1, _CACHED_BYTES // layout.stride)
+    for first in range(start, start + rows, step):
+        count = min(step, start + rows - first)
+        yield first, np.frombuffer(read(layout.place(first), count * layout.stride), np.uint8).reshape(count, layout.stride)
+
+
 def order_of(layout: Layout, read: Read) -> Order:
     """The labels of all elements, and which of them are deleted. Reads level 0. Raises NotAnIndex if a label is there twice."""
     labels = empty(layout.count)
     dead: Flags = np.zeros(layout.count, np.bool_)
-    for start, rows in layout.pieces():
-        elements = np.frombuffer(read(layout.place(start), rows * layout.stride), np.uint8).reshape(rows, layout.stride)
-        labels[start : start + rows] = elements[:, layout.label_offset :].copy().view("<i8").reshape(rows)
-        dead[start : start + rows] = elements[:, 2] & 1
+    for first, some in elements(layout, read, 0, layout.count):
+        labels[first : first + len(some)] = some[:, layout.label_offset :].copy().view("<i8").reshape(len(some))
+        dead[first : first + len(some)] = some[:, 2] & 1
     any_dead = bool(dead.any())
     live: Ids = labels[~dead] if any_dead else labels
     if not unique(live):

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from strongroom.engines.indexfile.join import Join
 from strongroom.engines.indexfile.order import Ids, Order
-from strongroom.model import Json, LedgerItem, Region
+from strongroom.model import Bytes, Json, LedgerItem, Region
 
 Numbers = npt.NDArray[np.floating[Any]]
 
@@ -83,7 +83,7 @@ def vector_type(dtype: str, dimension: int) -> pa.DataType:
     return pa.list_(kinds[dtype], dimension)
 
 
-def vector_array(content: bytes, dtype: str, dimension: int) -> pa.Array:
+def vector_array(content: Bytes, dtype: str, dimension: int) -> pa.Array:
     """Vectors that lie one after another as a column that shares their memory."""
     kind = vector_type(dtype, dimension)
     if dtype == "bfloat16":
