@@ -79,11 +79,15 @@ def backup(
     """Make a snapshot of a source. Exit code 3 if something in it could not be read."""
     from strongroom import engines
 
+    def load() -> None:
+        import_module("strongroom.operations.backup")
+        import_module("strongroom.cli.render")
+        engines.source_of(source)
+
     tags = _pairs(tag or [], "--tag")
-    with engines.prepared(source):
-        room = _open(repo, key_file, lambda: (import_module("strongroom.operations.backup"), engines.source_of(source)))
-        with _progress(quiet) as progress:
-            report = room.backup(source, model=model, tags=tags, probes=probes, reread=reread, progress=progress)
+    room = _open(repo, key_file, load)
+    with _progress(quiet) as progress:
+        report = room.backup(source, model=model, tags=tags, probes=probes, reread=reread, progress=progress)
     from strongroom.cli import render
 
     summary = {**render.snapshot_summary(report.snapshot), "not_captured": render.plain(report.not_captured)}
@@ -281,15 +285,17 @@ def _require_command(context: typer.Context) -> None:
 def _open(repo: str, key_file: Path | None, load: Callable[[], object] = lambda: None) -> Strongroom:
     """Opened while what comes next is loaded: a password takes its time to become a key, on purpose."""
     from strongroom.credentials import secret_of
-    from strongroom.repository import Repository, open_store
+    from strongroom.repository.store import open_store
+    from strongroom.repository.unlocking import unlock
 
-    secret = secret_of(_asked_password(key_file), key_file)
+    secret, store = secret_of(_asked_password(key_file), key_file), open_store(repo)
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(Repository.open, open_store(repo), secret)
+        unlocking = pool.submit(unlock, store, secret)
         from strongroom.library import Strongroom
+        from strongroom.repository import Repository
 
         load()
-        return Strongroom(opening.result())
+        return Strongroom(Repository.unlocked(store, unlocking.result()))
 
 
 def _asked_password(key_file: Path | None, *, confirm: bool = False) -> str | None:

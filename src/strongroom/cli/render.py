@@ -15,18 +15,18 @@ from rich.text import Text
 
 from strongroom.cli.bars import amount
 from strongroom.model import LedgerItem, Status
-from strongroom.operations.backup import BackupReport
-from strongroom.operations.journal_status import Hole, StreamStatus
-from strongroom.operations.restore import RestoreReport
-from strongroom.operations.restore_moment import PlannedMoment
-from strongroom.operations.restore_plan import RestorePlan
-from strongroom.operations.verify import VerifyReport
-from strongroom.repository import KeySlot
-from strongroom.snapshots.history import Snapshot
-from strongroom.snapshots.manifest import ProbeSet, StoredArtifact, StoredCollection
 
 if TYPE_CHECKING:
+    from strongroom.operations.backup import BackupReport
+    from strongroom.operations.journal_status import Hole, StreamStatus
     from strongroom.operations.repair import RepairReport
+    from strongroom.operations.restore import RestoreReport
+    from strongroom.operations.restore_moment import PlannedMoment
+    from strongroom.operations.restore_plan import RestorePlan
+    from strongroom.operations.verify import VerifyReport
+    from strongroom.repository import KeySlot
+    from strongroom.snapshots.history import Snapshot
+    from strongroom.snapshots.manifest import ProbeSet, StoredArtifact, StoredCollection
 
 
 class _Console(Console):

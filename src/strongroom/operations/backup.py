@@ -51,8 +51,7 @@ def backup(repository: Repository, source: str, options: BackupOptions | None = 
     blobs that are stored already aren't stored again, unless this machine knows their pack to be damaged. Any number of backups
     may run at once.
     """
-    with engines.prepared(source):
-        return _Backup(repository, source, options or BackupOptions(), progress).run()
+    return _Backup(repository, source, options or BackupOptions(), progress).run()
 
 
 class _Backup:
@@ -79,7 +78,7 @@ class _Backup:
             before = predecessor_of(self._repository, writer, self._source, engine.name, known)
             record, finish = before.unread(source, engine.version(), self._options.model) if self._may_rely else None, None
             if record is None:
-                with source.freeze(self._progress) as frozen:
+                with engines.prepared(self._url), source.freeze(self._progress) as frozen:
                     record = self._unchanged(frozen, before)
                     finish = None if record else self._read(frozen, writer, before, asking, unfinished)
             packs = writer.close()

@@ -15,8 +15,9 @@ from typing import TypeVar
 from strongroom.errors import Damaged, NotFound, Overtaken
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.packs import CodedBlob, Pack, pack_name
-from strongroom.repository.repository import PACKS, Repository
+from strongroom.repository.repository import Repository
 from strongroom.repository.tombstones import What, earliest
+from strongroom.repository.unlocking import PACKS
 from strongroom.repository.writer import BlobWriter
 
 T = TypeVar("T")

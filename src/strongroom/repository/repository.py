@@ -20,11 +20,10 @@ from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.store import Store, require_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
+from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
 from strongroom.repository.writer import BlobWriter, create_once
 
 INDEX = "index/"
-SNAPSHOTS = "snapshots/"
-PACKS = "packs/"
 _GONE = "it was listed and is not there"
 _LOOKS = 5
 REPAIRS = "repairs/"
@@ -81,19 +80,14 @@ class Repository:
     @classmethod
     def open(cls, store: Store, secret: Secret, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
         """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
-        settings = read_config(store)
-        slots, problems = read_slots(store, settings)
-        for slot in slots:
-            master = slot.open(secret)
-            if master is not None:
-                repository = cls(store, settings, Keys.of(master, settings.repository_id), clock)
-                repository.problems.extend(problems)
-                return repository
-        if problems:
-            raise problems[0]
-        if not slots:
-            raise Damaged(key_slots.FOLDER, "every key slot is gone, and with them the only way to the data")
-        raise WrongKey(f"no key slot of {store.url} opens with this {secret.kind}")
+        return cls.unlocked(store, unlock(store, secret), clock=clock)
+
+    @classmethod
+    def unlocked(cls, store: Store, found: Unlocked, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
+        """What `unlock` found in the store."""
+        repository = cls(store, found.settings, found.keys, clock)
+        repository.problems.extend(found.problems)
+        return repository
 
     # -- blobs -----------------------------------------------------------------------------------------------------------
 
@@ -360,33 +354,6 @@ class Repository:
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """So many that a machine that is stopped has kept most of what it read."""
     return (ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH))
-
-
-def read_config(store: Store) -> config.Config:
-    """Raises NoRepository, or Damaged if `config` is altered, or missing where the rest is there."""
-    try:
-        return config.decode(store.read(config.NAME))
-    except config.NewerFormat:
-        raise
-    except (NotFound, NoRepository) as error:
-        if any(True for _ in store.list(SNAPSHOTS)) or any(True for _ in store.list(PACKS)):
-            what = "missing" if isinstance(error, NotFound) else "altered"
-            raise Damaged(config.NAME, f"{what}, although packs or snapshots are there") from error
-        if isinstance(error, NoRepository):
-            raise
-        raise NoRepository(f"there is no repository at {store.url}") from error
-
-
-def read_slots(store: Store, settings: config.Config) -> tuple[list[KeySlot], list[Damaged]]:
-    """All key slots, oldest first, and what is wrong with the others."""
-    slots: list[KeySlot] = []
-    problems: list[Damaged] = []
-    for listed in store.list(key_slots.FOLDER):
-        try:
-            slots.append(key_slots.read_slot(listed.name, store.read(listed.name), settings.repository_id))
-        except Damaged as error:
-            problems.append(error)
-    return sorted(slots, key=lambda slot: slot.created), problems
 
 
 def _create_config(store: Store, settings: config.Config) -> None:

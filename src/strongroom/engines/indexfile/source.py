@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from strongroom.engines.indexfile import feed
 from strongroom.engines.indexfile.frozen import IndexFrozen
 from strongroom.engines.indexfile.held import Held, hold
 from strongroom.engines.indexfile.position import unchanged_since
-from strongroom.engines.oplog.feed import OplogFeed
 from strongroom.errors import StrongroomError
 from strongroom.model import Position
 from strongroom.progress import Progress
+
+if TYPE_CHECKING:
+    from strongroom.engines.oplog.feed import OplogFeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,11 @@ class IndexSource:
 
     def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[OplogFeed]:
         """What the capture of the index recorded; a batch has the name that the capture was told."""
+        from strongroom.engines.indexfile import feed
+
         return feed.following(self.path, holder)
 
     def release(self, holder: str) -> bool:
+        from strongroom.engines.indexfile import feed
+
         return feed.release(self.path, holder)

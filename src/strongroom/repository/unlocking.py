@@ -1,0 +1,69 @@
+"""How does a secret open a repository? Read `config` and the key slots, and unwrap the master key.
+
+A password takes its time to become a key, on purpose. So this stands apart from what works with blobs and needs none of its
+libraries: a program can load those meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from strongroom.errors import Damaged, NoRepository, NotFound, WrongKey
+from strongroom.repository import config, key_slots
+from strongroom.repository.crypto import Keys
+from strongroom.repository.key_slots import KeySlot, Secret
+from strongroom.repository.store import Store
+
+SNAPSHOTS = "snapshots/"
+PACKS = "packs/"
+
+
+@dataclass(frozen=True, slots=True)
+class Unlocked:
+    """What a repository is, its keys, and what is wrong with key slots other than the one that opened it."""
+
+    settings: config.Config
+    keys: Keys
+    problems: tuple[Damaged, ...] = ()
+
+
+def unlock(store: Store, secret: Secret) -> Unlocked:
+    """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
+    settings = read_config(store)
+    slots, problems = read_slots(store, settings)
+    for slot in slots:
+        master = slot.open(secret)
+        if master is not None:
+            return Unlocked(settings, Keys.of(master, settings.repository_id), tuple(problems))
+    if problems:
+        raise problems[0]
+    if not slots:
+        raise Damaged(key_slots.FOLDER, "every key slot is gone, and with them the only way to the data")
+    raise WrongKey(f"no key slot of {store.url} opens with this {secret.kind}")
+
+
+def read_config(store: Store) -> config.Config:
+    """Raises NoRepository, or Damaged if `config` is altered, or missing where the rest is there."""
+    try:
+        return config.decode(store.read(config.NAME))
+    except config.NewerFormat:
+        raise
+    except (NotFound, NoRepository) as error:
+        if any(True for _ in store.list(SNAPSHOTS)) or any(True for _ in store.list(PACKS)):
+            what = "missing" if isinstance(error, NotFound) else "altered"
+            raise Damaged(config.NAME, f"{what}, although packs or snapshots are there") from error
+        if isinstance(error, NoRepository):
+            raise
+        raise NoRepository(f"there is no repository at {store.url}") from error
+
+
+def read_slots(store: Store, settings: config.Config) -> tuple[list[KeySlot], list[Damaged]]:
+    """All key slots, oldest first, and what is wrong with the others."""
+    slots: list[KeySlot] = []
+    problems: list[Damaged] = []
+    for listed in store.list(key_slots.FOLDER):
+        try:
+            slots.append(key_slots.read_slot(listed.name, store.read(listed.name), settings.repository_id))
+        except Damaged as error:
+            problems.append(error)
+    return sorted(slots, key=lambda slot: slot.created), problems
