@@ -103,6 +103,7 @@ class SegmentWriter:
         if waiting is None:
             return
         batch = pa.Table.from_batches(waiting.batches).combine_chunks().to_batches()[0]
+        waiting.batches.clear()
         values = vector_columns(batch, self._collection.fields) if waiting.fields else {}
         for name in waiting.fields:
             fresh = np.concatenate(waiting.fresh[name])
@@ -170,6 +171,8 @@ class SegmentWriter:
 
 
 def _chosen(content: Bytes, flags: Flags) -> memoryview:
-    """The vectors at these places, one after another."""
+    """The vectors at these places, one after another; not copied if all are meant."""
+    if flags.all():
+        return memoryview(content).cast("B")
     records = np.frombuffer(content, np.uint8).reshape(len(flags), -1)
     return np.ascontiguousarray(records[flags]).data.cast("B")
