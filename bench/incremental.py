@@ -1,12 +1,13 @@
 """What does a change cost? A full backup of an hnswlib index and its vectors, one when nothing changed, one after 1 % of the rows
 was updated at random and 1 % inserted, and a restore: beside restic and borg. Interleaved runs, medians.
 
-    python bench/incremental.py [--rows 200000] [--runs 3] [--json FILE] [--plot FILE.png]
+    python bench/incremental.py [--rows 200000] [--runs 3] [--beside STRONGROOM] [--json FILE] [--plot FILE.png]
 
 Each tool starts with a fresh repository on the same disk, the source in the page cache; times are of whole processes. `limit` is
 bench/limit.py (read, hash, encrypt and write durably what Strongroom stored, and nothing else), `read` reads the source once.
-Restores are of the last state and compared byte for byte; `durable` adds the time until all of it is on the disk. restic and borg
-are measured if they are installed (Debian's packages).
+Restores are of the last state and compared byte for byte; `durable` adds the time until all of it is on the disk. CPU seconds are
+those of the process and its children, user and system: they hardly depend on what else the machine does. restic and borg are
+measured if they are installed (Debian's packages); `--beside` is the program of another commit, measured in the same run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import filecmp
 import json
 import os
+import resource
 import shutil
 import statistics
 import sys
@@ -30,13 +32,14 @@ from rich.table import Table
 from backup import ENVIRONMENT, LIMIT, STRONGROOM, Tool, run
 from sources import hnswlib_states, real_vectors
 
+_CPU = ("CPU: full", "unchanged", "1 % + 1 %", "restore")
 SETTLED_SECONDS = 3
 """Files that were written a moment ago are read again, whatever their stamps say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One tool in one run: seconds and bytes stored of each kind of backup, seconds of the restore."""
+    """One tool in one run: seconds, bytes stored and CPU seconds of each kind of backup, the same of the restore."""
 
     tool: str
     full: float
@@ -47,17 +50,27 @@ class Measured:
     incremental_bytes: float
     restore: float
     restore_durable: float
+    full_cpu: float
+    unchanged_cpu: float
+    incremental_cpu: float
+    restore_cpu: float
 
 
-def tools() -> list[Tool]:
+def strongroom(name: str, program: str) -> Tool:
+    """Our program, this commit's or another's."""
+    return Tool(
+        name,
+        lambda repo: [program, "init", "-r", str(repo)],
+        lambda repo, files: [program, "backup", "-q", "-r", str(repo), f"hnswlib://{files[0]}?space=l2"],
+        lambda repo, name, out: [program, "restore", "-q", "-r", str(repo), "latest", f"hnswlib://{out / name}"],
+    )
+
+
+def tools(beside: Path | None) -> list[Tool]:
     """Those that are installed."""
     known = [
-        Tool(
-            "strongroom",
-            lambda repo: [STRONGROOM, "init", "-r", str(repo)],
-            lambda repo, files: [STRONGROOM, "backup", "-q", "-r", str(repo), f"hnswlib://{files[0]}?space=l2"],
-            lambda repo, name, out: [STRONGROOM, "restore", "-q", "-r", str(repo), "latest", f"hnswlib://{out / name}"],
-        ),
+        strongroom("strongroom", STRONGROOM),
+        *([strongroom("strongroom, other commit", str(beside))] if beside else []),
         Tool(
             "restic",
             lambda repo: ["restic", "init", "-q", "-r", str(repo)],
@@ -71,7 +84,7 @@ def tools() -> list[Tool]:
             None,
         ),
     ]
-    return [tool for tool in known if tool.name == "strongroom" or shutil.which(tool.name)]
+    return [tool for tool in known if tool.name.startswith("strongroom") or shutil.which(tool.name)]
 
 
 def measure(tool: Tool, states: Sequence[Sequence[Path]], place: Path) -> Measured:
@@ -84,16 +97,18 @@ def measure(tool: Tool, states: Sequence[Sequence[Path]], place: Path) -> Measur
     files = _put(states[0], source)
     assert tool.prepare is not None  # noqa: S101 - both have one
     run(tool.prepare(repo), out, environment)
-    costs: list[tuple[float, int]] = []
+    costs: list[tuple[float, int, float]] = []
     for state in (None, None, states[1]):
         if state is not None:
             files = _put(state, source)
-        before = _size(repo)
+        before, cpu = _size(repo), _cpu_seconds()
         seconds, _ = run(tool.backup(repo, [str(file) for file in files]), out, environment)
-        costs.append((seconds, _size(repo) - before))
-    restore = durable = float("nan")
+        costs.append((seconds, _size(repo) - before, _cpu_seconds() - cpu))
+    restore = durable = restore_cpu = float("nan")
     if tool.restore is not None:
+        cpu = _cpu_seconds()
         restore, durable = run(tool.restore(repo, files[0].name, out), out, environment)
+        restore_cpu = _cpu_seconds() - cpu
         for file in files:
             restored = next(path for path in out.rglob(file.name) if path.is_file())
             if not filecmp.cmp(restored, file, shallow=False):
@@ -101,7 +116,8 @@ def measure(tool: Tool, states: Sequence[Sequence[Path]], place: Path) -> Measur
     shutil.rmtree(out)
     shutil.rmtree(repo)
     full, unchanged, incremental = costs
-    return Measured(tool.name, *full, *unchanged, *incremental, restore, durable)
+    cpus = (full[2], unchanged[2], incremental[2], restore_cpu)
+    return Measured(tool.name, *full[:2], *unchanged[:2], *incremental[:2], restore, durable, *cpus)
 
 
 def limits(states: Sequence[Sequence[Path]], stored: Measured, place: Path) -> Measured:
@@ -110,11 +126,14 @@ def limits(states: Sequence[Sequence[Path]], stored: Measured, place: Path) -> M
     shutil.rmtree(out, ignore_errors=True)
     files = [str(file) for file in states[0]]
     share = stored.full_bytes / sum(file.stat().st_size for file in states[0])
+    began = _cpu_seconds()
     full, _ = run([sys.executable, LIMIT, *files, str(out), "--share", f"{share:.3f}"], place, ENVIRONMENT)
+    wrote = _cpu_seconds()
     read, _ = run(["cat", *files], place, ENVIRONMENT)
+    reading, nothing = _cpu_seconds() - wrote, float("nan")
     shutil.rmtree(out)
-    nothing = float("nan")
-    return Measured("limit", full, stored.full_bytes, read, nothing, read, nothing, nothing, nothing)
+    known = (full, stored.full_bytes, read, nothing, read, nothing, nothing, nothing)
+    return Measured("limit", *known, wrote - began, reading, reading, nothing)
 
 
 def _put(state: Sequence[Path], source: Path) -> list[Path]:
@@ -126,6 +145,12 @@ def _put(state: Sequence[Path], source: Path) -> list[Path]:
     os.sync()
     time.sleep(SETTLED_SECONDS)
     return files
+
+
+def _cpu_seconds() -> float:
+    """Of all commands so far and their children."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _size(repo: Path) -> int:
@@ -143,12 +168,13 @@ def medians(results: Sequence[Measured]) -> list[Measured]:
 
 def show(console: Console, lines: Sequence[Measured], title: str) -> None:
     table = Table(title=title, title_justify="left")
-    for name in ("tool", "full s", "MB", "unchanged s", "kB", "1 % + 1 % s", "MB", "restore s", "durable"):
+    for name in ("tool", "full s", "MB", "unchanged s", "kB", "1 % + 1 % s", "MB", "restore s", "durable", *_CPU):
         table.add_column(name, justify="left" if name == "tool" else "right")
     for line in lines:
         sizes = (line.full_bytes / 1e6, line.unchanged_bytes / 1e3, line.incremental_bytes / 1e6)
         cells = [f"{line.full:.2f}", f"{sizes[0]:.1f}", f"{line.unchanged:.2f}", f"{sizes[1]:.1f}"]
         cells += [f"{line.incremental:.2f}", f"{sizes[2]:.2f}", f"{line.restore:.2f}", f"{line.restore_durable:.2f}"]
+        cells += [f"{one:.2f}" for one in (line.full_cpu, line.unchanged_cpu, line.incremental_cpu, line.restore_cpu)]
         table.add_row(line.tool, *(cell.replace("nan", "") for cell in cells))
     restic = next((line for line in lines if line.tool == "restic"), None)
     if restic is not None:
@@ -191,6 +217,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()) / "strongroom-bench")
+    parser.add_argument("--beside", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     asked = parser.parse_args()
@@ -199,7 +226,7 @@ def main() -> None:
     states = hnswlib_states(asked.directory / f"hnswlib-{asked.rows}", asked.rows)
     results: list[Measured] = []
     for number in range(asked.runs):
-        for tool in tools():
+        for tool in tools(asked.beside):
             results.append(measure(tool, states, asked.directory))
             console.print(f"run {number + 1}: {results[-1]}", highlight=False, soft_wrap=True)
         mine = next(one for one in reversed(results) if one.tool == "strongroom")
