@@ -6,7 +6,7 @@ was updated at random and 1 % inserted, and a restore: beside restic and borg. I
 Each tool starts with a fresh repository on the same disk, the source in the page cache; times are of whole processes. `limit` is
 bench/limit.py (read, hash, encrypt and write durably what Strongroom stored, and nothing else), `read` reads the source once.
 Restores are of the last state and compared byte for byte; `durable` adds the time until all of it is on the disk. CPU seconds are
-those of the process and its children, user and system: they hardly depend on what else the machine does. restic and borg are
+those of the process and its children, user and system: they depend less on what else the machine does. restic and borg are
 measured if they are installed (Debian's packages); `--beside` is the program of another commit, measured in the same run.
 """
 
