@@ -1,7 +1,7 @@
-"""What does write-through capture cost a writer? Rows a second into FAISS, hnswlib and USearch, bare and captured, durable before
-each call returns and every 50 ms, while another process follows.
+"""What does write-through capture cost a writer? Rows a second into FAISS, hnswlib, USearch and Qdrant Edge, bare and captured,
+durable before each call returns and every 50 ms, while another process follows.
 
-    python bench/capture.py [--rows 4000] [--flat-rows 30000] [--runs 3] [--no-follow]
+    python bench/capture.py [--rows 4000] [--flat-rows 30000] [--runs 3] [--no-follow] [--only LIBRARY]
 
 384 float32 a row, 1 and 100 rows a call, one thread that writes. Bare and captured runs take turns; medians. The follower ships
 into a repository on the same disk, and shares the machine's cores with the writer. CPU is that of the whole writing process, which
@@ -17,11 +17,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import faiss
 import hnswlib
 import numpy as np
+import qdrant_edge
 from rich.console import Console
 from rich.table import Table
 from usearch.index import Index
@@ -34,35 +36,51 @@ MODES = {"bare": None, "each call": 0.0, "every 50 ms": 50.0}
 Add = Callable[[Any, Matrix, int], Any]
 
 
-def flat(rows: int) -> Any:
+def flat(rows: int, place: str) -> Any:
     return faiss.IndexFlatL2(DIMENSION)
 
 
-def graph(rows: int) -> Any:
+def graph(rows: int, place: str) -> Any:
     index = hnswlib.Index("l2", DIMENSION)
     index.init_index(rows, M=16, ef_construction=200)
     return index
 
 
-def dense(rows: int) -> Any:
+def dense(rows: int, place: str) -> Any:
     return Index(ndim=DIMENSION, metric="l2sq", dtype="f32")
 
 
-LIBRARIES: dict[str, tuple[Callable[[int], Any], Add]] = {
+def shard(rows: int, place: str) -> Any:
+    Path(place).mkdir()
+    vectors = {"": qdrant_edge.EdgeVectorParams(size=DIMENSION, distance=qdrant_edge.Distance.Euclid)}
+    return qdrant_edge.EdgeShard.create(place, qdrant_edge.EdgeConfig(vectors=vectors))
+
+
+def upsert(index: Any, block: Matrix, first: int) -> None:
+    """By the shard's own call, or by the one of its capture."""
+    points = [qdrant_edge.Point(first + row, vector.tolist(), {"row": row}) for row, vector in enumerate(block)]
+    if isinstance(index, qdrant_edge.EdgeShard):
+        index.update(qdrant_edge.UpdateOperation.upsert_points(points))
+    else:
+        index.upsert_points(points)
+
+
+LIBRARIES: dict[str, tuple[Callable[[int, str], Any], Add]] = {
     "faiss": (flat, lambda index, block, first: index.add(block)),
     "hnswlib": (graph, lambda index, block, first: index.add_items(block, np.arange(first, first + len(block)))),
     "usearch": (dense, lambda index, block, first: index.add(np.arange(first, first + len(block)), block)),
+    "qdrant-edge": (shard, upsert),
 }
 
 
 def run(library: str, mode: str, vectors: Matrix, step: int, *, follow: bool) -> tuple[float, float]:
     """Rows a second, and a second of CPU."""
     make, add = LIBRARIES[library]
-    index = make(len(vectors))
     every = MODES[mode]
-    if every is None:
-        return timed(index, add, vectors, step)
     with tempfile.TemporaryDirectory() as place:
+        index = make(len(vectors), f"{place}/x.index")
+        if every is None:
+            return timed(index, add, vectors, step)
         source, repo = f"{library}://{place}/x.index", f"{place}/repo"
         environment = {**ENVIRONMENT, "STRONGROOM_REPOSITORY": repo, "STRONGROOM_STATE_DIR": f"{place}/state"}
         captured = strongroom.capture(index, None, source, every_ms=every)
@@ -96,13 +114,14 @@ def main() -> None:
     asked.add_argument("--flat-rows", type=int, default=30_000)
     asked.add_argument("--runs", type=int, default=3)
     asked.add_argument("--no-follow", action="store_true")
+    asked.add_argument("--only", choices=LIBRARIES)
     options = asked.parse_args()
     base, named = real_vectors()
     everything = more_vectors(base, max(options.rows, options.flat_rows), 1)
     shown = Table(title=f"rows a second, {named}, {os.cpu_count()} cores, follower: {not options.no_follow}")
     for column in ("library", "rows a call", *MODES, "each call / bare", "every 50 ms / bare", "the same, of CPU"):
         shown.add_column(column, justify="right")
-    for library in LIBRARIES:
+    for library in [options.only] if options.only else LIBRARIES:
         vectors = everything[: options.flat_rows if library == "faiss" else options.rows]
         for step in (1, 100):
             rates: dict[str, list[tuple[float, float]]] = {mode: [] for mode in MODES}
