@@ -23,6 +23,8 @@ from strongroom.model import Json
 
 _SETTLED_SECONDS = 60.0
 """So often the log is told that the source keeps what it was told."""
+UNDER_WAY_SECONDS = 2.0
+"""A call whose caller died, or heard nothing, may still be under way at the source: so long is waited before it is asked."""
 T = TypeVar("T")
 
 
@@ -34,6 +36,9 @@ class Adapter(Protocol):
 
     def read_back(self, intent: Json, outcome: Outcome) -> None:
         """Tell what the source holds of all that a call of this intent may have touched. Raises `Strayed`, as `before` does."""
+
+    def heard(self, error: Exception) -> bool:
+        """Did the source answer a call that failed so, or was it never asked?"""
 
     def known(self) -> Json:
         """What is to be compared when the log is opened again; None if nothing is known."""
@@ -56,6 +61,8 @@ class Capture:
         self._folder, self._about, self._adapter, self._every = folder, about, adapter, every
         self._lock = threading.RLock()
         self._shipping: Any = None
+        self._heard = False
+        """Is it known that the source is not at work on the call that is not done?"""
         self._recorder = self._open(anew=anew)
         self._settled = time.monotonic()
         said = folder.read("known")
@@ -74,13 +81,27 @@ class Capture:
             answered: list[T] = []
             try:
                 with self._recorder.call(intent) as outcome:
-                    answered.append(call())
+                    answered.append(self._called(call))
                     self._adapter.read_back(intent, outcome)
             except Strayed as strayed:
                 self._begin_anew(strayed)
             if time.monotonic() - self._settled > _SETTLED_SECONDS:
                 self.save()
             return answered[0]
+
+    def _called(self, call: Callable[[], T]) -> T:
+        self._heard = False
+        try:
+            return call()
+        except Exception as error:
+            self._heard = self._adapter.heard(error)
+            raise
+
+    def _settle(self, intent: Json, outcome: Outcome) -> None:
+        """Find out what came of a call that isn't known to be done."""
+        if not self._heard:
+            time.sleep(UNDER_WAY_SECONDS)
+        self._adapter.read_back(intent, outcome)
 
     def _require_followed(self, intent: Json) -> None:
         """What the log says is what the source is, as far as can be seen; else another log begins."""
@@ -125,7 +146,7 @@ class Capture:
                 self._adapter.close()
 
     def _open(self, *, anew: bool) -> CallRecorder:
-        opening = functools.partial(open_calls, self._folder, self._about, self._adapter.read_back, every=self._every)
+        opening = functools.partial(open_calls, self._folder, self._about, self._settle, every=self._every)
         try:
             return opening(anew=anew)
         except Strayed as strayed:

@@ -76,6 +76,10 @@ class ReadingBack:
         else:
             self._counts[identity] += left - there
 
+    def heard(self, error: Exception) -> bool:
+        """Errors of chromadb's own are the server's answers, or made before it was asked; all others are the connection's."""
+        return isinstance(error, ValueError | TypeError) or type(error).__module__.startswith("chromadb.")
+
     def known(self) -> Json:
         """The collections, and of each the number of rows."""
         return {one.id: [self._shown(one), self._count(one.id)] for one in listing.collections(self._server)}
