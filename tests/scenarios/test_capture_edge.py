@@ -23,7 +23,7 @@ from commands import PASSWORD
 from strongroom import capture, engines
 from strongroom.engines.changes import ACT, BATCH, MARK, TIME, Act, RowChanges
 from strongroom.engines.oplog.gate import pause
-from strongroom.engines.qdrant_edge.conversion import batch_of
+from strongroom.engines.qdrant_edge.conversion import batch_of, point_id
 from strongroom.engines.qdrant_edge.live import LiveShard
 from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder
 from strongroom.errors import Gap, Locked, NotFound, Refused, WrongRequest
@@ -114,6 +114,12 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         shard.create_field_index("n", qdrant.PayloadSchemaType.Integer),
         shard.create_field_index("text", qdrant.TextIndexParams(tokenizer=qdrant.TokenizerType.Word)),
         shard.delete_field_index("text"),
+    ),
+    "known by another id": lambda shard: (
+        shard.upsert_points([point(point_id(one), 4, strongroom_id=one) for one in ("one", "two", "three", "four")]),
+        shard.delete_points([point_id("one")]),
+        shard.overwrite_payload([point_id("two")], {"n": 1}),
+        shard.set_payload([point_id("three")], {"n": 1}),
     ),
     "a text for an id": lambda shard: (
         shard.upsert_points([point("2c5ea4c0-4067-11e9-8bad-9b1deb4d3b7d", 4, strongroom_id="not its own")]),
