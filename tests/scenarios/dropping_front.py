@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 
 
 class Front:
@@ -15,6 +16,8 @@ class Front:
         self.dropping = threading.Event()
         self.dropped = 0
         self._asked = b""
+        self.late = 0.0
+        """Seconds for which the request whose answer is lost is held back, its caller gone."""
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -43,8 +46,25 @@ class Front:
                 if not answers and self._asked and self._asked in piece:
                     self._asked = b""
                     self.dropping.set()
+                    if self.late:
+                        piece += _rest(here)
+                        here.shutdown(socket.SHUT_WR)
+                        time.sleep(self.late)
+                        there.sendall(piece)
+                        time.sleep(2 * self.late)  # a server gives up what it hasn't begun once its caller is gone
+                        break
                 there.sendall(piece)
         for one in (here, there):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+
+def _rest(here: socket.socket) -> bytes:
+    """What still comes of a request."""
+    here.settimeout(0.3)
+    found = b""
+    with contextlib.suppress(TimeoutError):
+        while piece := here.recv(1 << 16):
+            found += piece
+    return found

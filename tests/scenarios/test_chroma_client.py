@@ -258,6 +258,23 @@ def test_answers_that_are_lost(world: World) -> None:
         expect(world, mark, state)
 
 
+def test_a_call_that_goes_on_without_its_caller(world: World) -> None:
+    """The connection breaks, and the server does it a second later."""
+    world.begin()
+    world.do("create_collection", name="docs", embedding_function=None)
+    world.do("add", "docs", **some(10))
+    world.room.follow(world.url, ONCE)
+    world.front.late = 1.0
+    world.front.drop_after(b"/update ")
+    lost = world.tell("update", "docs", ids=["id-1-2"], embeddings=vectors(1, 50))
+    assert "error" in lost, lost
+    world.front.dropping.clear()
+    world.note()
+    assert np.float32(vectors(1, 50)[0]).tolist() == world.truth[-1][1]["docs"]["id-1-2"][0]
+    world.room.follow(world.url, ONCE)
+    expect(world, *world.truth[-1])
+
+
 def test_a_backup_while_it_writes(world: World) -> None:
     """Read once, and just the state at its mark: the journal leads to the same from an earlier snapshot."""
     world.begin()
