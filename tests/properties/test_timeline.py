@@ -7,15 +7,18 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from any_changes import BATCHES, all_changes, chain_of, new_room, new_sealer, operations, row_changes, told
+import pytest
+from any_changes import BATCHES, SOURCE, all_changes, chain_of, new_room, new_sealer, operations, row_changes, told
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from strongroom.engines.changes import BATCH, MARK, TIME, CatalogChange
-from strongroom.journal.marks import numbers_of
+from strongroom.journal.marks import number_up_to, numbers_of
+from strongroom.journal.sealing import Sealer, Writer
+from strongroom.journal.segments import Front
 from strongroom.journal.spans import spans
-from strongroom.journal.stream import read_changes
-from strongroom.journal.timeline import at_mark, at_time, before_batch, between, unseen
+from strongroom.journal.stream import read_changes, stream_of
+from strongroom.journal.timeline import at_mark, at_time, before_batch, between, blind, unseen
 from strongroom.library import Strongroom
 from strongroom.model import Position
 
@@ -218,3 +221,76 @@ def test_what_a_part_held_before_it_went_unseen_is_refused(looked: int, sealed: 
         assert unseen(moment, time, ["first", "second"]) == unseen(moment, time)
     numbered = [at_mark(found, mark, made.read) for mark in ("1", "2", "3", "5")]
     assert [unseen(one, one.time) is not None for one in numbered if one] == [False, since < 300, True, False]
+
+
+ROW = (2, "row 0", [0.0] * 3, True, None, None, None)
+
+
+def offsets(room: Strongroom, epoch: int, tail: Front | None = None) -> Sealer:
+    """One of a log without times, whose marks are places in it."""
+    stream = stream_of(room.repository, SOURCE)
+    return Sealer(room.repository, Writer(stream, SOURCE, "redis", "here", epoch, "redis-offset"), tail, {"": "0:log:0"})
+
+
+def times_of(room: Strongroom) -> list[int]:
+    return [int(value(one, TIME)) for one in told(all_changes(room))]
+
+
+@given(st.lists(st.lists(st.integers(100, 900), min_size=1, max_size=4), min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_times_do_not_go_back_while_there_is_more(segments_: list[list[int]]) -> None:
+    """Nor from one follower to the next, before either knows that all was read."""
+    room, tail = new_room(), None
+    for sequence, times in enumerate(segments_):
+        sealer = new_sealer(room, tail)
+        for number, time in enumerate(times):
+            mark = f"{10 * sequence + number + 1}"
+            sealer.add([row_changes("first", [ROW], [time], [mark])], {"": mark}, 0)
+        tail = sealer.seal()
+    given_ = list(itertools.chain.from_iterable(segments_))
+    assert times_of(room) == list(itertools.accumulate(given_, max))
+
+
+def test_no_snapshot_lies_inside_of_a_transaction() -> None:
+    """Its operations are told with the mark of its end and where it began."""
+    room = new_room()
+    sealer = offsets(room, 1)
+    marks = ["20:log:0", "90:log:0@40", "90:log:0@40", "100:log:0"]
+    sealer.add([row_changes("first", [ROW] * 4, [1, 2, 3, 4], marks)], {"": "100:log:0"}, 5)
+    sealer.seal()
+    made, (span,) = Told(room), spans(chain_of(room))
+    found = {place: number_up_to(span, "", f"{place}:log:0", made.read) for place in (0, 19, 20, 39, 40, 41, 89, 90, 99, 100, 101)}
+    assert found == {0: 0, 19: 0, 20: 1, 39: 1, 40: 1, 41: None, 89: None, 90: 3, 99: 3, 100: 4, 101: None}
+    assert number_up_to(span, "", "20:other:0", made.read) is None
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_what_a_log_without_times_held_when_nobody_followed_is_not_guessed(pieces: int) -> None:
+    """What the next follower catches up on is dated when it was read, in however many segments."""
+    room = new_room()
+    first = offsets(room, 1)
+    first.add([row_changes("first", [ROW], [100], ["10:log:0"])], {"": "10:log:0"}, 200)
+    second = offsets(room, 2, first.seal())
+    for number in range(pieces):
+        last = number == pieces - 1
+        mark = f"{20 + number}:log:0"
+        second.add([row_changes("first", [ROW], [900 + number], [mark])], {"": mark}, 1000 if last else 0)
+        second.seal()
+    second.add([row_changes("first", [ROW], [1500], ["50:log:0"])], {"": "50:log:0"}, 1600)
+    second.seal()
+    (span,) = spans(chain_of(room))
+    until = 900 if pieces == 1 else 1000
+    for time in (100, 150, 200, until, 1001, 1500, 1600):
+        assert blind(span, time) is None, time
+    for time in (201, 500, until - 1):
+        assert blind(span, time) == (200, until), time
+
+
+def test_who_follows_without_a_break_is_never_blind() -> None:
+    room = new_room()
+    sealer = offsets(room, 1)
+    for time in (100, 200, 300):
+        sealer.add([row_changes("first", [ROW], [time], [f"{time}:log:0"])], {"": f"{time}:log:0"}, time + 50)
+        sealer.seal()
+    (span,) = spans(chain_of(room))
+    assert all(blind(span, time) is None for time in range(100, 350, 10))
