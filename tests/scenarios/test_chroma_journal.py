@@ -20,6 +20,8 @@ import pytest
 from commands import COMMAND, PASSWORD, Ended, strongroom
 from test_journal_proof import differences, told_by
 
+from strongroom.engines.changes import TIME, RowChanges
+from strongroom.engines.chroma import feed as feeds
 from strongroom.engines.chroma import purging
 from strongroom.errors import NotFound, Refused
 from strongroom.library import Strongroom, init_repository
@@ -335,6 +337,25 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_entries_that_were_there_are_not_dated_by_when_their_turn_came(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many at once are read in pieces: a moment in between, at which all of them were there, would lack some."""
+    monkeypatch.setattr(feeds, "_READ_ROWS", 4)
+    world.do(f"write('notes', {ids(4)}, 'first')")
+    with closing(sqlite3.connect(world.folder / "db" / "chroma.sqlite3", isolation_level=None)) as connection:
+        feed = feeds.ChromaFeed(connection, "me", None)
+        last = feed.begin()[""].partition(":")[0]
+        world.do(f"write('notes', {ids(10, 20)}, 'many')")
+        world.sql(f"UPDATE embeddings_queue SET created_at = datetime('now', '+1 hour') WHERE seq_id > {last}")
+        first, _, more = feed.read()
+        assert more
+        seen = time.time_ns() // 1000
+        rest = [*feed.read()[0], *feed.read()[0]]
+    rows = [one.batch for one in (*first, *rest) if isinstance(one, RowChanges)]
+    times = [moment for batch in rows for moment in batch.column(TIME).to_pylist()]
+    assert len(times) == 10
+    assert max(times) <= seen
 
 
 def test_released_it_holds_nothing_back(world: World) -> None:
