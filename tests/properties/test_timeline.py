@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from strongroom.engines.changes import BATCH, MARK, TIME, CatalogChange
 from strongroom.journal.marks import number_up_to, numbers_of
+from strongroom.journal.retention import first_needed
 from strongroom.journal.sealing import Sealer, Writer
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import spans
@@ -294,3 +295,28 @@ def test_who_follows_without_a_break_is_never_blind() -> None:
         sealer.seal()
     (span,) = spans(chain_of(room))
     assert all(blind(span, time) is None for time in range(100, 350, 10))
+
+
+@given(segments, st.data())
+@settings(max_examples=60, deadline=None)
+def test_what_is_trimmed_no_moment_after_a_kept_snapshot_needs(given_: list, data: st.DataObject) -> None:
+    made = seal(given_)
+    chain = chain_of(made.room)
+    found = spans(chain)
+    bases = []
+    for place in data.draw(st.lists(st.integers(0, len(found) - 1), min_size=1, max_size=3)):
+        span, expected = found[place], made.spans[place]
+        low = data.draw(st.integers(0, len(expected)))
+        mark = span.begins[""] if low == 0 else value(expected[low - 1], MARK)
+        bases.append((place, low, Position("sequence", mark)))
+    first = first_needed(found, [position for _, _, position in bases], made.read)
+    kept = spans(replace(chain, fronts=tuple(one for one in chain.fronts if one.head.sequence >= first)))
+    for place, low, position in bases:
+        span = kept[place - len(found)]
+        numbers = numbers_of(span, position, made.read)
+        assert numbers is not None
+        assert told(between(span, numbers, span.last, made.read)) == made.spans[place][low:]
+    place, low = min((place, low) for place, low, _ in bases)
+    lowest = found[place].first - 1 + low
+    assert [one.head.sequence for one in found[place].fronts if one.head.last < lowest and one.head.sequence >= first] == []
+    assert not any(one.head.sequence >= first for span in found[:place] for one in span.fronts)

@@ -320,20 +320,20 @@ def test_every_moment_comes_back_from_redis(on_redis: Proof) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(LONGEST_SECONDS)
+@pytest.mark.timeout(3 * LONGEST_SECONDS)
 @pytest.mark.parametrize("engine", EMBEDDED)
 def test_every_moment_comes_back_of_many(engine: str, tmp_path: Path) -> None:
     run(embedded(engine, tmp_path, 11), **LONG)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(LONGEST_SECONDS)
+@pytest.mark.timeout(3 * LONGEST_SECONDS)
 def test_every_moment_comes_back_of_many_from_pgvector(on_postgres: Proof) -> None:
     run(on_postgres, **LONG)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(LONGEST_SECONDS)
+@pytest.mark.timeout(3 * LONGEST_SECONDS)
 def test_every_moment_comes_back_of_many_from_redis(on_redis: Proof) -> None:
     run(on_redis, **LONG)
 
