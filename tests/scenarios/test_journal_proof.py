@@ -339,7 +339,7 @@ def test_every_moment_comes_back_of_many_from_redis(on_redis: Proof) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(LONGEST_SECONDS)
+@pytest.mark.timeout(3 * LONGEST_SECONDS)
 def test_every_moment_comes_back_of_many_from_a_captured_client(on_chroma_server: Proof) -> None:
     run(on_chroma_server, **LONG)
 
