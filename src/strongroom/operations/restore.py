@@ -250,7 +250,10 @@ class _Restore:
         """Load the rows, read them back, measure the new index's recall. Gives the roots of the collections."""
         selection = self._options.selection
         target = engines.target_of(self._plan.target)
-        loading = RowsLoading(self._repository, self._snapshot, self._fingerprinter, self._scratch, self._progress)
+        same_engine = engines.engine_of(self._plan.target).name == self._snapshot.manifest.engine
+        loading = RowsLoading(
+            self._repository, self._snapshot, self._fingerprinter, self._scratch, self._progress, same_engine=same_engine
+        )
         chosen = chosen_collections(self._snapshot, selection)
         for collection in chosen:
             if collection.name not in state.loaded:

@@ -43,6 +43,8 @@ class RowsLoading:
     fingerprinter: Fingerprinter
     open_scratch: OpenScratch
     progress: Progress
+    same_engine: bool
+    """Then all columns must come back, and not only those that every engine has."""
 
     def load(self, stage: Stage, collection: StoredCollection, named: Collection, fidelity: Fidelity) -> dict[str, Any]:
         """Load one collection as `named`. Gives the roots of what was sent. Raises Damaged if that isn't what was signed for."""
@@ -55,7 +57,7 @@ class RowsLoading:
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in self._rows(stage, collection):
                 sent.add(batch)
-                core.add(core_rows(batch, fidelity))
+                core.add(core_rows(batch, fidelity, every_column=self.same_engine))
                 self.progress.advance(batch.num_rows)
                 yield batch
 
@@ -75,7 +77,7 @@ class RowsLoading:
         for block in frozen.rows(name):
             batch = block.live()
             whole.add(batch)
-            core.add(core_rows(batch, fidelity))
+            core.add(core_rows(batch, fidelity, every_column=self.same_engine))
             looked_at += same_directions(name, batch, sample)
         if core.digest() != sent["core"] or looked_at != len(sample):
             raise VerificationFailed(f"{name}: the rows that the engine gives back are not the ones that it was given")
@@ -115,9 +117,9 @@ def stored_rows(repository: Repository, collection: StoredCollection, spill: Pat
     yield from ahead(collection.segments, lambda one: read_segment(one, schema, slots, repository.read_blob))
 
 
-def core_rows(batch: pa.RecordBatch, fidelity: Fidelity) -> pa.RecordBatch:
+def core_rows(batch: pa.RecordBatch, fidelity: Fidelity, *, every_column: bool = False) -> pa.RecordBatch:
     """What must come back of a row: its id, as text, and its vectors, as float32, if the engine keeps their values."""
-    roles = (Role.ID, Role.VECTOR) if fidelity is Fidelity.KEPT else (Role.ID,)
+    roles = {Role.ID, *(Role if every_column else ())} - {Role.VECTOR} | ({Role.VECTOR} if fidelity is Fidelity.KEPT else set())
     kept = [(f, c) for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) in roles]
     columns = [row_key(column) if role_of(f) == Role.ID else _as_float32(column) for f, column in kept]
     fields = [f.with_type(column.type) for (f, _), column in zip(kept, columns, strict=True)]
