@@ -6,13 +6,16 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from chroma_fixture import apart
 from raw_engines import RAW, ROWS
 
 import strongroom
 from strongroom import engines
-from strongroom.errors import NotFound, Refused, StrongroomError, WrongRequest
+from strongroom.engines.lancedb import target as lancedb_target
+from strongroom.errors import NotFound, Refused, StrongroomError, VerificationFailed, WrongRequest
 from strongroom.model import Status
 from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
@@ -133,6 +136,24 @@ def test_rows_go_into_another_engine(origin, target, tmp_path, tmp_path_factory)
     report = made.room.restore(made.second, raw.url(tmp_path))
     assert apart(raw.read, raw.path(tmp_path)) == made.rows[1]
     assert min(report.recall.values()) > 0.5
+
+
+def test_an_engine_that_alters_documents_is_found_out(tmp_path, tmp_path_factory, monkeypatch):
+    """Ids and vectors are those that it was given."""
+    made = _backed("lancedb", tmp_path_factory)
+    load = lancedb_target.LanceStage.load
+
+    def altered(batch: pa.RecordBatch) -> pa.RecordBatch:
+        place = batch.schema.get_field_index("document")
+        shouted = pc.utf8_upper(batch.column(place))
+        return batch.set_column(place, batch.schema.field(place), shouted)
+
+    monkeypatch.setattr(
+        lancedb_target.LanceStage, "load", lambda stage, collection, batches: load(stage, collection, map(altered, batches))
+    )
+    with pytest.raises(VerificationFailed, match="not the ones that it was given"):
+        made.room.restore(made.second, made.raw.url(tmp_path), rung=strongroom.Rung.REBUILD)
+    assert not list(Path(made.raw.path(tmp_path)).glob("*.lance"))
 
 
 def test_a_plan_touches_nothing(backed, tmp_path):
