@@ -101,6 +101,8 @@ def test_all_that_a_shard_has_comes_back(room: strongroom.Strongroom, tmp_path: 
     snapshot = room.backup(f"qdrant-edge://{tmp_path / 'shard'}").snapshot
     for rung in (strongroom.Rung.EXACT, strongroom.Rung.REBUILD):
         room.restore(snapshot.id, f"qdrant-edge://{tmp_path / rung.name}", rung=rung)
+        files = [one.stat() for one in (tmp_path / rung.name).rglob("*") if one.is_file()]
+        assert sum(512 * one.st_blocks for one in files) < sum(one.st_size for one in files) / 4, "holes are holes again"
         assert sorted_vectors(tmp_path / rung.name) == sorted_vectors(tmp_path / "shard")
         assert told(tmp_path / rung.name)["schema"] == told(tmp_path / "shard")["schema"]
     assert told(tmp_path / "EXACT")["config"] == told(tmp_path / "shard")["config"]

@@ -35,6 +35,9 @@ _FLUSH_BYTES = 32 << 20
 _SOURCES = 4
 """Blobs that are kept for the next part: parts that copy follow their sources in order."""
 
+_HOLE = bytes(64 << 10)
+"""So many zeros at the end of a part needn't be written."""
+
 
 class Installation:
     """Writes a snapshot's artifacts into a stage."""
@@ -167,18 +170,21 @@ class _File:
         if len(content) != part.length:
             raise Damaged(f"artifact {self.artifact.path}", "a part of it is not as long as the manifest says")
         descriptor = self._opened().fileno()
-        view = memoryview(content).cast("B")
+        self._end = max(self._end, offset + part.length)
+        view = _before_hole(memoryview(content).cast("B"))
         while view:
             done = os.pwrite(descriptor, view, offset)
             view, offset = view[done:], offset + done
         self.missing -= 1
-        self._end = max(self._end, offset)
         if self._end - self._started >= _FLUSH_BYTES:
             start_writing(descriptor, self._started, self._end - self._started)
             self._started = self._end
 
     def size(self) -> int:
-        return os.fstat(self._opened().fileno()).st_size
+        descriptor = self._opened().fileno()
+        if os.fstat(descriptor).st_size < self._end:  # it ends with a hole
+            os.ftruncate(descriptor, self._end)
+        return os.fstat(descriptor).st_size
 
     def close(self) -> None:
         self._opened().close()
@@ -189,6 +195,14 @@ class _File:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._stack.enter_context(self.path.open("wb", buffering=0))
         return self._file
+
+
+def _before_hole(part: memoryview) -> memoryview:
+    """What must be written of a part: zeros at its end are left to be a hole of the new file, as engines leave them."""
+    end = len(part)
+    while end >= len(_HOLE) and part[end - len(_HOLE) : end] == _HOLE:
+        end -= len(_HOLE)
+    return part[:end]
 
 
 def _pread(file: BinaryIO, offset: int, part: Part) -> bytes:
