@@ -114,7 +114,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.do("client.get_collection('groups', embedding_function=None).modify(name='clubs', metadata={'who': 'we'})")
         world.mark("renamed")
         world.follow()
-        world.do("client.create_collection('empty', embedding_function=None)")
+        world.do(f"client.create_collection('empty', embedding_function=None); write('clubs', {ids(7)}, 'members')")
         world.mark("an empty collection")
         world.do("client.delete_collection('empty')")
         world.mark("gone again")
@@ -138,6 +138,20 @@ def test_just_before_a_batch(told: World) -> None:
     assert differences(told.truth["before the bad batch"][1], told.restored("before:bad")) == []
     with pytest.raises(NotFound, match="no operation in the journal belongs to batch 'good'"):
         told.restored("before:good")
+
+
+@pytest.mark.parametrize("names", [["clubs"], ["empty"], ["notes", "clubs"]])
+def test_a_collection_that_came_after_the_snapshot(told: World, names: list[str]) -> None:
+    """Made then, or called so only then."""
+    at, expected = told.truth["an empty collection"]
+    target = told.folder / "came"
+    shutil.rmtree(target, ignore_errors=True)
+    report = told.room.restore("latest", f"chroma://{target}", at=at, collections=names)
+    assert "has no collection" in report.plan.reasons[0]
+    found = told_by("chroma", target)  # which makes those that it misses
+    assert {name: rows for name, rows in found.items() if rows or name in names} == {name: expected[name] for name in names}
+    with pytest.raises(NotFound, match="no collection 'nothing' at that moment"):
+        told.room.restore("latest", f"chroma://{target}", at=at, collections=["nothing"], overwrite=True)
 
 
 def test_a_position(told: World) -> None:

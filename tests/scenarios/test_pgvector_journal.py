@@ -492,6 +492,19 @@ def test_before_an_ingest_batch_and_what_is_selected(postgres: Postgres, room: S
             assert [one for (one,) in connection.execute("SELECT id FROM docs ORDER BY id")] == ids
 
 
+def test_a_table_that_came_after_the_snapshot_by_itself(postgres: Postgres, room: Strongroom) -> None:
+    source = Database(postgres, TWO[0])
+    room.follow(source.url, ONCE)
+    source.run("CREATE TABLE late (id int PRIMARY KEY, v vector(3))", f"INSERT INTO late VALUES (1, '{vector(1)}'), (2, NULL)")
+    room.follow(source.url, ONCE)
+    target = postgres.database()
+    room.restore("latest", postgres.url(target), at=str(last_mark(room)), collections=["late"])
+    with postgres.connect(target) as connection, postgres.connect(source.name) as original:
+        rows = "SELECT id, v::text FROM late ORDER BY id"
+        assert connection.execute(rows).fetchall() == original.execute(rows).fetchall()
+        assert not connection.execute("SELECT to_regclass('one')").fetchone()[0]
+
+
 def last_mark(room: Strongroom) -> int:
     """The place of the last commit in the journal."""
     (stream,) = streams(room.repository)

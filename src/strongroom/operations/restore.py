@@ -182,7 +182,7 @@ class _Restore:
         """Can the operations of the journal be left to the engine? It has its own files then, or never had any."""
         record = self._snapshot.manifest
         same = engines.engine_of(self._plan.target).name == record.engine
-        return self._plan.rung == Rung.EXACT or (same and has_rows_alone(record))
+        return self._plan.rung == Rung.EXACT or (same and has_rows_alone(record) and not self._plan.later)
 
     def _go_on(self, stage: Stage, state: RestoreState, moment: MomentPlan) -> dict[str, str]:
         """From the snapshot to the later moment. Gives the roots of the collections."""

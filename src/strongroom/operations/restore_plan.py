@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import get_type_hints
@@ -52,6 +52,8 @@ class RestorePlan:
     occupied: tuple[str, ...]
     token: str
     moment: PlannedMoment | None = None
+    later: tuple[str, ...] = ()
+    """Wanted collections that the snapshot doesn't have: the journal must make them until the moment."""
 
     @property
     def rows(self) -> int:
@@ -69,11 +71,12 @@ def plan_restore(
 ) -> RestorePlan:
     """Raises NotFound (no such collection), WrongRequest (the target can't hold the rows) or Refused (`require_exact`)."""
     manifest = snapshot.manifest
-    chosen = chosen_collections(snapshot, selection)
+    later = () if moment is None else missing_in(snapshot, selection)
+    chosen = chosen_collections(snapshot, selection, later)
     engine = engines.engine_of(target_url)
     target = engine.target(target_url)
     best, reasons = _best_rung(snapshot, engine)
-    if moment is not None and best == Rung.EXACT and (why := _unreplayable(moment, engine, target)):
+    if moment is not None and best == Rung.EXACT and (why := _unreplayable(moment, engine, target, later)):
         best, reasons = Rung.REBUILD, (why,)
     if rung is not None and list(Rung).index(rung) < list(Rung).index(best):
         raise WrongRequest(f"the rung {rung.value!r} can't be reached: {reasons[0]}", hint=f"the best one here is {best.value!r}")
@@ -83,10 +86,12 @@ def plan_restore(
         best, reasons = rung, ("asked for", *reasons)
     if require_exact and best != Rung.EXACT:
         raise Refused(f"the restore would not be exact: {reasons[0]}", hint="leave --require out, or restore to the same engine")
-    if best != Rung.EXACT and target.holds_one and len(chosen) > 1:
-        raise WrongRequest(f"{target_url} has room for one collection, not {len(chosen)}", hint="choose one with --collection")
+    count = len(chosen) + len(later)
+    if best != Rung.EXACT and target.holds_one and count > 1:
+        raise WrongRequest(f"{target_url} has room for one collection, not {count}", hint="choose one with --collection")
     losses = () if best == Rung.EXACT else _losses(target, chosen, selection, best)
-    names = [selection.target_name(collection.name) for collection in chosen]
+    planned = [(one.name, one.count) for one in chosen] + [(name, 0) for name in later]
+    names = [selection.target_name(name) for name, _ in planned]
     return RestorePlan(
         snapshot=snapshot.id,
         target=target_url,
@@ -94,22 +99,30 @@ def plan_restore(
         rung=best,
         reasons=reasons,
         losses=losses,
-        collections=tuple(PlannedCollection(c.name, selection.target_name(c.name), c.count) for c in chosen),
+        collections=tuple(PlannedCollection(name, selection.target_name(name), rows) for name, rows in planned),
         bytes=_bytes(best, chosen, installed_artifacts(snapshot, selection)),
         cost=_cost(best, snapshot, chosen),
         occupied=tuple(target.occupied(names)),
         token=_token(snapshot, target_url, selection, best, moment),
         moment=moment.planned if moment else None,
+        later=later,
     )
 
 
-def chosen_collections(snapshot: Snapshot, selection: Selection) -> tuple[StoredCollection, ...]:
-    """Raises NotFound for a name that the snapshot doesn't have, WrongRequest for two collections under one name."""
+def missing_in(snapshot: Snapshot, selection: Selection) -> tuple[str, ...]:
+    """The names of a selection that no collection of the snapshot has."""
+    present = {collection.name for collection in snapshot.manifest.collections}
+    return tuple(dict.fromkeys(name for name in (*selection.collections, *selection.renames) if name not in present))
+
+
+def chosen_collections(snapshot: Snapshot, selection: Selection, later: Container[str] = ()) -> tuple[StoredCollection, ...]:
+    """Raises NotFound for a name that the snapshot doesn't have, unless it is one of `later`, WrongRequest for two collections of
+    one name."""
     collections = snapshot.manifest.collections
-    present = {collection.name for collection in collections}
-    for name in (*selection.collections, *selection.renames):
-        if name not in present:
-            raise NotFound(f"snapshot {snapshot.id[:12]} has no collection {name!r}", hint=f"it has {', '.join(sorted(present))}")
+    for name in missing_in(snapshot, selection):
+        if name not in later:
+            there = ", ".join(sorted(one.name for one in collections))
+            raise NotFound(f"snapshot {snapshot.id[:12]} has no collection {name!r}", hint=f"it has {there}")
     for name in selection.renames:
         if not selection.wants(name):
             raise WrongRequest(f"{name!r} is renamed and not restored", hint=f"add --collection {name!r}, or leave the rename out")
@@ -139,8 +152,10 @@ def _best_rung(snapshot: Snapshot, engine: Engine) -> tuple[Rung, tuple[str, ...
     return Rung.EXACT, (f"same engine, and version {manifest.engine_version} fits the installed {engine.version()}",)
 
 
-def _unreplayable(moment: MomentPlan, engine: Engine, target: Target) -> str:
+def _unreplayable(moment: MomentPlan, engine: Engine, target: Target, later: Sequence[str]) -> str:
     """Why the engine can't apply the journal's operations itself; '' if it can."""
+    if later:
+        return f"the snapshot before has no collection {later[0]!r}: the rows of the moment are loaded"
     if moment.span.head.kind == SCAN:
         return "the journal is of scans, which tell rows and not what was done: the rows of the moment are loaded"
     try:
