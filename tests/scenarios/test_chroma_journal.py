@@ -280,6 +280,8 @@ def test_a_lost_base_is_made_anew_and_prune_keeps_what_a_moment_needs(world: Wor
     world.do(f"write('notes', {ids(90, 120)}, 'last')")
     world.mark("last")
     world.follow()
+    plan = world.room.plan_restore("latest", f"chroma://{world.folder / 'back'}", at=world.truth["last"][0])
+    assert plan.snapshot == world.room.snapshots()[-1].id, "the nearest one before it"
     world.run("prune", "--grace", "0").done()
     assert differences(world.truth["kept"][1], world.restored(world.truth["kept"][0])) == []
     world.run("forget", base).done()
