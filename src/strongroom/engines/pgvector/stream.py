@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import struct
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from strongroom.engines.pgvector.address import Address
 from strongroom.engines.pgvector.moment import lsn_text
 from strongroom.engines.pgvector.pgoutput import EPOCH
 from strongroom.engines.pgvector.server import connect
+from strongroom.engines.waiting import readable
 
 _DATA, _ALIVE, _STATUS = struct.Struct(">QQq"), struct.Struct(">QqB"), struct.Struct(">cQQQqB")
 _TELL_SECONDS = 5.0
@@ -86,5 +86,5 @@ class Stream:
         self._told = time.monotonic()
 
     def _wait(self, seconds: float) -> None:
-        select.select([self._pg.socket], [], [], seconds)
+        readable(self._pg.socket, seconds)
         self._pg.consume_input()

@@ -6,13 +6,13 @@ stream from there on. A replica writes nothing to the server; as any other it co
 
 from __future__ import annotations
 
-import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
 
 from strongroom.engines.redis.server import Address, client_of, library, speaking
+from strongroom.engines.waiting import readable
 from strongroom.errors import Gap, Refused, SourceChanged, Unreachable
 
 Command = tuple[bytes, ...]
@@ -211,7 +211,7 @@ class Replica:
 
     def _is_readable(self, seconds: float) -> bool:
         pending = getattr(self._socket, "pending", lambda: 0)()  # of TLS
-        return bool(pending or select.select([self._socket], [], [], seconds)[0])
+        return bool(pending) or readable(self._socket, seconds)
 
     def _line(self) -> bytes:
         while (end := self._buffer.find(b"\n", self._at)) < 0:

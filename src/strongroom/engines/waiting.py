@@ -1,0 +1,13 @@
+"""When is there something to read from a server? Whatever the number of its descriptor is: `select.select` ends at 1,023."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+
+def readable(source: socket.socket | int, seconds: float) -> bool:
+    """Whether there is, after so many seconds at most."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    return bool(poll.poll(max(0, 1000 * seconds)))
