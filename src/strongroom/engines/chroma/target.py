@@ -16,36 +16,20 @@ from strongroom.engines.chroma.capture import DATABASE
 from strongroom.engines.chroma.catalog import Address
 from strongroom.engines.chroma.creation import create_like
 from strongroom.engines.chroma.frozen import ChromaSource
-from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
-from strongroom.errors import Damaged, EngineFailed, Refused, WrongRequest
+from strongroom.engines.staged_directory import DirectoryStage, DirectoryTarget
+from strongroom.engines.staging import remove, sync_tree
+from strongroom.errors import EngineFailed, WrongRequest
 from strongroom.model import Collection, Description, Fidelity, Selection
 
-RECEIPT = "strongroom.json"
 _CLIENT = "strongroom.engines.chroma.client"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 
 
-class ChromaTarget:
+class ChromaTarget(DirectoryTarget):
     """The directory to restore to."""
 
     holds_one = False
     learns_dimension = True
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def occupied(self, collections: Sequence[str] = ()) -> Sequence[str]:
-        """The directory itself, if it has anything in it: a Chroma directory is replaced as a whole."""
-        if self._root.is_dir() and not any(self._root.iterdir()):
-            return ()
-        return (str(self._root),) if self._root.exists() or self._root.is_symlink() else ()
-
-    def receipt(self) -> bytes | None:
-        """What the last `publish` left inside of the directory."""
-        try:
-            return (self._root / RECEIPT).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
 
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """Why such rows can't be loaded: more than one vector, no id, a name that Chroma doesn't allow."""
@@ -66,28 +50,11 @@ class ChromaTarget:
 
     def stage(self, token: str, selection: Selection) -> ChromaStage:
         """Open or re-open the stage of `token` beside the directory. Raises Locked."""
-        return ChromaStage(self._root, token)
+        return ChromaStage(self._place, token)
 
 
-class ChromaStage:
+class ChromaStage(DirectoryStage):
     """A new Chroma directory under construction. Every step may be repeated after a crash."""
-
-    def __init__(self, target: Path, token: str) -> None:
-        self._target = target
-        self._staged = StagedEntries(target.parent, token, (target.name,))
-        self._root = self._staged.new / target.name
-
-    @property
-    def directory(self) -> Path:
-        return self._staged.directory
-
-    def artifact_path(self, path: str) -> Path:
-        """Where `path` goes, with its directory made. Raises Damaged if it points outside of the stage."""
-        if path.startswith("/"):
-            raise Damaged(f"artifact {path!r}", "its path points outside of the target")
-        place = self._staged.contained(f"{self._target.name}/{path}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return place
 
     def adopt(self, description: Description, selection: Selection) -> None:
         """Drop what isn't selected (without a trace in the files), rename what is. The rest stays bit for bit."""
@@ -132,32 +99,6 @@ class ChromaStage:
     def source(self) -> ChromaSource:
         """The staged directory, to be read back; its private copies are made in the stage."""
         return ChromaSource(self._root, beside=self.directory)
-
-    def publish(self, receipt: bytes, *, overwrite: bool) -> None:
-        """Put the directory, with the receipt inside, in the target's place. Raises Refused if that is taken."""
-        if self._root.exists():
-            if not overwrite and ChromaTarget(self._target).occupied():
-                raise Refused(
-                    f"{self._target} is already there",
-                    hint="restore to another place, or give --overwrite to replace it once the new state is verified",
-                )
-            write_durably(self._root / RECEIPT, receipt)
-            if self._target.is_dir() and not self._target.is_symlink() and not any(self._target.iterdir()):
-                self._target.rmdir()
-        elif not (self.directory / "publishing").exists():
-            if ChromaTarget(self._target).receipt() != receipt:
-                raise Refused("nothing is staged, so nothing is published", hint="run the restore again from the start")
-            self._staged.discard()
-            return
-        self._staged.publish(overwrite=overwrite)
-
-    def discard(self) -> None:
-        """Remove the stage."""
-        self._staged.discard()
-
-    def close(self) -> None:
-        """Let go of the stage and keep it for a later run."""
-        self._staged.close()
 
 
 def objections_to_name(address: Address) -> Sequence[str]:

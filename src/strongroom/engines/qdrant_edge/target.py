@@ -12,35 +12,19 @@ from strongroom.engines.changes import Change, spool
 from strongroom.engines.qdrant_edge.conversion import role_of
 from strongroom.engines.qdrant_edge.frozen import EdgeSource
 from strongroom.engines.qdrant_edge.shape import DISTANCES, KIND, config_for
-from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
-from strongroom.errors import Damaged, EngineFailed, Refused
+from strongroom.engines.staged_directory import DirectoryStage, DirectoryTarget
+from strongroom.engines.staging import remove, sync_tree
+from strongroom.errors import EngineFailed
 from strongroom.model import Collection, Description, Fidelity, Role, Selection
 
-RECEIPT = "strongroom.json"
 _LIBRARY = "strongroom.engines.qdrant_edge.library"
 _LARGEST = 65_536
 
 
-class EdgeTarget:
+class EdgeTarget(DirectoryTarget):
     """The folder of a shard, to be written."""
 
     holds_one = True
-
-    def __init__(self, shard: Path) -> None:
-        self._shard = shard
-
-    def occupied(self, collections: Sequence[str] = ()) -> Sequence[str]:
-        """The folder itself, if it has anything in it: a shard is replaced as a whole."""
-        if self._shard.is_dir() and not any(self._shard.iterdir()):
-            return ()
-        return (str(self._shard),) if self._shard.exists() or self._shard.is_symlink() else ()
-
-    def receipt(self) -> bytes | None:
-        """What the last `publish` left inside of the folder."""
-        try:
-            return (self._shard / RECEIPT).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
 
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         return list(_objections(collection, schema))
@@ -57,29 +41,15 @@ class EdgeTarget:
 
     def stage(self, token: str, selection: Selection) -> EdgeStage:
         """Open or re-open the stage of `token` beside the folder. Raises Locked."""
-        return EdgeStage(self._shard, token, selection)
+        return EdgeStage(self._place, token)
 
 
-class EdgeStage:
+class EdgeStage(DirectoryStage):
     """A new shard under construction. Every step may be repeated after a crash."""
 
-    def __init__(self, target: Path, token: str, selection: Selection) -> None:
-        self._target = target
-        self._staged = StagedEntries(target.parent, token, (target.name,))
-        self._shard = self._staged.new / target.name
+    def __init__(self, target: Path, token: str) -> None:
+        super().__init__(target, token)
         self._name = ""
-
-    @property
-    def directory(self) -> Path:
-        return self._staged.directory
-
-    def artifact_path(self, path: str) -> Path:
-        """Where `path` goes, with its folder made. Raises Damaged if it points outside of the stage."""
-        if path.startswith("/"):
-            raise Damaged(f"artifact {path!r}", "its path points outside of the target")
-        place = self._staged.contained(f"{self._target.name}/{path}")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        return place
 
     def adopt(self, description: Description, selection: Selection) -> None:
         """No file holds the shard's name: nothing has to be done."""
@@ -89,13 +59,13 @@ class EdgeStage:
         """A new shard with these rows, which are spooled to the stage first: Qdrant's process takes them from there. Raises
         EngineFailed if it refuses, or ends up with another number of points."""
         self._name = collection.name
-        remove(self._shard)
-        self._shard.mkdir(mode=0o700)
+        remove(self._root)
+        self._root.mkdir(mode=0o700)
         path = self.directory / "spool.arrow"
         try:
             rows = _spooled(path, batches)
             wanted = config_for(collection), dict(collection.catalog.get("payload_indexes", {}))
-            made = isolation.call(f"{_LIBRARY}:make", str(self._shard), *wanted, str(path) if rows else "")
+            made = isolation.call(f"{_LIBRARY}:make", str(self._root), *wanted, str(path) if rows else "")
         finally:
             remove(path)
         if made != rows:
@@ -111,44 +81,18 @@ class EdgeStage:
         try:
             with path.open("wb") as file:
                 count = spool(changes, file)
-            isolation.call(f"{_LIBRARY}:replay", str(self._shard), str(path))
+            isolation.call(f"{_LIBRARY}:replay", str(self._root), str(path))
             return count
         finally:
             remove(path)
 
     def seal(self) -> None:
         """Make everything durable."""
-        sync_tree(self._shard)
+        sync_tree(self._root)
 
     def source(self) -> EdgeSource:
         """The staged shard, to be read back; its private copies are made in the stage."""
-        return EdgeSource(self._shard, self._name or self._target.name, self.directory)
-
-    def publish(self, receipt: bytes, *, overwrite: bool) -> None:
-        """Put the folder, with the receipt inside, in the target's place. Raises Refused if that is taken."""
-        if self._shard.exists():
-            if not overwrite and EdgeTarget(self._target).occupied():
-                raise Refused(
-                    f"{self._target} is already there",
-                    hint="restore to another place, or give --overwrite to replace it once the new state is verified",
-                )
-            write_durably(self._shard / RECEIPT, receipt)
-            if self._target.is_dir() and not self._target.is_symlink() and not any(self._target.iterdir()):
-                self._target.rmdir()
-        elif not (self.directory / "publishing").exists():
-            if EdgeTarget(self._target).receipt() != receipt:
-                raise Refused("nothing is staged, so nothing is published", hint="run the restore again from the start")
-            self._staged.discard()
-            return
-        self._staged.publish(overwrite=overwrite)
-
-    def discard(self) -> None:
-        """Remove the stage."""
-        self._staged.discard()
-
-    def close(self) -> None:
-        """Let go of the stage and keep it for a later run."""
-        self._staged.close()
+        return EdgeSource(self._root, self._name or self._target.name, self.directory)
 
 
 def _spooled(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
