@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from strongroom.errors import Unreachable
+from strongroom.repository.patience import retry_seconds
 
 T = TypeVar("T")
-PATIENCE = 60.0
-"""So many seconds after the first failure in a row nothing is tried any more: a server starts anew in less."""
 _FIRST, _LONGEST = 0.1, 5.0
 
 
@@ -22,14 +21,15 @@ class Retrying:
         self._met = False
 
     def call(self, request: Callable[[], T]) -> T:
-        """What `request` gives, which is made again while it raises Unreachable. Raises the last of these."""
+        """What `request` gives, which is made again while it raises Unreachable, until `retry_seconds` after the first time. Raises
+        the last of these."""
         until, pause = 0.0, _FIRST
         while True:
             try:
                 answer = request()
             except Unreachable as error:
                 now = time.monotonic()
-                until = until or now + PATIENCE
+                until = until or now + retry_seconds()
                 wait = pause * random.uniform(0.5, 1.5) if error.after is None else error.after  # noqa: S311 - no secret
                 if not (self._met or error.busy) or now + wait > until:
                     raise

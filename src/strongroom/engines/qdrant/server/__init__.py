@@ -70,6 +70,7 @@ class SecureQdrantServer(QdrantServer):
 
 
 class QdrantLocal(QdrantServer):
-    """The local mode of the client, which keeps rows and no index."""
+    """The local mode of the client, which keeps rows and no index. Every test runs on the real one."""
 
     name = "qdrant-local"
+    experimental = False

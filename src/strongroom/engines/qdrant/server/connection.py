@@ -129,10 +129,7 @@ def _message(content: bytes) -> str:
 
 
 def _number(given: Any) -> float | None:
-    try:
-        return float(given)
-    except (TypeError, ValueError):
-        return None
+    return float(given) if str(given).isdecimal() else None
 
 
 def api_key() -> str:
