@@ -20,7 +20,8 @@ from redis_server import Server as RedisServer
 from tcp_proxy import TcpProxy
 
 from strongroom.engines import retrying
-from strongroom.errors import StrongroomError
+from strongroom.engines.redis.stage import RedisStage
+from strongroom.errors import StrongroomError, Unreachable
 from strongroom.library import Strongroom, init_repository
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Argon2Cost
@@ -129,7 +130,7 @@ class Redis:
         self._target.client.flushall()
 
     def hurry(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr("strongroom.engines.redis.server._SECONDS", 2.0)
+        patch.setattr("strongroom.engines.redis.server._SECONDS", 1.0)
         patch.setattr("strongroom.engines.redis.replica._SILENCE", 2.0)
 
     def stop(self) -> None:
@@ -300,18 +301,27 @@ class Interrupting:
 # -- backups -------------------------------------------------------------------------------------------------------------------
 
 
+PLACES = ((0, 0), (0, 300), (0, 3_000), (0, 20_000), (1, 0), (1, 9_000), (2, 150), (3, 0), (5, 100), (8, 0))
+"""Where a way is cut: after so many connections, in the next one after so many bytes."""
+
+
 def test_a_backup_that_is_cut_off(world: World, proxy: TcpProxy, room: Strongroom, root: str) -> None:
     cut = 0
-    for answered in (0, 300, 3_000, 9_000, 20_000, 60_000):
-        for connections in (1, 3):
-            harmed = proxy.harmed
-            proxy.cut(answered=answered, connections=connections)
-            failed = backed_up(room, world.url(proxy.port), root)
-            cut += proxy.harmed > harmed
-            assert failed is None or proxy.harmed > harmed, failed
-            proxy.heal()
+    for place in PLACES:
+        harmed = proxy.harmed
+        cut_at(proxy, "answered", *place)
+        failed = backed_up(room, world.url(proxy.port), root)
+        cut += proxy.harmed > harmed
+        assert failed is None or proxy.harmed > harmed, failed
+        proxy.heal()
     assert cut >= 4
     assert backed_up(room, world.url(proxy.port), root) is None
+
+
+def cut_at(proxy: TcpProxy, way: str, connections: int, some: int) -> None:
+    if connections:
+        proxy.cut(**{way: 1 << 40}, connections=connections)
+    proxy.cut(**{way: some})
 
 
 def test_a_backup_from_a_server_that_is_away_for_a_while(
@@ -356,10 +366,9 @@ def test_a_backup_from_a_server_that_starts_anew(world: World, proxy: TcpProxy, 
 @pytest.mark.parametrize("way", ["sent", "answered"])
 def test_a_restore_that_is_cut_off(world: World, before: TcpProxy, room: Strongroom, root: str, way: str) -> None:
     url, cut = world.target_url(before.port), 0
-    for some in (0, 400, 4_000, 12_000, 30_000):
+    for place in PLACES:
         harmed = before.harmed
-        before.cut(**{way: some})
-        before.cut(**{way: some // 2 + 200})
+        cut_at(before, way, *place)
         failed = outcome(lambda: room.restore("latest", url))
         cut += before.harmed > harmed
         before.heal()
@@ -382,8 +391,6 @@ def test_a_restore_to_a_server_that_is_busy_for_a_while(world: World, before: Tc
 
 
 def test_who_never_answered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from strongroom.errors import Unreachable
-
     asked: list[int] = []
 
     def fail(busy: bool) -> None:
@@ -397,3 +404,42 @@ def test_who_never_answered_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(Unreachable):
         retrying.Retrying().call(lambda: fail(busy=True))
     assert len(asked) >= 2
+
+
+@pytest.fixture
+def redis(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Redis]:
+    made = Redis(tmp_path, request)
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_transaction_that_wasnt_done_is_not_taken_for_done(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    monkeypatch.setenv("STRONGROOM_STATE_DIR", str(tmp_path / "state"))
+    room = init_repository(str(tmp_path / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+    proxy = TcpProxy(redis.target_port)
+    url = redis.target_url(proxy.port)
+    room.backup(redis.url(redis.port))
+    room.restore("latest", url)  # leaves the receipt that the next one leaves too
+    redis._target.client.hset("docs:id-7", "t", "changed")
+    settle = RedisStage._settle_expiry
+
+    class Killed(BaseException):
+        pass
+
+    def broken(stage: RedisStage, *given: Any) -> None:
+        settle(stage, *given)
+        if killed:
+            raise Killed
+        proxy.cut_all()
+
+    with monkeypatch.context() as patch, pytest.raises(Killed if killed else Unreachable):
+        patch.setattr(RedisStage, "_settle_expiry", broken)
+        room.restore("latest", url, overwrite=True)
+    assert redis._target.client.hget("docs:id-7", "t") == b"changed"
+    room.restore("latest", url, overwrite=True)
+    assert redis._target.client.hget("docs:id-7", "t") == b"text"
+    assert redis.restored() == truth()
+    proxy.close()
