@@ -16,9 +16,13 @@ import pyarrow.parquet as pq
 SUMMARIES = Path(__file__).parents[3] / "shared" / "data" / "summaries-minilm.parquet"
 
 
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["chromadb", "pyarrow.parquet"])  # seconds to import, and nothing of them is open
+
+
 def apart(function, *arguments):
-    """Run one of the functions below in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """Run one of the functions below in a process of its own, a fork of one that opens nothing."""
+    with ProcessPoolExecutor(1, mp_context=_FORKS) as pool:
         return pool.submit(function, *arguments).result()
 
 
