@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from chroma_fixture import apart
+from processes import apart
 from raw_engines import RAW as EMBEDDED
 from raw_engines import ROWS
 from raw_servers import RUNNING, SERVERS, scratches
