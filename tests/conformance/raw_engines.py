@@ -5,6 +5,7 @@ Each function runs in a process of its own (`apart`), so that a reopened databas
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS, DIMENSION = 600, 24
+ROWS, DIMENSION = (int(os.environ.get(name, usual)) for name, usual in (("RAW_ROWS", 600), ("RAW_DIMENSION", 24)))
 
 
 def vectors_of(start, count):
