@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from strongroom.engines.qdrant.shape import KIND, SPARSE, Shape, Vector
-from strongroom.errors import Unreadable
+from strongroom.errors import EngineFailed, Unreadable
 from strongroom.model import ROLE, Json, Role
 
 ORIGINAL_ID = "strongroom_id"
@@ -102,7 +102,8 @@ Given = tuple[int | str, dict[str, Any], dict[str, Json]]
 
 
 def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
-    """Rows as points. Columns and documents of other engines go into the payload by their names."""
+    """Rows as points. Columns and documents of other engines go into the payload by their names. Raises EngineFailed if a row has
+    something else there by that name."""
     roles = {field.name: role_of(field) for field in batch.schema}
     ids = batch.column(next(name for name, role in roles.items() if role is Role.ID)).to_pylist()
     vectors = {("" if name == "vector" else name): _lists(batch, name) for name in roles if _is_vector(batch.schema.field(name))}
@@ -114,12 +115,15 @@ def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
         if role is Role.COLUMN and not _is_vector(batch.schema.field(name))
     }
     for row, one in enumerate(ids):
-        payload = {name: _plain(values[row]) for name, values in others.items() if values[row] is not None}
-        payload |= json.loads(payloads[row]) if payloads[row] else {}
-        payload |= {key: values[row] for key, values in texts.items() if values[row] is not None}
+        payload = json.loads(payloads[row]) if payloads[row] else {}
         point = point_id(str(one))
+        more = {name: _plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
         if str(point) != str(one):
-            payload[ORIGINAL_ID] = str(one)
+            more[ORIGINAL_ID] = str(one)
+        for name, value in more.items():
+            if payload.setdefault(name, value) != value:
+                hint = "restore to an engine that has columns, or rename one of the two at the source"
+                raise EngineFailed(f"row {str(one)[:40]!r} has {name!r} twice, as a column and in its payload", hint=hint)
         yield point, {name: values[row] for name, values in vectors.items() if values[row] is not None}, payload
 
 
