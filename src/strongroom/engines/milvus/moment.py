@@ -1,0 +1,111 @@
+"""How is all of a server read so that it is one moment?
+
+Servers that tell the time of an answer (`session_ts`, from 2.4 on) are asked for all rows as of that time. Others can't be: there,
+and to prove that it is so, all is read again until two readings in a row are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Container, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from blake3 import blake3
+
+from strongroom.engines.milvus import listing
+from strongroom.engines.milvus.connection import Server
+from strongroom.engines.milvus.listing import Access, Listed
+from strongroom.engines.milvus.reading import Rows, loaded, read_rows
+from strongroom.errors import NotFound, SourceChanged
+from strongroom.model import Json
+from strongroom.progress import Progress
+
+PATIENCE = 120.0
+"""Seconds after which no reading begins any more, once there were three."""
+_LEAST_READINGS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """All rows of one moment, how often they were read, and which collections of restores were left out."""
+
+    rows: tuple[Rows, ...]
+    databases: dict[str, Json]
+    version: str
+    readings: int
+    left: tuple[str, ...]
+    access: Access
+
+    def print(self) -> str:
+        """The same for the same rows and catalog."""
+        said = [(one.listed.name, json.dumps(one.listed.said, sort_keys=True), one.prints) for one in self.rows]
+        return blake3(repr((self.databases, said)).encode()).hexdigest(16)
+
+    @property
+    def how(self) -> str:
+        """For the ledger."""
+        pinned = next((one.pinned for one in self.rows if one.pinned), 0)
+        twice = f"all rows were read {self.readings} times, and were the same twice running"
+        return f"as of {pinned}, the server's time; {twice}" if pinned else twice
+
+
+def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, progress: Progress) -> Moment:
+    """Read what there is (the collections `found`, which nobody else writes to, are read once) into files in `folder`. Raises
+    SourceChanged if it never was the same twice."""
+    if found is not None:
+        return read_once(server, found, folder, 1, progress)
+    until = time.monotonic() + PATIENCE
+    before: Moment | None = None
+    with ExitStack() as stack:
+        for one in (there := listing.collections(server)):
+            with suppress(NotFound):
+                stack.enter_context(loaded(server, one))
+        ours = frozenset(one.id for one in there if not one.said["loaded"])
+        for reading in range(1, 1_000_000):
+            now = read_once(server, None, folder, reading, progress, _pinned(before), ours)
+            if before is not None and now.print() == before.print():
+                return now
+            for one in before.rows if before is not None else ():
+                one.path.unlink(missing_ok=True)
+            before = now
+            if reading >= _LEAST_READINGS and time.monotonic() > until:
+                break
+    raise SourceChanged(
+        f"{server.place.shown} was written to for as long as it was read, {reading} times over",
+        hint="stop or pause the writers and run the backup again",
+    )
+
+
+def read_once(
+    server: Server,
+    found: Sequence[Listed] | None,
+    folder: Path,
+    reading: int,
+    progress: Progress,
+    pinned: int = 0,
+    ours: Container[int] = (),
+) -> Moment:
+    """All rows, which others may change meanwhile, into files of a new folder in `folder`. The collections `ours` are loaded only
+    since we want to read them."""
+    own = folder / str(reading)
+    own.mkdir(mode=0o700, parents=True)
+    rows: list[Rows] = []
+    for number, one in enumerate(listing.collections(server) if found is None else found):
+        with suppress(NotFound):  # it was dropped meanwhile: the next reading doesn't list it
+            rows.append(read_rows(server, _as_it_was(one, ours), own / str(number), pinned, progress))
+            pinned = pinned or rows[-1].pinned
+    databases = {one: listing.properties(server, one) for one in listing.databases(server)}
+    left = listing.left_by_restores(server) if found is None else ()
+    access = listing.access(server) if found is None else Access(offered=False)
+    return Moment(tuple(rows), databases, listing.version_of(server), reading, tuple(left), access)
+
+
+def _as_it_was(one: Listed, ours: Container[int]) -> Listed:
+    return replace(one, said={**one.said, "loaded": False}) if one.id in ours else one
+
+
+def _pinned(before: Moment | None) -> int:
+    return next((one.pinned for one in before.rows if one.pinned), 0) if before is not None else 0
