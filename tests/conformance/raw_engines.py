@@ -185,6 +185,51 @@ def lancedb_ask(path, name="things"):
     return [[row["id"] for row in rows] for rows in found], [[row["_distance"] for row in rows] for rows in found]
 
 
+# -- Milvus Lite ------------------------------------------------------------------------------------------------------------
+
+
+def lite_make(path, start, count):
+    from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
+
+    client = MilvusClient(path)
+    if not client.has_collection("things"):
+        fields = [
+            FieldSchema("id", DataType.VARCHAR, is_primary=True, max_length=100),
+            FieldSchema("v", DataType.FLOAT_VECTOR, dim=DIMENSION),
+            FieldSchema("document", DataType.VARCHAR, max_length=1000),
+        ]
+        client.create_collection("things", schema=CollectionSchema(fields, enable_dynamic_field=True))
+        client.create_alias("things", "current")
+        params = client.prepare_index_params()
+        params.add_index("v", index_type="HNSW", metric_type="L2", params={"M": 8, "efConstruction": 60})
+        client.create_index("things", params)
+    found = zip(range(start, start + count), vectors_of(start, count), _texts(start, count), strict=True)
+    client.insert("things", [{"id": f"thing-{n}", "v": vector, "document": text, "number": n} for n, vector, text in found])
+    client.flush("things")
+    client.load_collection("things")
+    client.close()
+
+
+def lite_read(path, name="things"):
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(path)
+    client.load_collection(name)
+    vector = next(one["name"] for one in client.describe_collection(name)["fields"] if "dim" in one["params"])
+    key = next(one["name"] for one in client.describe_collection(name)["fields"] if one.get("is_primary"))
+    rows = client.query(name, filter="", output_fields=["*"], limit=9 * ROWS)
+    return {str(row[key]): (np.asarray(row[vector], np.float32).tobytes(), row["document"]) for row in map(dict, rows)}
+
+
+def lite_ask(path, name="things"):
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(path)
+    client.load_collection(name)
+    found = client.search(name, data=queries().tolist(), limit=10)
+    return [[row["id"] for row in rows] for rows in found], [[row["distance"] for row in rows] for rows in found]
+
+
 # -- Qdrant Edge ------------------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +333,7 @@ RAW = {
         Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask),
         Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
+        Raw("milvus-lite", "notes.db", lite_make, lite_read, lite_ask),
         Raw("qdrant-edge", "things", edge_make, edge_read, edge_ask),
         Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask),
     )

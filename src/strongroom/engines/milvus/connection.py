@@ -58,7 +58,7 @@ class Server:
         else:
             self._channel = grpc.insecure_channel(place.host, options)
         self._stub = milvus_pb2_grpc.MilvusServiceStub(self._channel)
-        token = _token()
+        token = "" if place.host.startswith("unix:") else _token()
         said = f"{place.user}:{token}" if place.user else token
         self._secret = (("authorization", base64.b64encode(said.encode()).decode()),) if token else ()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from strongroom.engines.milvus.place import ALLOWED, NAME, is_own
+from strongroom.engines.milvus.place import NAME, is_own
 from strongroom.engines.milvus.shape import DTYPES, META, bm25_outputs, shape_of
 from strongroom.model import ROLE, Collection, Json, Role
 
@@ -26,7 +26,8 @@ _HNSW = {"M": 16, "efConstruction": 200}
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What a release of Milvus can hold. `auto_ids`: it takes given ids where it could make its own; `unindexed`: it lets rows be
-    read without an index. `nested`: it takes the parameters of an index as one of JSON."""
+    read without an index. `nested`: it takes the parameters of an index as one of JSON. `indexed_from`:
+    rows from which on it builds an index."""
 
     release: str
     vectors: frozenset[str]
@@ -35,9 +36,12 @@ class Offer:
     auto_ids: bool = False
     unindexed: bool = False
     nested: bool = False
+    indexed_from: int = 1024
 
 
-LITE = Offer("Milvus Lite", frozenset({"FloatVector", "SparseFloatVector"}), auto_ids=True, unindexed=True, nested=True)
+LITE = Offer(
+    "Milvus Lite", frozenset({"FloatVector", "SparseFloatVector"}), auto_ids=True, unindexed=True, nested=True, indexed_from=1
+)
 
 
 def offer_of(version: str) -> Offer:
@@ -187,8 +191,6 @@ def _hnsw(name: str, metric: str) -> dict[str, Json]:
 
 def objections(collection: Collection, schema: pa.Schema, own: str, offer: Offer) -> Iterator[str]:
     """Why such rows can't be loaded into a collection called `own`."""
-    if not NAME.fullmatch(own):
-        yield f"Milvus has names of {ALLOWED}, and not {own!r}: use --rename"
     if is_own(own):
         yield f"{own!r} is a name that restores give to what they build: use --rename"
     if is_of_milvus(collection):

@@ -122,6 +122,7 @@ def describe(server: Server, database: str, own: str, name: str) -> Listed:
         "consistency": int(said.consistency_level),
         "shards": int(said.shards_num),
         "properties": parameters(message_of(said).get("properties", ())),
+        "database_properties": properties(server, database),
         "partitions": sorted(str(one) for one in server.ask("ShowPartitions", **where).partition_names),
         "aliases": aliases(server, database, own),
         "indexes": indexes(server, database, own),
@@ -174,7 +175,7 @@ def ledger(
     held, missing, nothing = Status.CAPTURED, Status.NOT_CAPTURED, Status.NOT_OFFERED
     yield LedgerItem("rows", held, "all fields, dynamic ones too, and the partition of each")
     yield LedgerItem("one moment", held, moment)
-    yield LedgerItem("databases, schemas, partitions, aliases, functions, properties", held, "with those that are empty")
+    yield LedgerItem("schemas, partitions, aliases, functions, properties", held, "of empty collections too")
     yield LedgerItem("indexes and their parameters", held)
     if files:
         yield LedgerItem("Parquet, index and log files", held, "byte for byte")
@@ -199,7 +200,7 @@ def _of_collection(one: Listed, hidden: int) -> Iterator[LedgerItem]:
     missing, nothing = Status.NOT_CAPTURED, Status.NOT_OFFERED
     shape = one.shape
     if hidden:
-        yield LedgerItem(f"{one.name}: {hidden} more entities", nothing, "no query shows them: ids that were inserted twice")
+        yield LedgerItem(f"{one.name}: {hidden} more entities", nothing, "no query shows them: ids that were inserted twice, or 2^63 - 1")
     if shape.left_out:
         yield LedgerItem(f"{one.name}: {listed(shape.left_out)}", missing, "fields of a type that Strongroom doesn't know")
     unprobed = [its.name for its in shape.columns if its.kind in ("BinaryVector", "SparseFloatVector")]

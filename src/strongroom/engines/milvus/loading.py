@@ -20,8 +20,6 @@ from strongroom.model import Collection, Json, Role
 
 _MOST_BYTES = 8 << 20
 """Of one request. Servers take 64 MB."""
-_LEAST_INDEXED = 1024
-"""Rows of a segment from which on a server builds its index."""
 _WAITED_SECONDS = 6 * 3600.0
 _FINISHED, _FAILED = 3, 4
 
@@ -43,7 +41,7 @@ class Loading:
         native = is_of_milvus(collection)
         shape = shape_of(made.schema, partitioned=bool(made.partitions))
         rows = sum(self._insert(shape, batch, native=native) for batch in chain([first], stream) if first is not None and batch.num_rows)
-        if rows >= _LEAST_INDEXED:
+        if rows >= self._offer.indexed_from:
             self._server.ask("Flush", database=self._database, collection_names=[self._own])
         for index in made.indexes:
             self._index(index)
@@ -63,7 +61,7 @@ class Loading:
             schema=schema.SerializeToString(),
             shards_num=int(said.get("shards", 1)),
             consistency_level=int(said.get("consistency", 2)),
-            properties=_pairs(common, said.get("properties", {})),
+            properties=pairs(common, said.get("properties", {})),
             num_partitions=made.keyed,
         )
         for partition in made.partitions:
@@ -93,9 +91,9 @@ class Loading:
     def _index(self, index: Mapping[str, Json]) -> None:
         """Raises EngineFailed if it isn't built."""
         _, _, common = self._server.messages
-        pairs = _pairs(common, _nested(index["params"]) if self._offer.nested else index["params"])
+        said = pairs(common, _nested(index["params"]) if self._offer.nested else index["params"])
         self._server.ask(
-            "CreateIndex", **self._where, field_name=index["field"], index_name=index["name"], extra_params=pairs
+            "CreateIndex", **self._where, field_name=index["field"], index_name=index["name"], extra_params=said
         )
         until = time.monotonic() + _WAITED_SECONDS
         while True:
@@ -158,5 +156,6 @@ def _pieces(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield rows.slice(start, step)
 
 
-def _pairs(common: Any, said: Mapping[str, Json]) -> list[Any]:
+def pairs(common: Any, said: Mapping[str, Json]) -> list[Any]:
+    """As messages have them."""
     return [common.KeyValuePair(key=str(key), value=str(value)) for key, value in said.items()]

@@ -55,7 +55,7 @@ class ServerStage:
 
     def load(self, collection: Collection, batches: Iterable[pa.RecordBatch]) -> None:
         """Make the collection anew, add the rows, build its indexes and load it. Raises EngineFailed if the server refuses."""
-        database, own = self._staged.fresh(collection.name)
+        database, own = self._staged.fresh(collection)
         Loading(self._server, database, own, offer_of(listing.version_of(self._server))).run(collection, batches)
         self._staged.note(collection.name, database, own, collection)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from strongroom.engines.milvus import listing
 from strongroom.engines.milvus.connection import NotOffered, Server
+from strongroom.engines.milvus.creation import is_of_milvus
+from strongroom.engines.milvus.loading import pairs
 from strongroom.engines.milvus.place import DEFAULT, STAGED
 from strongroom.engines.staging import write_durably
 from strongroom.errors import NotFound
@@ -46,21 +48,24 @@ class StagedCollections:
         """What a collection is called that is being replaced."""
         return f"{STAGED}replaced_{self._own.removeprefix(STAGED)}{number}"
 
-    def fresh(self, name: str) -> tuple[str, str]:
-        """Database and name for a collection that shall be called `name`: whatever an earlier run left there is removed."""
+    def fresh(self, collection: Collection) -> tuple[str, str]:
+        """Database and name for a new collection like this one: whatever an earlier run left there is removed."""
+        name = collection.name
         present = self.all()
         taken = {one.own for one in present.values()}
         unused = next(own for number in range(len(taken) + 1) if (own := f"{self._own}{number}") not in taken)
         own = present[name].own if name in present else unused
         database, _ = self._server.place.address(name)
         if database != DEFAULT and database not in self._server.ask("ListDatabases").db_names:
-            self._server.ask("CreateDatabase", database=database)
+            _, _, common = self._server.messages
+            said = collection.catalog.get("database_properties", {}) if is_of_milvus(collection) else {}
+            self._server.ask("CreateDatabase", database=database, properties=pairs(common, said))
         self._drop(database, own)
         return database, own
 
     def note(self, name: str, database: str, own: str, collection: Collection) -> None:
         """It is there, in whatever state."""
-        said = collection.catalog if "milvus" in collection.catalog else {}
+        said = collection.catalog if is_of_milvus(collection) else {}
         _, wanted = self._server.place.address(name)
         identity = listing.identity(self._server, database, own)
         staged = Staged(identity or 0, database, own, wanted, list(said.get("aliases", ())), bool(said.get("loaded", True)))
