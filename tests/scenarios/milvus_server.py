@@ -86,7 +86,10 @@ class Milvus:
             )
         for _ in range(10 * _SECONDS):
             assert self._process.poll() is None, (self._directory / "log").read_text()[-3000:]
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self._health}/healthz", timeout=5) as said:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{self._health}/healthz", timeout=5) as said,
+            ):
                 if b"OK" in said.read():
                     return
             time.sleep(0.1)

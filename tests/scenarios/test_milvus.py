@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import Place
 from milvus_server import Milvus
 from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
 
-from strongroom.engines.milvus import cutover
+from strongroom import engines
+from strongroom.engines.milvus import moment
+from strongroom.engines.milvus.cutover import CutOver
 from strongroom.engines.milvus.loading import Loading
 from strongroom.engines.milvus.stage import ServerStage
-from strongroom.errors import NotFound, Refused, SourceChanged, Unreachable, Unreadable, WrongRequest
+from strongroom.errors import EngineFailed, NotFound, Refused, SourceChanged, Unreachable, Unreadable, WrongRequest
 from strongroom.library import Strongroom, init_repository
-from strongroom.model import Status
+from strongroom.model import ROLE, Status
 from strongroom.operations.restore_plan import Rung
 from strongroom.operations.verify import Level
+from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
 
 DIMENSION, ROWS = 16, 300
@@ -41,6 +43,7 @@ class Database:
         self.name = f"db{Database.made}"
         MilvusClient(uri=server.uri).create_database(self.name)
         self.client = MilvusClient(uri=server.uri, db_name=self.name)
+        self.uri = server.uri
         self.url = f"{server.url}/{self.name}"
 
     def make(self, name: str, fields: list[FieldSchema], index: dict[str, Any] | None, on: str = "v", **more: Any) -> None:
@@ -159,7 +162,9 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert rows == other[name][1][partition], (name, partition)
 
 
-def test_everything_comes_back(source: Database, target: Database, room: Strongroom, milvus: Milvus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_comes_back(
+    source: Database, target: Database, room: Strongroom, milvus: Milvus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(source)
     before = source.state()
     record = room.backup(source.url, model="encoder@2").snapshot.manifest
@@ -190,3 +195,268 @@ def test_everything_comes_back(source: Database, target: Database, room: Strongr
     assert not verified.findings, verified.findings
     assert verified.looked_at["rows"] == sum(counts.values())
     assert not [one for one in target.client.list_databases() if one.startswith("strongroom")]
+
+
+def small(database: Database, count: int = 40, seed: int = 1, name: str = "docs") -> None:
+    """One collection, with an alias and a partition."""
+    database.make(name, [ID, VECTOR], FLAT, enable_dynamic_field=True, description=f"seed {seed}")
+    database.client.create_partition(name, "old")
+    for partition, start in (("_default", 0), ("old", count // 2)):
+        found = zip(range(start, start + count // 2), vectors(count, seed)[start:], strict=False)
+        database.client.insert(name, [{"id": i, "v": one, "n": i} for i, one in found], partition_name=partition)
+
+
+def test_what_stands_there_stays_until_the_new_is_in_place(
+    source: Database, target: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(source)
+    source.client.create_alias("docs", "current")
+    room.backup(source.url)
+    wanted = source.state()
+    small(target, seed=2)
+    target.client.create_alias("docs", "mine")
+    old = target.state()
+    with pytest.raises(Refused, match="not empty"):
+        room.restore("latest", target.url)
+    kills = ((Loading, "_insert", 1), (CutOver, "_rename", 1), (CutOver, "_rename", 2), (CutOver, "_rename", 2))
+    for broken, name, at in (*kills, (ServerStage, "discard", 1)):
+        _kill_at(monkeypatch, broken, name, at, lambda: room.restore("latest", target.url, overwrite=True))
+        held = {one: said["description"] for one, (said, _) in target.state().items()}
+        assert "seed 2" in held.values() or name == "discard", "what is replaced stays until all is in place"
+        if at == 1 and name != "discard":
+            assert target.state()["docs"] == old["docs"]
+    room.restore("latest", target.url, overwrite=True)
+    same(target.state(), wanted)
+    assert room.restore("latest", target.url).already_there
+    target.client.delete("docs", ids=[1])
+    small(target, seed=3, name="other")
+    target.client.alter_alias("other", "current")
+    with pytest.raises(Refused):
+        room.restore("latest", target.url)
+    report = room.restore("latest", target.url, overwrite=True)
+    assert "docs: the alias current stays that of other" in report.plan.losses
+    assert target.client.describe_collection("current")["description"] == "seed 3"
+    assert target.state()["docs"][1] == wanted["docs"][1]
+    room.restore("latest", target.url, collections=["docs"], renames={"docs": "copy"})
+    assert target.state()["copy"][1] == wanted["docs"][1]
+    with pytest.raises(WrongRequest, match="letters, digits"):
+        room.restore("latest", target.url, collections=["docs"], renames={"docs": "no-name"})
+    with pytest.raises(Refused, match="is an alias of other"):
+        room.restore("latest", target.url, collections=["docs"], renames={"docs": "current"}, overwrite=True)
+
+
+def _kill_at(patch: pytest.MonkeyPatch, owner: type, name: str, at: int, run: Any) -> None:
+    """Die at the n-th call of a method: before it (odd n) or after it (even n)."""
+    real, calls = getattr(owner, name), [0]
+
+    def dying(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == (at + 1) // 2 and at % 2:
+            raise KeyboardInterrupt
+        answer = real(self, *arguments, **options)
+        if calls[0] == (at + 1) // 2:
+            raise KeyboardInterrupt
+        return answer
+
+    with patch.context() as changed:
+        changed.setattr(owner, name, dying)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+
+
+def test_a_name_that_is_taken_meanwhile(
+    source: Database, target: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(source)
+    room.backup(source.url)
+    publish = ServerStage.publish
+
+    def late(stage: ServerStage, receipt: bytes, *, overwrite: bool) -> None:
+        target.make("docs", [ID, VECTOR], None, description="somebody's")
+        publish(stage, receipt, overwrite=overwrite)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ServerStage, "publish", late)
+        with pytest.raises(Refused, match="already there"):
+            room.restore("latest", target.url)
+    assert target.client.describe_collection("docs")["description"] == "somebody's"
+
+
+def test_writers_meanwhile(source: Database, target: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody writes without a pause there is no moment to be had, and that is said. What is backed up between two bursts is
+    one of the states that the writer knows: no row skipped, none told twice, whatever comes and goes before and behind the page."""
+    small(source, 200)
+    stop, pause = threading.Event(), threading.Event()
+    now = {one["id"]: one["n"] for part in source.state()["docs"][1].values() for one in part}
+    known = [dict(now)]
+
+    def write() -> None:
+        writer, turn = MilvusClient(uri=source.uri, db_name=source.name), 0
+        while not stop.is_set():
+            turn += 1
+            if pause.is_set() and turn % 40 == 0:
+                stop.wait(4)
+            if turn % 3:
+                one = turn * 7919 % 400
+                writer.upsert("docs", [{"id": one, "v": vectors(1, turn)[0], "n": 1000 + turn}], partition_name="_default")
+                now[one] = 1000 + turn
+            else:
+                one = min(now)
+                writer.delete("docs", ids=[one])
+                del now[one]
+            known.append(dict(now))
+
+    with_all = source.client.query("docs", "", ["id"], partition_names=["old"], limit=999)
+    source.client.delete("docs", ids=[one["id"] for one in with_all])
+    now = {one: n for one, n in now.items() if one not in {its["id"] for its in with_all}}
+    known[:] = [dict(now)]
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        monkeypatch.setattr(moment, "PATIENCE", 0.5)
+        with pytest.raises(SourceChanged):
+            room.backup(source.url)
+        assert not room.snapshots()
+        monkeypatch.setattr(moment, "PATIENCE", 90.0)
+        pause.set()
+        snapshot = room.backup(source.url).snapshot
+    finally:
+        stop.set()
+        writer.join()
+    assert len(known) > 50
+    room.restore(snapshot.id, target.url)
+    came = [one for part in target.state()["docs"][1].values() for one in part]
+    assert len({one["id"] for one in came}) == len(came)
+    assert {one["id"]: one["n"] for one in came} in known
+
+
+def test_what_cant_be_read_is_said_and_what_isnt_loaded_is(source: Database, target: Database, room: Strongroom) -> None:
+    small(source)
+    source.client.release_partitions("docs", ["old"])
+    source.client.insert("docs", [{"id": 1, "v": [0] * DIMENSION, "n": -1}])  # another entity of that id
+    before = [str(source.client.get_load_state("docs", partition_name=one)["state"]) for one in ("_default", "old")]
+    record = room.backup(source.url).snapshot.manifest
+    assert [str(source.client.get_load_state("docs", partition_name=one)["state"]) for one in ("_default", "old")] == before
+    assert (record.collections[0].count, len(set(before))) == (40, 2)
+    assert any(item.item == "docs: 1 more entities" and item.status is Status.NOT_OFFERED for item in record.ledger)
+    source.make("bare", [ID, VECTOR], None)
+    source.client.insert("bare", [{"id": 1, "v": [1] * DIMENSION}])
+    with pytest.raises(Unreadable, match="bare has 1 rows and no index"):
+        room.backup(source.url)
+
+
+def test_into_and_out_of_other_engines(
+    source: Database, target: Database, room: Strongroom, tmp_path: Path, pristine: Place
+) -> None:
+    index = f"faiss:{pristine.source.partition(':')[2]}"
+    first = room.backup(index).snapshot
+    name = first.manifest.collections[0].name
+    report = room.restore(first.id, target.url, renames={name: "things"}, collections=[name])
+    assert (report.plan.rung, min(report.recall.values()) > 0.5) == (Rung.CONVERT, True)
+    back = room.backup(target.url).snapshot
+    room.restore(back.id, f"faiss://{tmp_path}/things.faiss")
+    again = room.backup(f"faiss://{tmp_path}/things.faiss").snapshot
+    assert [one.count for one in again.manifest.collections] == [one.count for one in first.manifest.collections]
+    assert vectors_by_id(pristine.source) == vectors_by_id(f"faiss://{tmp_path}/things.faiss")
+    fields = [ID, VECTOR, FieldSchema("text", DataType.VARCHAR, max_length=50)]
+    source.make("docs", fields, FLAT, enable_dynamic_field=True)
+    source.client.insert("docs", [{"id": key(i), "v": one, "text": f"é{i}", "n": i} for i, one in enumerate(vectors(30))])
+    room.backup(source.url)
+    room.restore("latest", f"milvus-lite://{tmp_path}/notes.db")
+    room.backup(f"milvus-lite://{tmp_path}/notes.db")
+    report = room.restore("latest", target.url)
+    assert target.state()["docs"][1] == source.state()["docs"][1]
+
+
+def vectors_by_id(url: str) -> dict[str, bytes]:
+    """By the adapter of an engine that other tests vouch for."""
+    found = {}
+    with engines.source_of(url).freeze(SILENT) as frozen:
+        for block in frozen.rows(frozen.description.collections[0].name):
+            batch = block.live()
+            roles = [one.metadata[ROLE].decode() for one in batch.schema]
+            ids, dense = (batch.column(roles.index(role)).to_pylist() for role in ("id", "vector"))
+            found |= {str(one): np.asarray(vector, np.float32).tobytes() for one, vector in zip(ids, dense, strict=True)}
+    return found
+
+
+def test_what_is_too_long_is_refused_and_not_cut(target: Database, room: Strongroom, tmp_path: Path) -> None:
+    import lancedb
+
+    made = lancedb.connect(str(tmp_path / "db"))
+    made.create_table("wide", [{"id": "a", "vector": [0.5] * 32_769}])
+    made.create_table(
+        "long", [{"id": "a", "vector": [0.5, 1.0], "document": "x"}, {"id": "b" * 65_536, "vector": [1.0, 2.0], "document": ""}]
+    )
+    room.backup(f"lancedb://{tmp_path}/db")
+    with pytest.raises(WrongRequest, match="32,769 dimensions"):
+        room.plan_restore("latest", target.url, collections=["wide"])
+    with pytest.raises(EngineFailed, match="length"):
+        room.restore("latest", target.url, collections=["long"])
+    assert "long" not in target.client.list_collections()
+
+
+def test_secrets_and_bad_urls(milvus: Milvus, room: Strongroom) -> None:
+    for url in ("milvus:", "milvus://", "milvus://h/a/b", "milvus://h:x", "milvus://h?x=1", "milvus://h/no-name"):
+        with pytest.raises(WrongRequest):
+            room.backup(url)
+    with pytest.raises(WrongRequest, match="password") as refused:
+        room.backup(f"milvus://me:opensesame@127.0.0.1:{milvus.port}")
+    assert "opensesame" not in str(refused.value)
+    with pytest.raises(Unreachable):
+        room.backup("milvus://127.0.0.1:1")
+    with pytest.raises(NotFound, match="no such database"):
+        room.backup(f"{milvus.url}/nowhere")
+
+
+@pytest.mark.soak
+def test_users_roles_and_grants(room: Strongroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Milvus(tmp_path / "milvus", users=True)
+    try:
+        root = MilvusClient(uri=server.uri, user="root", password="Milvus")
+        root.create_user("reader", "opensesame")
+        root.create_role("readers")
+        root.grant_role("reader", "readers")
+        root.grant_privilege("readers", "Collection", "Search", "docs")
+        root.create_collection("docs", dimension=4)
+        with pytest.raises(Refused):
+            room.backup(server.url)
+        (tmp_path / "token").write_text("Milvus\n")
+        monkeypatch.setenv("STRONGROOM_MILVUS_TOKEN_FILE", str(tmp_path / "token"))
+        url = server.url.replace("//", "//root@")
+        catalog = room.backup(url).snapshot.manifest.catalog
+        assert catalog["users"] == ["reader", "root"]
+        assert catalog["roles"]["readers"]["users"] == ["reader"]
+        assert "docs" in str(catalog["roles"]["readers"]["grants"])
+        monkeypatch.setenv("STRONGROOM_MILVUS_TOKEN", "wrong")
+        with pytest.raises(Refused) as refused:
+            room.backup(url)
+        assert "wrong" not in str(refused.value)
+    finally:
+        server.stop()
+
+
+@pytest.mark.soak
+def test_many_segments(source: Database, target: Database, room: Strongroom) -> None:
+    """Sealed and growing ones, with rows deleted and put again across them, and more pages than one."""
+    source.make("docs", [ID, VECTOR], HNSW)
+    draw, now = np.random.default_rng(1), {}
+    for turn in range(6):
+        ids = draw.choice(60_000, 8_000, replace=False)
+        given = vectors(len(ids), turn)
+        for start in range(0, len(ids), 2_000):
+            rows = [{"id": int(i), "v": one} for i, one in zip(ids[start : start + 2000], given[start:], strict=False)]
+            source.client.upsert("docs", rows)
+        now |= {int(i): one.tobytes() for i, one in zip(ids, given, strict=True)}
+        gone = draw.choice(sorted(now), 1_000, replace=False).tolist()
+        source.client.delete("docs", ids=gone)
+        now = {i: one for i, one in now.items() if i not in set(gone)}
+        if turn < 4:
+            source.client.flush("docs")
+    room.backup(source.url)
+    room.restore("latest", target.url)
+    with engines.source_of(target.url).freeze(SILENT) as frozen:
+        came = {}
+        for block in frozen.rows("docs"):
+            came |= dict(zip(*(block.batch.column(one).to_pylist() for one in ("id", "v")), strict=True))
+    assert {i: np.asarray(one, np.float32).tobytes() for i, one in came.items()} == now

@@ -6,7 +6,8 @@ Floats lie in messages one after another, so they are taken and put as they are,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ _SLOTS = {
     "JSON": "json_data",
     "Geometry": "geometry_wkt_data",
 }
-_PACKED = {"Float": np.dtype("<f4"), "Double": np.dtype("<f8")}
+_PACKED: Mapping[str, np.dtype[Any]] = {"Float": np.dtype("<f4"), "Double": np.dtype("<f8")}
 _BYTES = {"BinaryVector": "binary_vector", "Float16Vector": "float16_vector", "BFloat16Vector": "bfloat16_vector"}
 _BYTES |= {"Int8Vector": "int8_vector"}
 _PAIR = np.dtype([("index", "<u4"), ("value", "<f4")])
@@ -55,8 +56,6 @@ def _values(column: Column, data: Any) -> Any:
     """What a message holds: of nullable fields perhaps only the values that are there."""
     if column.kind in _SLOTS:
         slot = getattr(data.scalars, _SLOTS[column.kind])
-        if column.kind == "Timestamptz" and data.scalars.HasField("timestamptz_data"):
-            slot = data.scalars.timestamptz_data
         return _unpacked(slot, _PACKED[column.kind]) if column.kind in _PACKED else list(slot.data)
     if column.kind == "Array":
         return [list(getattr(one, _SLOTS[column.element]).data) for one in data.scalars.array_data.data]
@@ -73,7 +72,7 @@ def _decoded(column: Column, data: Any, count: int) -> pa.Array:
     there = np.array(data.valid_data, bool) if len(data.valid_data) else np.ones(count, bool)
     values = _values(column, data)
     if len(values) == count and not there.all():
-        values = values[there] if isinstance(values, np.ndarray) else [one for one, is_there in zip(values, there, strict=True) if is_there]
+        values = values[there] if isinstance(values, np.ndarray) else list(compress(values, there))
     if len(there) != count or len(values) != int(there.sum()):
         raise Unreadable(f"field {column.name!r}: the server answered with {len(values)} values for {count} rows")
     dense = _dense(column, values)

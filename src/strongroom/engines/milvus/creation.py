@@ -234,13 +234,14 @@ def losses(collection: Collection, schema: pa.Schema, offer: Offer) -> Iterator[
             yield f"{collection.name}: functions that call a model are not made again ({', '.join(models)}); their vectors are kept"
         lacking = list(_lacking(said, collection.catalog["indexes"]))
         if lacking and collection.count and not offer.unindexed:
-            yield f"{collection.name}: {lacking[0]['field']!r} gets a {lacking[0]['params']['index_type']} index: it can't be read without"
+            kind = lacking[0]["params"]["index_type"]
+            yield f"{collection.name}: {lacking[0]['field']!r} gets an index ({kind}): it couldn't be read without"
     else:
         for one in collection.fields:
             if one.dtype != "float32" and _KINDS.get(one.dtype) not in offer.vectors:
                 yield f"field {one.name!r} becomes float32, without loss"
             if one.metric not in _METRICS:
                 yield f"field {one.name!r}: Milvus has no metric {one.metric!r} for it, and measures by l2"
-        yield "document, uri, columns and payload become dynamic fields, of 65,536 bytes a row at most: a longer one stops the restore"
-        yield f"ids have {LONGEST_TEXT:,} bytes at most: a longer one stops the restore"
+        yield "document, uri, columns and payload become dynamic fields"
+        yield f"what is longer than Milvus takes stops the restore: ids of {LONGEST_TEXT:,} bytes, dynamic fields of 65,536 a row"
     yield "indexes are built anew: answers may differ a little"

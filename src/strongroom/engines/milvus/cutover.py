@@ -36,7 +36,7 @@ def holder(server: Server, database: str, name: str) -> tuple[str, int] | None:
         said = server.ask("DescribeCollection", database=database, collection_name=name)
     except NotFound:
         return None
-    return str(said.collection_name or said.schema.name), int(said.collectionID)
+    return str(said.schema.name or said.collection_name), int(said.collectionID)
 
 
 class CutOver:

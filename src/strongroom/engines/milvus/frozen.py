@@ -101,11 +101,12 @@ class FrozenServer:
 
 def described(engine: str, moment: Moment, how: str, *, files: bool) -> Description:
     """What was read, as a snapshot describes it."""
+    found = [(one.listed, one.hidden) for one in moment.rows]
     access = {"users": list(moment.access.users), "roles": dict(moment.access.roles)} if moment.access.users is not None else {}
     return Description(
         engine=engine,
         engine_version=moment.version,
         collections=tuple(one.listed.collection(one.count) for one in moment.rows),
         catalog={"databases": moment.databases, **access},
-        ledger=tuple(listing.ledger([(one.listed, one.hidden) for one in moment.rows], how, moment.left, moment.access, files=files)),
+        ledger=tuple(listing.ledger(found, how, moment.left, moment.access, files=files)),
     )

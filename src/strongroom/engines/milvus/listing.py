@@ -200,7 +200,9 @@ def _of_collection(one: Listed, hidden: int) -> Iterator[LedgerItem]:
     missing, nothing = Status.NOT_CAPTURED, Status.NOT_OFFERED
     shape = one.shape
     if hidden:
-        yield LedgerItem(f"{one.name}: {hidden} more entities", nothing, "no query shows them: ids that were inserted twice, or 2^63 - 1")
+        yield LedgerItem(
+            f"{one.name}: {hidden} more entities", nothing, "no query shows them: ids that were inserted twice, or 2^63 - 1"
+        )
     if shape.left_out:
         yield LedgerItem(f"{one.name}: {listed(shape.left_out)}", missing, "fields of a type that Strongroom doesn't know")
     unprobed = [its.name for its in shape.columns if its.kind in ("BinaryVector", "SparseFloatVector")]

@@ -40,7 +40,8 @@ class Loading:
         self._make(made)
         native = is_of_milvus(collection)
         shape = shape_of(made.schema, partitioned=bool(made.partitions))
-        rows = sum(self._insert(shape, batch, native=native) for batch in chain([first], stream) if first is not None and batch.num_rows)
+        every = chain([first], stream) if first is not None else ()
+        rows = sum(self._insert(shape, batch, native=native) for batch in every if batch.num_rows)
         if rows >= self._offer.indexed_from:
             self._server.ask("Flush", database=self._database, collection_names=[self._own])
         for index in made.indexes:
@@ -92,9 +93,7 @@ class Loading:
         """Raises EngineFailed if it isn't built."""
         _, _, common = self._server.messages
         said = pairs(common, _nested(index["params"]) if self._offer.nested else index["params"])
-        self._server.ask(
-            "CreateIndex", **self._where, field_name=index["field"], index_name=index["name"], extra_params=said
-        )
+        self._server.ask("CreateIndex", **self._where, field_name=index["field"], index_name=index["name"], extra_params=said)
         until = time.monotonic() + _WAITED_SECONDS
         while True:
             found = self._server.ask("DescribeIndex", **self._where, field_name=index["field"]).index_descriptions

@@ -60,16 +60,17 @@ def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, pr
     until = time.monotonic() + PATIENCE
     before: Moment | None = None
     with ExitStack() as stack:
-        for one in (there := listing.collections(server)):
+        there = listing.collections(server)
+        for listed in there:
             with suppress(NotFound):
-                stack.enter_context(loaded(server, one))
+                stack.enter_context(loaded(server, listed))
         ours = frozenset(one.id for one in there if not one.said["loaded"])
         for reading in range(1, 1_000_000):
             now = read_once(server, None, folder, reading, progress, _pinned(before), ours)
             if before is not None and now.print() == before.print():
                 return now
-            for one in before.rows if before is not None else ():
-                one.path.unlink(missing_ok=True)
+            for rows in before.rows if before is not None else ():
+                rows.path.unlink(missing_ok=True)
             before = now
             if reading >= _LEAST_READINGS and time.monotonic() > until:
                 break

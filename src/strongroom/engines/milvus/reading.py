@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,8 @@ class _Pages:
             if not batch.num_rows:
                 return
             keys = batch.column(self._shape.id.name).to_pylist()
-            if any(_order(one) >= _order(next_one) for one, next_one in zip([last, *keys], keys, strict=False) if one is not None):
+            order = [_order(one) for one in ([] if last is None else [last]) + keys]
+            if any(one >= following for one, following in pairwise(order)):
                 raise Unreadable(f"collection {self._listed.name}: the server's pages aren't in the order of their keys")
             last = keys[-1]
             yield batch
@@ -137,7 +139,7 @@ def after(key: Column, last: int | str | None) -> str:
     return f'{key.name} > "{escaped}"'
 
 
-def _order(key: int | str) -> int | bytes:
+def _order(key: int | str) -> Any:
     return key.encode() if isinstance(key, str) else key
 
 
@@ -158,7 +160,7 @@ def loaded(server: Server, listed: Listed) -> Iterator[None]:
         return
     partitions = listed.partitions or ("",)
     missing = [one for one in partitions if _state(server, listed, one) != _LOADED]
-    some = {"partition_names": missing} if len(missing) < len(partitions) else {}
+    some: dict[str, Any] = {"partition_names": missing} if len(missing) < len(partitions) else {}
     if missing:
         server.ask("LoadPartitions" if some else "LoadCollection", **where, **some)
         wait_until_loaded(server, listed, partitions)
@@ -201,5 +203,5 @@ def is_empty_without_index(server: Server, listed: Listed) -> bool:
 
 
 def _state(server: Server, listed: Listed, partition: str) -> int:
-    some = {"partition_names": [partition]} if partition else {}
+    some: dict[str, Any] = {"partition_names": [partition]} if partition else {}
     return int(server.ask("GetLoadState", database=listed.database, collection_name=listed.own, **some).state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,15 +44,15 @@ def nearest(server: Server, listed: Listed, field: str, queries: npt.NDArray[np.
             keys = list(found.ids.str_id.data or found.ids.int_id.data)
             scores = np.array(found.scores, np.float32)
             ends = np.cumsum([0, *found.topks])
-            ids += [tuple(keys[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
-            distances += [scores[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+            ids += [tuple(keys[a:b]) for a, b in pairwise(ends)]
+            distances += [scores[a:b] for a, b in pairwise(ends)]
     return Answers(tuple(ids), tuple(distances))
 
 
 def _params(listed: Listed, field: str, k: int) -> dict[str, int]:
     """HNSW wants to look at as many rows as it shall answer with, or more."""
-    index = next((one["params"] for one in listed.said["indexes"] if one["field"] == field), {})
-    return {"ef": max(64, 2 * k)} if "HNSW" in str(index.get("index_type")) else {}
+    kinds = [str(one["params"].get("index_type")) for one in listed.said["indexes"] if one["field"] == field]
+    return {"ef": max(64, 2 * k)} if any("HNSW" in one for one in kinds) else {}
 
 
 def _group(common: Any, listed: Listed, field: str, queries: npt.NDArray[np.float32]) -> bytes:

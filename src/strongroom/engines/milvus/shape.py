@@ -66,9 +66,7 @@ class Shape:
         fields = [one.field for one in self.columns]
         fields += [pa.field(name, pa.utf8(), metadata={ROLE: role.encode()}) for name, role in others if name]
         if self.partition:
-            fields.append(
-                pa.field(self.partition, pa.utf8(), metadata={ROLE: Role.COLUMN.encode(), TYPE: b"partition"})
-            )
+            fields.append(pa.field(self.partition, pa.utf8(), metadata={ROLE: Role.COLUMN.encode(), TYPE: b"partition"}))
         return pa.schema(fields)
 
     @property

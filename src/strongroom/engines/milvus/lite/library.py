@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,18 +102,11 @@ def make(path: str, collection: Collection, spool: str) -> int:
         return rows
 
 
-def adopt(path: str, renames: Mapping[str, str]) -> None:
-    """Aliases of collections that aren't there go; `renames` are of those that are."""
-    root = Path(path)
-    for file in (root / "aliases.json", *root.glob("databases/*/aliases.json")):
-        with suppress(FileNotFoundError):
-            there = {alias: own for alias, own in json.loads(file.read_bytes()).items() if (file.parent / "collections" / own).is_dir()}
-            file.write_text(json.dumps(there, ensure_ascii=False, indent=2, sort_keys=True))
-    if not renames:
-        return
+def rename(path: str, renames: Mapping[str, str]) -> None:
+    """Give collections other names; two may change theirs."""
     with serving(path) as server:
         aside = {old: f"{old}.strongroom" for old in renames}
-        for moves in (aside, {aside[old]: new for old, new in renames.items()}):  # two may have changed their names
+        for moves in (aside, {aside[old]: new for old, new in renames.items()}):
             for old, new in moves.items():
                 _rename(server, old, new)
 
@@ -132,14 +125,14 @@ def _rename(server: Server, old: str, new: str) -> None:
 
 
 def _indexed(path: Path, listed: Listed) -> Listed:
-    """With the parameters of its indexes, which the service leaves out."""
+    """With the parameters of its indexes, which the service leaves out. What is loaded is no property of a folder."""
     try:
         manifest = json.loads((folder_of(path, listed.name) / "manifest.json").read_bytes())
     except FileNotFoundError:
-        return listed
+        manifest = {}
     specs: Mapping[str, Mapping[str, Any]] = manifest.get("index_specs", {})
-    found: Sequence[Json] = [{**one, "params": {**_parameters(specs.get(one["field"], {})), **one["params"]}} for one in listed.said["indexes"]]
-    return replace(listed, said={**listed.said, "indexes": found})
+    found = [{**one, "params": {**_parameters(specs.get(one["field"], {})), **one["params"]}} for one in listed.said["indexes"]]
+    return replace(listed, said={**listed.said, "indexes": found, "loaded": True})
 
 
 def _parameters(spec: Mapping[str, Any]) -> dict[str, Json]:

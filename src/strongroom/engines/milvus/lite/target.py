@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -45,12 +46,14 @@ class LiteStage(DirectoryStage):
 
     def adopt(self, description: Description, selection: Selection) -> None:
         """Drop what isn't selected, give the others their names."""
-        there = [one.name for one in description.collections]
-        for name in there:
-            if not selection.wants(name):
-                remove(folder_of(self._root, name))
+        for one in description.collections:
+            if not selection.wants(one.name):
+                remove(folder_of(self._root, one.name))
+        for file in (self._root / "aliases.json", *self._root.glob("databases/*/aliases.json")):
+            _keep_what_is_there(file)
         renames = {old: new for old, new in selection.renames.items() if old != new and folder_of(self._root, old).is_dir()}
-        isolation.call(f"{_LIBRARY}:adopt", str(self._root), renames)
+        if renames:
+            isolation.call(f"{_LIBRARY}:rename", str(self._root), renames)
 
     def load(self, collection: Collection, batches: Iterable[pa.RecordBatch]) -> None:
         """Make a collection with these rows, which are spooled to the stage first: Milvus Lite's process takes them from there.
@@ -75,6 +78,15 @@ class LiteStage(DirectoryStage):
     def source(self) -> LiteSource:
         """The staged folder, to be read back; its private copies are made in the stage."""
         return LiteSource(self._root, self.directory)
+
+
+def _keep_what_is_there(file: Path) -> None:
+    """Aliases of collections that weren't chosen go."""
+    if file.exists():
+        said = json.loads(file.read_bytes())
+        kept = {alias: own for alias, own in said.items() if (file.parent / "collections" / own).is_dir()}
+        if kept != said:
+            file.write_text(json.dumps(kept, ensure_ascii=False, indent=2, sort_keys=True))
 
 
 def _spooled(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
