@@ -26,7 +26,26 @@ from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
 
 DIMENSION, ROWS = 16, 300
-ODD = ['a"b', "a'b", "a\\b", "ü€😀", "a\nb", "a\tb", "%", "_", "a\x01b", "\u2028", 'a\\"b', "{x}", "", " ", "\\", '"', "z" * 200]
+ODD = [
+    'a"b',
+    "a'b",
+    "a\\b",
+    "ü€😀",
+    "a\nb",
+    "a\tb",
+    "%",
+    "_",
+    "a\x01b",
+    "a\x00b",
+    "\u2028",
+    'a\\"b',
+    "{x}",
+    "",
+    " ",
+    "\\",
+    '"',
+    "z" * 200,
+]
 ID = FieldSchema("id", DataType.INT64, is_primary=True)
 VECTOR = FieldSchema("v", DataType.FLOAT_VECTOR, dim=DIMENSION)
 HNSW = {"index_type": "HNSW", "metric_type": "COSINE", "params": {"M": 8, "efConstruction": 64}}
@@ -179,6 +198,7 @@ def test_everything_comes_back(
     report = room.restore("latest", target.url)
     assert report.plan.rung is Rung.REBUILD
     assert "auto: ids stay what they are, so Milvus won't make them any more (auto_id is off)" in report.plan.losses
+    assert "docs: rows expire by their TTL from the restore on" in report.plan.losses
     assert sum("all columns equal" in check for check in report.checks) == len(counts), report.checks
     assert min(report.recall.values()) > 0.5
     after = target.state()

@@ -232,6 +232,8 @@ def losses(collection: Collection, schema: pa.Schema, offer: Offer) -> Iterator[
         models = [one["name"] for one in said.get("functions", ()) if one.get("type") != "BM25"]
         if models:
             yield f"{collection.name}: functions that call a model are not made again ({', '.join(models)}); their vectors are kept"
+        if "collection.ttl.seconds" in collection.catalog["properties"]:
+            yield f"{collection.name}: rows expire by their TTL from the restore on"
         lacking = list(_lacking(said, collection.catalog["indexes"]))
         if lacking and collection.count and not offer.unindexed:
             kind = lacking[0]["params"]["index_type"]

@@ -186,7 +186,7 @@ def ledger(
     elif access.users is None:
         yield LedgerItem("users, roles, grants", missing, "this user may not see them")
     else:
-        note = f"names of {len(access.users)} users and {len(access.roles)} roles, and grants: a restore doesn't make them again"
+        note = f"users ({len(access.users)}), roles ({len(access.roles)}), what they may do: a restore doesn't make them again"
         yield LedgerItem("users, roles, grants", held, note)
         yield LedgerItem("passwords", nothing)
         yield LedgerItem("replicas, resource groups, quotas", missing, "they are those of the cluster")

@@ -41,7 +41,7 @@ class Moment:
 
     def print(self) -> str:
         """The same for the same rows and catalog."""
-        said = [(one.listed.name, json.dumps(one.listed.said, sort_keys=True), one.prints) for one in self.rows]
+        said = [(one.listed.name, json.dumps(one.listed.said, sort_keys=True), one.hidden, one.prints) for one in self.rows]
         return blake3(repr((self.databases, said)).encode()).hexdigest(16)
 
     @property

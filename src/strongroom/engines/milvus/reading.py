@@ -76,7 +76,8 @@ def read_rows(server: Server, listed: Listed, path: Path, pinned: int, progress:
             if gathered:
                 writer.write_batch(pa.concat_batches(gathered))
             pinned = pinned or pages.pinned
-    return Rows(listed, path, count, max(0, _counted(server, listed) - count), pinned, tuple(prints))
+    hidden = 0 if pinned else max(0, _counted(server, listed) - count)  # it is counted now, and not at that time
+    return Rows(listed, path, count, hidden, pinned, tuple(prints))
 
 
 class _Pages:
