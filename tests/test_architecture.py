@@ -39,11 +39,15 @@ DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 HOMES = {
     "chromadb": ("engines/chroma/", "cli/demo/database.py"),  # the demo has a user of its own, who knows no adapter
     "faiss": ("engines/faiss/",),
+    "google": ("engines/milvus/",),
+    "grpc": ("engines/milvus/",),
     "hnswlib": ("engines/hnswlib/",),
     "httpx": ("engines/chroma/server/",),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
+    "milvus_lite": ("engines/milvus/lite/",),
     "psycopg": ("engines/pgvector/",),
+    "pymilvus": ("engines/milvus/",),
     "qdrant_edge": ("engines/qdrant_edge/",),
     "redis": ("engines/redis/",),
     "usearch": ("engines/usearch/",),

@@ -181,9 +181,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
             assert rows == other[name][1][partition], (name, partition)
 
 
-def test_everything_comes_back(
-    source: Database, target: Database, room: Strongroom, milvus: Milvus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_everything_comes_back(source: Database, target: Database, room: Strongroom) -> None:
     fill(source)
     before = source.state()
     record = room.backup(source.url, model="encoder@2").snapshot.manifest
@@ -210,11 +208,20 @@ def test_everything_comes_back(
     came = {one["id"]: np.asarray(one["v"], np.float32).tobytes() for part in after["docs"][1].values() for one in part}
     assert {one: came[one] for one in given} == given  # as they were given, not only as they came back
     assert room.restore("latest", target.url).already_there
+
+
+def test_verify_uses_a_database_of_its_own(
+    source: Database, room: Strongroom, milvus: Milvus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(source)
+    room.backup(source.url)
+    with pytest.raises(WrongRequest, match="only looked at"):
+        room.verify("latest", level=Level.RESTORE)
     monkeypatch.setenv("STRONGROOM_MILVUS_SCRATCH", milvus.url)
     verified = room.verify("latest", level=Level.ANSWERS)
     assert not verified.findings, verified.findings
-    assert verified.looked_at["rows"] == sum(counts.values())
-    assert not [one for one in target.client.list_databases() if one.startswith("strongroom")]
+    assert verified.looked_at["rows"] == 40
+    assert not [one for one in source.client.list_databases() if one.startswith("strongroom")]
 
 
 def small(database: Database, count: int = 40, seed: int = 1, name: str = "docs") -> None:
@@ -284,6 +291,7 @@ def _kill_at(patch: pytest.MonkeyPatch, owner: type, name: str, at: int, run: An
             run()
 
 
+@pytest.mark.soak
 def test_a_name_that_is_taken_meanwhile(
     source: Database, target: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +373,7 @@ def test_what_cant_be_read_is_said_and_what_isnt_loaded_is(source: Database, tar
         room.backup(source.url)
 
 
+@pytest.mark.soak
 def test_into_and_out_of_other_engines(
     source: Database, target: Database, room: Strongroom, tmp_path: Path, pristine: Place
 ) -> None:

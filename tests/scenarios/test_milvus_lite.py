@@ -125,6 +125,12 @@ def test_everything_comes_back(room: Strongroom, tmp_path: Path) -> None:
     report = room.restore("latest", f"milvus-lite://{tmp_path}/rows.db", rung=Rung.REBUILD)
     assert sum("all columns equal" in one for one in report.checks) == len(counts), report.checks
     assert state(tmp_path / "rows.db") == before
+
+
+@pytest.mark.soak
+def test_some_of_it_under_another_name(room: Strongroom, tmp_path: Path) -> None:
+    before = fill(tmp_path / "notes.db")
+    room.backup(f"milvus-lite://{tmp_path}/notes.db")
     url = f"milvus-lite://{tmp_path}/some.db"
     room.restore("latest", url, collections=["texts", "other/things"], renames={"texts": "notes"})
     some = state(tmp_path / "some.db")

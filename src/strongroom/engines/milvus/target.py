@@ -51,7 +51,7 @@ class ServerTarget:
         try:
             _, own = self._place.address(collection.name)
         except WrongRequest as error:
-            return [str(error)]
+            return [f"{error}: {error.hint}"]
         return list(creation.objections(collection, schema, own, self._offer()))
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
