@@ -127,7 +127,19 @@ def test_imports_point_downward() -> None:
 
 def test_no_engine_knows_another() -> None:
     folders = {PATHS[module].split("/")[1] for module in PATHS if re.match("engines/.*/", PATHS[module])}
-    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", "oplog", "pgvector", "qdrant_edge", "redis", "usearch"}
+    assert folders == {
+        "chroma",
+        "faiss",
+        "hnswlib",
+        "indexfile",
+        "lancedb",
+        "milvus",
+        "oplog",
+        "pgvector",
+        "qdrant_edge",
+        "redis",
+        "usearch",
+    }
     engines = folders - {"indexfile", "oplog"}  # what engines have in common: it knows none of them either
     for module, tree in TREES.items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines

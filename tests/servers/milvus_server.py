@@ -30,7 +30,7 @@ class Milvus:
 
     def __init__(self, directory: Path, *, users: bool = False) -> None:
         self._package = _package()
-        self._directory = directory
+        self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         template = (self._package / "config.yaml.template").read_text()
         names = _PORT.findall(template)
@@ -44,48 +44,48 @@ class Milvus:
 
     def _configure(self, template: str, *, users: bool) -> None:
         said = {
-            "etcd_data_dir": str(self._directory / "etcd"),
-            "etcd_log_path": str(self._directory / "etcd.log"),
-            "local_storage_dir": str(self._directory / "data"),
-            "rocksmq_data_dir": str(self._directory / "rocksmq"),
+            "etcd_data_dir": str(self.directory / "etcd"),
+            "etcd_log_path": str(self.directory / "etcd.log"),
+            "local_storage_dir": str(self.directory / "data"),
+            "rocksmq_data_dir": str(self.directory / "rocksmq"),
             "system_log_path": "",
             "authorization_enabled": str(users).lower(),
         }
         text = _PORT.sub(lambda found: str(self._ports[found[1]]), template)
         text = _OTHERS.sub(lambda found: said.get(found[1], found[2] or ""), text)
-        (self._directory / "configs").mkdir(exist_ok=True)
+        (self.directory / "configs").mkdir(exist_ok=True)
         text = _OWN_ADDRESS.sub(r"\1ip: 127.0.0.1 #", text)
-        text = text.replace("etcd:\n", f"etcd:\n  config:\n    path: {self._directory / 'configs' / 'etcd.yaml'}\n", 1)
+        text = text.replace("etcd:\n", f"etcd:\n  config:\n    path: {self.directory / 'configs' / 'etcd.yaml'}\n", 1)
         for name, milliseconds in _INTERVALS.items():
             text = re.sub(rf"( {name}): \d+", rf"\1: {milliseconds}", text)
         client, peer = (f"http://127.0.0.1:{port}" for port in (self._ports["etcd_port"], self._peer))
         lines = [f"listen-client-urls: {client}", f"advertise-client-urls: {client}", f"listen-peer-urls: {peer}"]
         lines += [f"initial-advertise-peer-urls: {peer}", f"initial-cluster: default={peer}"]
-        (self._directory / "configs" / "etcd.yaml").write_text("\n".join(lines) + "\n")
-        (self._directory / "configs" / "milvus.yaml").write_text(text)
-        (self._directory / "configs" / "glog.conf").write_text((self._package / "glog.conf").read_text())
+        (self.directory / "configs" / "etcd.yaml").write_text("\n".join(lines) + "\n")
+        (self.directory / "configs" / "milvus.yaml").write_text(text)
+        (self.directory / "configs" / "glog.conf").write_text((self._package / "glog.conf").read_text())
 
     def start(self) -> None:
         binaries = _unpacked(self._package / "bin")
         surroundings = {
             "PATH": os.environ["PATH"],
-            "HOME": str(self._directory),
+            "HOME": str(self.directory),
             "LD_LIBRARY_PATH": str(binaries),
             "DEPLOY_MODE": "STANDALONE",
             "METRICS_PORT": str(self._health),
-            "MILVUS_RUN_DIR": str(self._directory / "run"),
+            "MILVUS_RUN_DIR": str(self.directory / "run"),
         }
-        with (self._directory / "log").open("ab") as log:
+        with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [str(binaries / "milvus"), "run", "standalone"],
-                cwd=self._directory,
+                cwd=self.directory,
                 env=surroundings,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         for _ in range(10 * _SECONDS):
-            assert self._process.poll() is None, (self._directory / "log").read_text()[-3000:]
+            assert self._process.poll() is None, (self.directory / "log").read_text()[-3000:]
             with (
                 contextlib.suppress(OSError),
                 urllib.request.urlopen(f"http://127.0.0.1:{self._health}/healthz", timeout=5) as said,
