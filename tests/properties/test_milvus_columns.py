@@ -15,6 +15,7 @@ from pymilvus.grpc_gen import milvus_pb2, schema_pb2
 from strongroom.engines.milvus.columns import batch_of, encoded
 from strongroom.engines.milvus.reading import after
 from strongroom.engines.milvus.shape import DTYPES, Shape, shape_of
+from strongroom.errors import Unreadable
 
 _INTS = {"Int8": 8, "Int16": 16, "Int32": 32, "Int64": 64}
 _TEXT = st.text(max_size=20)
@@ -97,6 +98,23 @@ def test_vectors_of_any_bits(kind: str, data: st.DataObject) -> None:
 def test_sparse_vectors(values: list[Any]) -> None:
     column = shape_of(schema_with("SparseFloatVector"), partitioned=False).columns[1]
     check(schema_with("SparseFloatVector"), pa.array(values, column.arrow))
+
+
+@pytest.mark.parametrize(("kind", "slot"), [("Int64", "long_data"), ("Float", "float_data"), ("VarChar", "string_data")])
+@pytest.mark.parametrize("full", [True, False])
+def test_nulls_lie_in_messages_in_two_ways(kind: str, slot: str, full: bool) -> None:
+    """Servers tell a value for each row, or only those that are there."""
+    values = ["a", "", "c"] if kind == "VarChar" else [1, 0, 3]
+    data = schema_pb2.FieldData(field_name="x", type=schema_pb2.DataType.Value(kind), valid_data=[True, False, True])
+    getattr(data.scalars, slot).data.extend(values if full else values[::2])
+    ids = schema_pb2.FieldData(field_name="id", type=schema_pb2.DataType.Value("Int64"))
+    ids.scalars.long_data.data.extend([1, 2, 3])
+    answer = milvus_pb2.QueryResults(fields_data=[ids, data])
+    found = batch_of(shape_of(schema_with(kind, nullable=True), partitioned=False), answer, "").column(1).to_pylist()
+    assert found == [values[0], None, values[2]]
+    del ids.scalars.long_data.data[2:]
+    with pytest.raises(Unreadable, match="values for 2 rows"):
+        batch_of(shape_of(schema_with(kind), partitioned=False), milvus_pb2.QueryResults(fields_data=[ids, data]), "")
 
 
 def test_where_a_page_begins() -> None:

@@ -26,9 +26,10 @@ _SECONDS = 240
 
 
 class Milvus:
-    """A server of its own; with `users` it wants to know who asks: root, whose password is `Milvus`."""
+    """A server of its own; with `users` it wants to know who asks: root, whose password is `Milvus`. With a certificate and its key
+    it speaks TLS."""
 
-    def __init__(self, directory: Path, *, users: bool = False) -> None:
+    def __init__(self, directory: Path, *, users: bool = False, certificate: tuple[Path, Path] | None = None) -> None:
         self._package = _package()
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
@@ -39,10 +40,10 @@ class Milvus:
         self.port = self._ports["proxy_port"]
         self.url = f"milvus://127.0.0.1:{self.port}"
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._configure(template, users=users)
+        self._configure(template, users=users, certificate=certificate)
         self.start()
 
-    def _configure(self, template: str, *, users: bool) -> None:
+    def _configure(self, template: str, *, users: bool, certificate: tuple[Path, Path] | None) -> None:
         said = {
             "etcd_data_dir": str(self.directory / "etcd"),
             "etcd_log_path": str(self.directory / "etcd.log"),
@@ -50,6 +51,11 @@ class Milvus:
             "rocksmq_data_dir": str(self.directory / "rocksmq"),
             "system_log_path": "",
             "authorization_enabled": str(users).lower(),
+            **(
+                {"tls_mode": "1", "server_pem_path": str(certificate[0]), "server_key_path": str(certificate[1])}
+                if certificate
+                else {}
+            ),
         }
         text = _PORT.sub(lambda found: str(self._ports[found[1]]), template)
         text = _OTHERS.sub(lambda found: said.get(found[1], found[2] or ""), text)

@@ -71,7 +71,7 @@ def _decoded(column: Column, data: Any, count: int) -> pa.Array:
     """Raises Unreadable if the message doesn't have `count` values."""
     there = np.array(data.valid_data, bool) if len(data.valid_data) else np.ones(count, bool)
     values = _values(column, data)
-    if len(values) == count and not there.all():
+    if len(values) == len(there) == count:
         values = values[there] if isinstance(values, np.ndarray) else list(compress(values, there))
     if len(there) != count or len(values) != int(there.sum()):
         raise Unreadable(f"field {column.name!r}: the server answered with {len(values)} values for {count} rows")
