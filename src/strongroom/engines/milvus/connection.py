@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,17 +20,24 @@ _LARGEST = 512 << 20
 _SHOWN = 300
 _ABSENT = (100, 700, 800)
 """Codes: there is no such collection, index or database."""
+_LIMITED = 8
+_FIRST_WAIT, _LAST_WAIT = 0.25, 40.0
+"""Seconds until a request is made again for which the server's limits of rates leave no room."""
 _NOT_PERMITTED = (1400, 1401, 1402)
 _NO_COLLECTION_BEFORE = 4
 _NOT_FOUND = ("can't find collection", "collection not found", "index not found", "no index on")
 
 
-class TooLarge(Exception):
-    """An answer is longer than server or client would send."""
+class TooLarge(StrongroomError):
+    """A message is longer than the server sends or takes."""
+
+    default_hint = "raise the server's limits of messages (proxy.grpc in milvus.yaml)"
 
 
-class NotOffered(Exception):
+class NotOffered(StrongroomError):
     """The server doesn't know such a request."""
+
+    default_hint = "upgrade the server"
 
 
 def messages() -> tuple[Any, Any, Any]:
@@ -78,18 +86,25 @@ class Server:
         kind = getattr(self.messages[0], request or f"{method}Request")
         if "db_name" in kind.DESCRIPTOR.fields_by_name:
             said["db_name"] = database
+        message, wait = kind(**said), _FIRST_WAIT
+        while True:
+            answer = self._answer(method, message, database)
+            status = answer.status if hasattr(answer, "status") else answer
+            if not getattr(status, "code", 0) and not getattr(status, "error_code", 0):
+                return answer
+            if status.code != _LIMITED or wait > _LAST_WAIT:
+                raise self._meant(status)
+            time.sleep(wait)  # it wasn't done: its turn comes later
+            wait *= 2
+
+    def _answer(self, method: str, message: Any, database: str) -> Any:
         import grpc
 
         try:
-            answer = getattr(self._stub, method)(
-                kind(**said), timeout=_SECONDS, metadata=(*self._secret, ("dbname", database or DEFAULT))
-            )
+            secret = (*self._secret, ("dbname", database or DEFAULT))
+            return getattr(self._stub, method)(message, timeout=_SECONDS, metadata=secret)
         except grpc.RpcError as error:
             raise self._unanswered(error, grpc.StatusCode) from error
-        status = answer if not hasattr(answer, "status") else answer.status
-        if getattr(status, "code", 0) or getattr(status, "error_code", 0):
-            raise self._meant(status)
-        return answer
 
     def _unanswered(self, error: Any, codes: Any) -> Exception:
         code, details = error.code(), str(error.details() or "").splitlines()[:1]

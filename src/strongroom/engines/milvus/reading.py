@@ -24,7 +24,7 @@ from strongroom.engines.milvus.connection import Server, TooLarge
 from strongroom.engines.milvus.listing import Listed
 from strongroom.engines.milvus.shape import META, Column
 from strongroom.engines.protocol import rows_per_block
-from strongroom.errors import NotFound, StrongroomError, Unreachable, Unreadable
+from strongroom.errors import EngineFailed, NotFound, StrongroomError, Unreachable, Unreadable
 from strongroom.progress import Progress
 
 _MOST_ROWS = 8192
@@ -190,7 +190,7 @@ def is_empty_without_index(server: Server, listed: Listed) -> bool:
         server.ask("LoadCollection", database=listed.database, collection_name=listed.own)
         server.ask("ReleaseCollection", database=listed.database, collection_name=listed.own)
         return False
-    except (NotFound, Unreadable):
+    except (NotFound, Unreadable, EngineFailed):
         where = {"database": listed.database}
         server.ask("Flush", **where, collection_names=[listed.own])
         said = server.ask("GetCollectionStatistics", **where, collection_name=listed.own)
