@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,14 @@ from strongroom.repository import Argon2Cost
 
 ROWS = 60
 ID = FieldSchema("id", DataType.INT64, is_primary=True)
+KILLED = """
+import os, sys
+from pymilvus import MilvusClient
+client = MilvusClient(sys.argv[1])
+client.insert("texts", [{"id": n, "text": f"late words of {n}", "v": [n] * 8} for n in range(20, 23)])
+os._exit(0)
+"""
+"""These rows are in the log only."""
 VECTOR = FieldSchema("v", DataType.FLOAT_VECTOR, dim=8)
 
 
@@ -29,7 +40,7 @@ def room(tmp_path: Path) -> Strongroom:
 
 
 def fill(path: Path) -> dict[str, Any]:
-    """All that Milvus Lite has; gives what its users see. Rows of one collection are in its log only when it is closed."""
+    """All that Milvus Lite has; gives what its users see."""
     client = MilvusClient(str(path))
     array = {"element_type": DataType.VARCHAR, "max_length": 20, "max_capacity": 4}
     fields = [
@@ -108,12 +119,15 @@ def files(path: Path) -> dict[str, str]:
 
 def test_everything_comes_back(room: Strongroom, tmp_path: Path) -> None:
     source = tmp_path / "notes.db"
-    before = fill(source)
-    there = files(source)
+    fill(source)
+    subprocess.run([sys.executable, "-c", KILLED, str(source)], check=True)
+    shutil.copytree(source, tmp_path / "copy.db")
+    before, there = state(tmp_path / "copy.db"), files(source)
+    assert any("/wal/" in one for one in there)
     record = room.backup(f"milvus-lite://{source}").snapshot.manifest
     assert files(source) == there
     counts = {one.name: one.count for one in record.collections}
-    assert counts == {"things": ROWS, "texts": 10, "other/things": 5, "other/empty": 0}
+    assert counts == {"things": ROWS, "texts": 13, "other/things": 5, "other/empty": 0}
     index = next(one for one in record.collections if one.name == "things").catalog.fields[0].index
     assert (index["kind"], [one.name for one in record.collections[-1].catalog.fields]) == ("HNSW", ["v", "other"])
     missing = {item.item for item in record.ledger if item.status is Status.NOT_CAPTURED}

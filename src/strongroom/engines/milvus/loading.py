@@ -14,6 +14,7 @@ import pyarrow as pa
 from strongroom.engines.milvus.columns import encoded
 from strongroom.engines.milvus.connection import Server
 from strongroom.engines.milvus.creation import Made, Offer, is_of_milvus, made_for, others_of, role_of
+from strongroom.engines.milvus.reading import flush
 from strongroom.engines.milvus.shape import META, Column, Shape, shape_of
 from strongroom.errors import EngineFailed
 from strongroom.model import Collection, Json, Role
@@ -43,7 +44,7 @@ class Loading:
         every = chain([first], stream) if first is not None else ()
         rows = sum(self._insert(shape, batch, native=native) for batch in every if batch.num_rows)
         if rows >= self._offer.indexed_from:
-            self._server.ask("Flush", database=self._database, collection_names=[self._own])
+            flush(self._server, self._database, self._own)
         for index in made.indexes:
             self._index(index)
         if made.indexes:

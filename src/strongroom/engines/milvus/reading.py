@@ -191,9 +191,8 @@ def is_empty_without_index(server: Server, listed: Listed) -> bool:
         server.ask("ReleaseCollection", database=listed.database, collection_name=listed.own)
         return False
     except (NotFound, Unreadable, EngineFailed):
-        where = {"database": listed.database}
-        server.ask("Flush", **where, collection_names=[listed.own])
-        said = server.ask("GetCollectionStatistics", **where, collection_name=listed.own)
+        flush(server, listed.database, listed.own)
+        said = server.ask("GetCollectionStatistics", database=listed.database, collection_name=listed.own)
         rows = next((int(one.value) for one in said.stats if one.key == "row_count"), 0)
         if rows:
             raise Unreadable(
@@ -201,6 +200,17 @@ def is_empty_without_index(server: Server, listed: Listed) -> bool:
                 hint="create an index on its vectors, then run the backup again",
             ) from None
         return True
+
+
+def flush(server: Server, database: str, own: str) -> None:
+    """All rows are in sealed segments, of which the server knows how many they are. Raises Unreachable if it takes hours."""
+    answer = server.ask("Flush", database=database, collection_names=[own])
+    said = {"collection_name": own, "segmentIDs": answer.coll_segIDs[own].data, "flush_ts": answer.coll_flush_ts[own]}
+    until = time.monotonic() + _WAITED_SECONDS
+    while not server.ask("GetFlushState", database=database, **said).flushed:
+        if time.monotonic() > until:
+            raise Unreachable(f"collection {own} isn't flushed after {_WAITED_SECONDS:.0f} s", hint="see the server's log")
+        time.sleep(0.05)
 
 
 def _state(server: Server, listed: Listed, partition: str) -> int:
