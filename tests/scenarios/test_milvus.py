@@ -307,6 +307,24 @@ def _kill_at(patch: pytest.MonkeyPatch, owner: type, name: str, at: int, run: An
             run()
 
 
+@pytest.mark.soak
+def test_a_restore_that_was_killed_goes_on(source: Database, target: Database, room: Strongroom, tmp_path: Path) -> None:
+    """By SIGKILL, while it loads."""
+    small(source, 20_000)
+    room.backup(source.url)
+    environment = {**os.environ, "STRONGROOM_REPOSITORY": str(tmp_path / "repo"), "STRONGROOM_PASSWORD": "x"}
+    killed = subprocess.Popen([COMMAND, "restore", "latest", target.url, "--quiet"], env=environment)
+    while not any(one.startswith("strongroom_") for one in target.client.list_collections()):
+        assert killed.poll() is None
+    killed.kill()
+    killed.wait()
+    assert "docs" not in target.client.list_collections()
+    subprocess.run([COMMAND, "restore", "latest", target.url, "--quiet"], env=environment, check=True)
+    assert target.client.list_collections() == ["docs"]
+    assert target.rows("docs", "old") == source.rows("docs", "old")
+    assert target.rows("docs", "_default") == source.rows("docs", "_default")
+
+
 def test_a_name_that_is_taken_meanwhile(
     source: Database, target: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
