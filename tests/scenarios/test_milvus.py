@@ -392,6 +392,25 @@ def test_writers_meanwhile(source: Database, target: Database, room: Strongroom,
     assert {one["id"]: one["n"] for one in came} in known
 
 
+def test_what_is_dropped_and_made_meanwhile(source: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading in which a collection was listed and then not there isn't one of anything."""
+    small(source)
+    small(source, name="goes")
+    real, turn = moment.read_once, [0]
+
+    def raced(*given: Any, **more: Any) -> Any:
+        turn[0] += 1
+        if turn[0] == 2:
+            source.client.drop_collection("goes")
+            small(source, name="comes")
+        return real(*given, **more)
+
+    monkeypatch.setattr(moment, "read_once", raced)
+    record = room.backup(source.url).snapshot.manifest
+    assert [(one.name, one.count) for one in record.collections] == [("comes", 40), ("docs", 40)]
+    assert turn[0] == 4
+
+
 def test_what_cant_be_read_is_said_and_what_isnt_loaded_is(source: Database, target: Database, room: Strongroom) -> None:
     small(source)
     source.client.release_partitions("docs", ["old"])

@@ -18,8 +18,8 @@ from strongroom.errors import NotFound, Refused, StrongroomError, Unreachable, U
 _SECONDS = 600.0
 _LARGEST = 512 << 20
 _SHOWN = 300
-_ABSENT = (100, 700, 800)
-"""Codes: there is no such collection, index or database."""
+_ABSENT = (100, 200, 700, 800)
+"""Codes: there is no such collection, partition, index or database."""
 _LIMITED = 8
 _FIRST_WAIT, _LAST_WAIT = 0.25, 40.0
 """Seconds until a request is made again for which the server's limits of rates leave no room."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,13 +86,9 @@ def names(server: Server, database: str) -> list[str]:
 
 
 def collections(server: Server) -> list[Listed]:
-    """All of them but those that a restore builds or has set aside, by name."""
-    found = []
-    for database in databases(server):
-        for name in names(server, database):
-            with suppress(NotFound):  # it was dropped meanwhile
-                if not is_own(name):
-                    found.append(describe(server, database, name, server.place.named(database, name)))
+    """All of them but those that a restore builds or has set aside, by name. Raises NotFound if one is dropped just then."""
+    there = [(database, name) for database in databases(server) for name in names(server, database) if not is_own(name)]
+    found = [describe(server, database, name, server.place.named(database, name)) for database, name in there]
     return sorted(found, key=lambda one: one.name)
 
 

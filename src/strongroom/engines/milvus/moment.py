@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,20 +54,21 @@ class Moment:
 
 def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, progress: Progress) -> Moment:
     """Read what there is (the collections `found`, which nobody else writes to, are read once) into files in `folder`. Raises
-    SourceChanged if it never was the same twice."""
+    NotFound if the place isn't there, SourceChanged if it never was the same twice."""
     if found is not None:
         return read_once(server, found, folder, 1, progress)
+    listing.databases(server)
     until = time.monotonic() + PATIENCE
     before: Moment | None = None
     with ExitStack() as stack:
-        there = listing.collections(server)
-        for listed in there:
-            with suppress(NotFound):
-                stack.enter_context(loaded(server, listed))
-        ours = frozenset(one.id for one in there if not one.said["loaded"])
+        held = _Held(server, stack)
         for reading in range(1, 1_000_000):
-            now = read_once(server, None, folder, reading, progress, _pinned(before), ours)
-            if before is not None and now.print() == before.print():
+            now = None
+            with suppress(NotFound):  # something was dropped just then
+                present = held.collections()
+                same = before is not None and [one.listed.id for one in before.rows] == [one.id for one in present]
+                now = read_once(server, present, folder, reading, progress, _pinned(before) if same else 0, everything=True)
+            if now is not None and before is not None and now.print() == before.print():
                 return now
             for rows in before.rows if before is not None else ():
                 rows.path.unlink(missing_ok=True)
@@ -80,32 +81,45 @@ def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, pr
     )
 
 
+class _Held:
+    """The collections of a server, all of them loaded for as long as `stack` is open."""
+
+    def __init__(self, server: Server, stack: ExitStack) -> None:
+        self._server, self._stack = server, stack
+        self._loaded: dict[int, bool] = {}
+
+    def collections(self) -> list[Listed]:
+        """Those that there are now, as loaded as they were when seen first. Raises NotFound if one is dropped just then."""
+        found = listing.collections(self._server)
+        for one in found:
+            if one.id not in self._loaded:
+                self._stack.enter_context(loaded(self._server, one))
+                self._loaded[one.id] = bool(one.said["loaded"])
+        return [replace(one, said={**one.said, "loaded": self._loaded[one.id]}) for one in found]
+
+
 def read_once(
     server: Server,
-    found: Sequence[Listed] | None,
+    present: Sequence[Listed],
     folder: Path,
     reading: int,
     progress: Progress,
     pinned: int = 0,
-    ours: Container[int] = (),
+    *,
+    everything: bool = False,
 ) -> Moment:
-    """All rows, which others may change meanwhile, into files of a new folder in `folder`. The collections `ours` are loaded only
-    since we want to read them."""
+    """The rows of these collections, which others may change meanwhile, into files of a new folder in `folder`; with `everything`
+    what else there is too. Raises NotFound if one is dropped meanwhile."""
     own = folder / str(reading)
     own.mkdir(mode=0o700, parents=True)
     rows: list[Rows] = []
-    for number, one in enumerate(listing.collections(server) if found is None else found):
-        with suppress(NotFound):  # it was dropped meanwhile: the next reading doesn't list it
-            rows.append(read_rows(server, _as_it_was(one, ours), own / str(number), pinned, progress))
-            pinned = pinned or rows[-1].pinned
+    for number, one in enumerate(present):
+        rows.append(read_rows(server, one, own / str(number), pinned, progress))
+        pinned = pinned or rows[-1].pinned
     databases = {one: listing.properties(server, one) for one in listing.databases(server)}
-    left = listing.left_by_restores(server) if found is None else ()
-    access = listing.access(server) if found is None else Access(offered=False)
+    left = listing.left_by_restores(server) if everything else ()
+    access = listing.access(server) if everything else Access(offered=False)
     return Moment(tuple(rows), databases, listing.version_of(server), reading, tuple(left), access)
-
-
-def _as_it_was(one: Listed, ours: Container[int]) -> Listed:
-    return replace(one, said={**one.said, "loaded": False}) if one.id in ours else one
 
 
 def _pinned(before: Moment | None) -> int:
