@@ -42,13 +42,14 @@ HOMES = {
     "google": ("engines/milvus/",),
     "grpc": ("engines/milvus/",),
     "hnswlib": ("engines/hnswlib/",),
-    "httpx": ("engines/chroma/server/",),
+    "httpx": ("engines/chroma/server/", "engines/qdrant/server/"),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
     "milvus_lite": ("engines/milvus/lite/",),
     "psycopg": ("engines/pgvector/",),
     "pymilvus": ("engines/milvus/",),
-    "qdrant_edge": ("engines/qdrant_edge/",),
+    "qdrant_client": ("engines/qdrant/server/",),
+    "qdrant_edge": ("engines/qdrant/edge/",),
     "redis": ("engines/redis/",),
     "usearch": ("engines/usearch/",),
     "orjson": ("engines/chroma/server/",),
@@ -127,19 +128,8 @@ def test_imports_point_downward() -> None:
 
 def test_no_engine_knows_another() -> None:
     folders = {PATHS[module].split("/")[1] for module in PATHS if re.match("engines/.*/", PATHS[module])}
-    assert folders == {
-        "chroma",
-        "faiss",
-        "hnswlib",
-        "indexfile",
-        "lancedb",
-        "milvus",
-        "oplog",
-        "pgvector",
-        "qdrant_edge",
-        "redis",
-        "usearch",
-    }
+    others = {"milvus", "oplog", "pgvector", "qdrant", "redis", "usearch"}
+    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", *others}
     engines = folders - {"indexfile", "oplog"}  # what engines have in common: it knows none of them either
     for module, tree in TREES.items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines

@@ -17,6 +17,7 @@ from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
 from tls_front import certificate
 
 from strongroom import engines
+from strongroom.engines import agreement
 from strongroom.engines.milvus import moment, reading
 from strongroom.engines.milvus.cutover import CutOver
 from strongroom.engines.milvus.loading import Loading
@@ -375,11 +376,11 @@ def test_writers_meanwhile(source: Database, target: Database, room: Strongroom,
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        monkeypatch.setattr(moment, "PATIENCE", 0.5)
+        monkeypatch.setattr(agreement, "PATIENCE", 0.5)
         with pytest.raises(SourceChanged):
             room.backup(source.url)
         assert not room.snapshots()
-        monkeypatch.setattr(moment, "PATIENCE", 90.0)
+        monkeypatch.setattr(agreement, "PATIENCE", 90.0)
         pause.set()
         snapshot = room.backup(source.url).snapshot
     finally:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from strongroom.engines.milvus.place import DEFAULT, TOKENS, Place
+from strongroom.engines.retrying import Retrying
 from strongroom.errors import NotFound, Refused, StrongroomError, Unreachable, Unreadable, WrongRequest, from_os_error
 
 _SECONDS = 600.0
@@ -20,6 +21,8 @@ _LARGEST = 512 << 20
 _SHOWN = 300
 _ABSENT = (100, 200, 700, 800)
 """Codes: there is no such collection, partition, index or database."""
+_REPEATABLE = ("Get", "List", "Show", "Describe", "Select", "Query", "Search", "Flush", "Load")
+"""How requests begin that may be made twice."""
 _LIMITED = 8
 _FIRST_WAIT, _LAST_WAIT = 0.25, 40.0
 """Seconds until a request is made again for which the server's limits of rates leave no room."""
@@ -55,6 +58,7 @@ class Server:
     def __init__(self, place: Place, failing: type[StrongroomError] = Unreadable) -> None:
         self.place = place
         self._failing = failing
+        self._retrying = Retrying()
         self.messages = messages()
         import grpc
         from pymilvus.grpc_gen import milvus_pb2_grpc
@@ -80,13 +84,20 @@ class Server:
         self._channel.close()
 
     def ask(self, method: str, request: str = "", database: str = "", **said: Any) -> Any:
-        """The answer to `method` of the service; `request` is its message, if that isn't called as the method is. Raises
-        Unreachable (nobody knows whether it was done), NotFound, Refused, NotOffered, TooLarge or what `failing` is; none of them
-        shows what was sent."""
+        """The answer to `method` of the service; `request` is its message, if that isn't called as the method is. It is made again
+        while the server doesn't answer, if it changes nothing. Raises Unreachable (nobody knows whether it was done), NotFound,
+        Refused, NotOffered, TooLarge or what `failing` is; none of them shows what was sent."""
         kind = getattr(self.messages[0], request or f"{method}Request")
         if "db_name" in kind.DESCRIPTOR.fields_by_name:
             said["db_name"] = database
-        message, wait = kind(**said), _FIRST_WAIT
+        message = kind(**said)
+        if method.startswith(_REPEATABLE):
+            return self._retrying.call(lambda: self._ask_in_turn(method, message, database))
+        return self._ask_in_turn(method, message, database)
+
+    def _ask_in_turn(self, method: str, message: Any, database: str) -> Any:
+        """A request that the server's limits turn away wasn't done: its turn comes later."""
+        wait = _FIRST_WAIT
         while True:
             answer = self._answer(method, message, database)
             status = answer.status if hasattr(answer, "status") else answer
@@ -94,7 +105,7 @@ class Server:
                 return answer
             if status.code != _LIMITED or wait > _LAST_WAIT:
                 raise self._meant(status)
-            time.sleep(wait)  # it wasn't done: its turn comes later
+            time.sleep(wait)
             wait *= 2
 
     def _answer(self, method: str, message: Any, database: str) -> Any:

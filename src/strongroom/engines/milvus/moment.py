@@ -7,30 +7,27 @@ and to prove that it is so, all is read again until two readings in a row are th
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blake3 import blake3
 
+from strongroom.engines.agreement import read_until_same
 from strongroom.engines.milvus import listing
 from strongroom.engines.milvus.connection import Server
 from strongroom.engines.milvus.listing import Access, Listed
 from strongroom.engines.milvus.reading import Rows, loaded, read_rows
-from strongroom.errors import NotFound, SourceChanged
+from strongroom.errors import NotFound
 from strongroom.model import Json
 from strongroom.progress import Progress
-
-PATIENCE = 120.0
-"""Seconds after which no reading begins any more, once there were three."""
-_LEAST_READINGS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """All rows of one moment, how often they were read, and which collections of restores were left out."""
+    """All rows of one moment, how often they were read, and which collections of restores were left out; `whole` is
+    False if something was dropped meanwhile."""
 
     rows: tuple[Rows, ...]
     databases: dict[str, Json]
@@ -38,18 +35,34 @@ class Moment:
     readings: int
     left: tuple[str, ...]
     access: Access
+    whole: bool = True
 
     def print(self) -> str:
         """The same for the same rows and catalog."""
+        if not self.whole:
+            return f"broken off, {self.readings}"
         said = [(one.listed.name, json.dumps(one.listed.said, sort_keys=True), one.hidden, one.prints) for one in self.rows]
         return blake3(repr((self.databases, said)).encode()).hexdigest(16)
+
+    def forget(self) -> None:
+        """Let go of the files."""
+        for one in self.rows:
+            one.path.unlink(missing_ok=True)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(one.listed.id for one in self.rows)
+
+    @property
+    def pinned(self) -> int:
+        """The server's time at which it was read, 0 if it isn't known."""
+        return next((one.pinned for one in self.rows if one.pinned), 0)
 
     @property
     def how(self) -> str:
         """For the ledger."""
-        pinned = next((one.pinned for one in self.rows if one.pinned), 0)
         twice = f"all rows were read {self.readings} times, and were the same twice running"
-        return f"as of {pinned}, the server's time; {twice}" if pinned else twice
+        return f"as of {self.pinned}, the server's time; {twice}" if self.pinned else twice
 
 
 def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, progress: Progress) -> Moment:
@@ -58,27 +71,19 @@ def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, pr
     if found is not None:
         return read_once(server, found, folder, 1, progress)
     listing.databases(server)
-    until = time.monotonic() + PATIENCE
-    before: Moment | None = None
     with ExitStack() as stack:
-        held = _Held(server, stack)
-        for reading in range(1, 1_000_000):
-            now = None
-            with suppress(NotFound):  # something was dropped just then
+        held, last = _Held(server, stack), [Moment((), {}, "", 0, (), Access())]
+
+        def read(number: int) -> Moment:
+            try:
                 present = held.collections()
-                same = before is not None and [one.listed.id for one in before.rows] == [one.id for one in present]
-                now = read_once(server, present, folder, reading, progress, _pinned(before) if same else 0, everything=True)
-            if now is not None and before is not None and now.print() == before.print():
-                return now
-            for rows in before.rows if before is not None else ():
-                rows.path.unlink(missing_ok=True)
-            before = now
-            if reading >= _LEAST_READINGS and time.monotonic() > until:
-                break
-    raise SourceChanged(
-        f"{server.place.shown} was written to for as long as it was read, {reading} times over",
-        hint="stop or pause the writers and run the backup again",
-    )
+                pinned = last[0].pinned if last[0].ids == tuple(one.id for one in present) else 0
+                last[0] = read_once(server, present, folder, number, progress, pinned, everything=True)
+            except NotFound:  # something was dropped just then
+                last[0] = Moment((), {}, "", number, (), Access(), whole=False)
+            return last[0]
+
+        return read_until_same(read, server.place.shown)
 
 
 class _Held:
@@ -120,7 +125,3 @@ def read_once(
     left = listing.left_by_restores(server) if everything else ()
     access = listing.access(server) if everything else Access(offered=False)
     return Moment(tuple(rows), databases, listing.version_of(server), reading, tuple(left), access)
-
-
-def _pinned(before: Moment | None) -> int:
-    return next((one.pinned for one in before.rows if one.pinned), 0) if before is not None else 0
