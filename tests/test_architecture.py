@@ -39,11 +39,15 @@ DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 HOMES = {
     "chromadb": ("engines/chroma/", "cli/demo/database.py"),  # the demo has a user of its own, who knows no adapter
     "faiss": ("engines/faiss/",),
+    "google": ("engines/milvus/",),
+    "grpc": ("engines/milvus/",),
     "hnswlib": ("engines/hnswlib/",),
     "httpx": ("engines/chroma/server/", "engines/qdrant/server/"),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
+    "milvus_lite": ("engines/milvus/lite/",),
     "psycopg": ("engines/pgvector/",),
+    "pymilvus": ("engines/milvus/",),
     "qdrant_client": ("engines/qdrant/server/",),
     "qdrant_edge": ("engines/qdrant/edge/",),
     "redis": ("engines/redis/",),
@@ -124,7 +128,8 @@ def test_imports_point_downward() -> None:
 
 def test_no_engine_knows_another() -> None:
     folders = {PATHS[module].split("/")[1] for module in PATHS if re.match("engines/.*/", PATHS[module])}
-    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", "oplog", "pgvector", "qdrant", "redis", "usearch"}
+    others = {"milvus", "oplog", "pgvector", "qdrant", "redis", "usearch"}
+    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", *others}
     engines = folders - {"indexfile", "oplog"}  # what engines have in common: it knows none of them either
     for module, tree in TREES.items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines

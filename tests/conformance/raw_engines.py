@@ -196,6 +196,62 @@ def lancedb_ask(path, name="things"):
     return [[row["id"] for row in rows] for rows in found], [[row["_distance"] for row in rows] for rows in found]
 
 
+# -- Milvus Lite, and a server (raw_servers.py) -----------------------------------------------------------------------------
+
+
+def milvus_make(client, start, count):
+    from pymilvus import CollectionSchema, DataType, FieldSchema
+
+    if not client.has_collection("things"):
+        fields = [
+            FieldSchema("id", DataType.VARCHAR, is_primary=True, max_length=100),
+            FieldSchema("v", DataType.FLOAT_VECTOR, dim=DIMENSION),
+            FieldSchema("document", DataType.VARCHAR, max_length=1000),
+        ]
+        client.create_collection("things", schema=CollectionSchema(fields, enable_dynamic_field=True))
+        params = client.prepare_index_params()
+        params.add_index("v", index_type="HNSW", metric_type="L2", params={"M": 8, "efConstruction": 60})
+        client.create_index("things", params)
+    found = zip(range(start, start + count), vectors_of(start, count), texts(start, count), strict=True)
+    client.insert("things", [{"id": f"thing-{n}", "v": vector, "document": text, "number": n} for n, vector, text in found])
+    client.load_collection("things")
+
+
+def milvus_read(client, name="things"):
+    client.load_collection(name)
+    fields = client.describe_collection(name)["fields"]
+    vector = next(one["name"] for one in fields if "dim" in one["params"])
+    key = next(one["name"] for one in fields if one.get("is_primary"))
+    rows = map(dict, client.query(name, "", ["*"], limit=9 * ROWS, consistency_level="Strong"))
+    return {str(one[key]): row(one[vector], one["document"], one["number"]) for one in rows}
+
+
+def milvus_ask(client, name="things"):
+    client.load_collection(name)
+    found = client.search(name, data=queries().tolist(), limit=10, consistency_level="Strong")
+    return [[one["id"] for one in rows] for rows in found], [[one["distance"] for one in rows] for rows in found]
+
+
+def lite_make(path, start, count):
+    from pymilvus import MilvusClient
+
+    client = MilvusClient(path)
+    milvus_make(client, start, count)
+    client.flush("things")
+
+
+def lite_read(path, name="things"):
+    from pymilvus import MilvusClient
+
+    return milvus_read(MilvusClient(path), name)
+
+
+def lite_ask(path, name="things"):
+    from pymilvus import MilvusClient
+
+    return milvus_ask(MilvusClient(path), name)
+
+
 # -- Qdrant Edge ------------------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +410,7 @@ RAW = {
         Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask, one_collection=True),
         Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask, one_collection=True),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
+        Raw("milvus-lite", "notes.db", lite_make, lite_read, lite_ask),
         Raw("qdrant-edge", "things", edge_make, edge_read, edge_ask, one_collection=True),
         Raw("qdrant-local", "db", qdrant_make, qdrant_read, qdrant_ask, exact=False, repeats=False),
         Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask, one_collection=True),

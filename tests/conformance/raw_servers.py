@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import chroma_server
+import milvus_server
 import numpy as np
 import postgres
 import redis_server
-from raw_engines import DIMENSION, Raw, queries, row, texts, vectors_of
+from raw_engines import DIMENSION, Raw, milvus_ask, milvus_make, milvus_read, queries, row, texts, vectors_of
 
 # -- pgvector ---------------------------------------------------------------------------------------------------------------
 
@@ -148,6 +149,35 @@ def chroma_lose(address):
     raw.ask("DELETE", f"tenants/default_tenant/databases/{where[1]}")
 
 
+# -- Milvus -----------------------------------------------------------------------------------------------------------------
+
+
+def _milvus(address):
+    from pymilvus import MilvusClient
+
+    port, _, database = address.partition("/")
+    return MilvusClient(uri=f"http://127.0.0.1:{port}", db_name=database)
+
+
+def server_make(address, start, count):
+    milvus_make(_milvus(address), start, count)
+
+
+def server_read(address, name="things"):
+    return milvus_read(_milvus(address), name)
+
+
+def server_ask(address, name="things"):
+    return milvus_ask(_milvus(address), name)
+
+
+def server_lose(address):
+    client = _milvus(address)
+    for name in client.list_collections():
+        client.drop_collection(name)
+    client.drop_database(address.partition("/")[2])
+
+
 # -- places on servers ------------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +244,7 @@ def scratches(directory: Path) -> dict[str, str]:
     """Where `verify` restores what doesn't live in files: the environment that says so."""
     return {
         "STRONGROOM_PGVECTOR_SCRATCH": SERVERS["pgvector"].url(directory),
+        "STRONGROOM_MILVUS_SCRATCH": RUNNING.server("milvus", milvus_server.Milvus).url,
         "STRONGROOM_REDIS_SERVER": " ".join(redis_server.command()),
     }
 
@@ -239,6 +270,17 @@ def _chroma_place(directory):
     return RUNNING.place("chroma", directory, make)
 
 
+def _milvus_place(directory):
+    server = RUNNING.server("milvus", milvus_server.Milvus)
+
+    def make() -> str:
+        database = f"place{len(RUNNING.places)}"
+        _milvus(f"{server.port}/default").create_database(database)
+        return f"{server.port}/{database}"
+
+    return RUNNING.place("milvus", directory, make)
+
+
 def _pgvector_url(address):
     told = dict(word.split("=") for word in address.split())
     return f"pgvector://{told['user']}@{told['host']}:{told['port']}/{told['dbname']}"
@@ -255,6 +297,10 @@ SERVERS = {
         RawServer(
             "chroma+http", "", chroma_make, chroma_read, chroma_ask, False, False,
             place=_chroma_place, locate=_chroma_url, lose=chroma_lose,
+        ),
+        RawServer(
+            "milvus", "", server_make, server_read, server_ask, False, False,
+            place=_milvus_place, locate="milvus://127.0.0.1:{}".format, lose=server_lose,
         ),
         RawServer(
             "pgvector", "", pgvector_make, pgvector_read, pgvector_ask, False, False,

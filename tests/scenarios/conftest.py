@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import PASSWORD, Place, build_index
+from milvus_server import Milvus
 from postgres import Postgres
 from seaweed import SeaweedFS
 
@@ -66,3 +67,13 @@ def any_postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
         yield request.getfixturevalue("postgres")
     else:
         yield from _running(Postgres(request.param))
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
+    """A running Milvus server. Each test uses databases of its own."""
+    server = Milvus(tmp_path_factory.mktemp("milvus"))
+    try:
+        yield server
+    finally:
+        server.stop()

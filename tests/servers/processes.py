@@ -9,7 +9,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["chromadb", "pyarrow.parquet"])  # seconds to import, and nothing of them is open
+_FORKS.set_forkserver_preload(
+    ["chromadb", "milvus_lite.adapter.grpc.server", "pyarrow.parquet"]
+)  # seconds to import, and nothing of them is open
 
 
 def apart(function: Callable[..., T], *arguments: object) -> T:
