@@ -45,6 +45,7 @@ Part = str | tuple[str, str]
 _OK, _BAD = ("✓", "green"), ("✗", "red")
 _MARKS = {Status.CAPTURED: _OK, Status.NOT_OFFERED: ("–", "dim"), Status.NOT_CAPTURED: ("!", "yellow")}
 
+_MOST_ITEMS = 12
 _MOST_FILES = 24
 """Shown to people: an engine may have thousands."""
 
@@ -153,7 +154,8 @@ def show_backup(report: BackupReport) -> None:
         line("  ", _MARKS[item.status], f" {item.item}: {item.status.value} ({item.note})")
     captured = sum(item.status == Status.CAPTURED for item in record.ledger)
     rest = [item.item for item in record.ledger if item.status != Status.CAPTURED]
-    left = f"; not in it: {', '.join(rest)} (see 'strongroom show')" if rest else ""
+    more = f" and {len(rest) - _MOST_ITEMS} more" if len(rest) > _MOST_ITEMS else ""
+    left = f"; not in it: {', '.join(rest[:_MOST_ITEMS])}{more} (see 'strongroom show')" if rest else ""
     _paragraph("  ", f"completeness: {captured} captured{left}")
 
 
