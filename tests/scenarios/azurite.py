@@ -81,7 +81,9 @@ class Azurite:
         mark = base64.b64encode(hmac.new(base64.b64decode(KEY), text.encode(), hashlib.sha256).digest()).decode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("PUT", f"{path}?restype=container", headers={**headers, "Authorization": f"SharedKey {ACCOUNT}:{mark}"})
+            connection.request(
+                "PUT", f"{path}?restype=container", headers={**headers, "Authorization": f"SharedKey {ACCOUNT}:{mark}"}
+            )
             answer = connection.getresponse()
             if answer.status not in (201, 409):
                 raise RuntimeError(f"azurite made no container: {answer.status} {answer.read(500)!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strongroom.errors import WrongRequest
@@ -30,6 +31,41 @@ def find(scheme: str) -> Engine:
         engine: Engine = point.load()()
         return engine
     raise WrongRequest(f"no engine is called {scheme!r}", hint=f"known engines: {', '.join(known())}")
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An engine of this machine. `version` is None if its library isn't installed; `note` says how to get it. `experimental` says
+    why it is, '' if it isn't."""
+
+    name: str
+    version: str | None
+    note: str
+    experimental: str
+
+
+def installed() -> list[Installed]:
+    """All engines, by their URL schemes."""
+    return [_installed(scheme) for scheme in known()]
+
+
+def experimental(url: str) -> str:
+    """Why the engine that a URL names is experimental, '' if it isn't. Raises WrongRequest."""
+    return _experimental(engine_of(url))
+
+
+def _installed(scheme: str) -> Installed:
+    try:
+        engine = find(scheme)
+        return Installed(scheme, engine.version(), "", _experimental(engine))
+    except WrongRequest as error:
+        return Installed(scheme, None, error.hint, "")
+
+
+def _experimental(engine: Engine) -> str:
+    from strongroom.engines.protocol import Experimental
+
+    return engine.experimental if isinstance(engine, Experimental) else ""
 
 
 def engine_of(url: str) -> Engine:

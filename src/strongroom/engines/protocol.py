@@ -291,6 +291,15 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class Experimental(Protocol):
+    """An `Engine` that was never tried on the real thing, or not all of it: said wherever it is used."""
+
+    @property
+    def experimental(self) -> str:
+        """Why, in a few words; '' if it isn't."""
+
+
+@runtime_checkable
 class Capturing(Protocol):
     """An `Engine` whose sources have no log of their own, so that it wraps the client of one: what is changed through the wrapper
     can be followed."""

@@ -39,6 +39,7 @@ T = TypeVar("T")
 SCHEMES = ("memory", "s3", "s3a", "gs", "az", "azure")
 _AT_ONCE = 3
 """Repetitions by obstore itself, a second after the request at the latest."""
+_PART_BYTES = 5 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _S3, _AZURE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"), ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
 _ENDPOINTS = {"s3": _S3, "s3a": _S3, "az": _AZURE, "azure": _AZURE}
@@ -166,6 +167,8 @@ class Objects:
         self._url = url
         self._backend = backend
         self._patience = patience
+        self.answers_ranges = True
+        """Whether no part of an object had to be read as the whole so far."""
 
     @property
     def url(self) -> str:
@@ -177,6 +180,11 @@ class Objects:
     def overwrite(self, name: str, data: bytes | memoryview) -> None:
         """As `create`, whatever is there: for stores that can't refuse."""
         self._put(name, data, "overwrite")
+
+    def send_parts(self, name: str, data: bytes) -> None:
+        """As `overwrite`, in parts of 5 MiB."""
+        options: Any = {"use_multipart": True, "chunk_size": _PART_BYTES}
+        self._patiently(name, lambda: obstore.put(self._backend, name, data, **options))
 
     def _put(self, name: str, data: bytes | memoryview, mode: Any) -> None:
         # the store in memory keeps what it is given: not a whole pack's buffer for a few bytes in it
@@ -201,6 +209,7 @@ class Objects:
                 return b""
             if "non-partial response" not in str(error):
                 raise
+        self.answers_ranges = False
         whole = memoryview(bytes(obstore.get(self._backend, name).bytes()))  # rclone answers no range as S3 does
         return bytes(whole[offset : None if length is None else offset + length])
 

@@ -55,6 +55,14 @@ class Overwrites(Protocol):
 
 
 @runtime_checkable
+class SendsParts(Protocol):
+    """A store that takes an object in parts, too."""
+
+    def send_parts(self, name: str, data: bytes) -> None:
+        """Store bytes in parts of 5 MiB, in the place of any that are there."""
+
+
+@runtime_checkable
 class KeepsLeftovers(Protocol):
     """A store in which killed writers may leave something unfinished."""
 
