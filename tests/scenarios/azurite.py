@@ -103,8 +103,13 @@ class Azurite:
         )
 
     def stop(self) -> None:
+        """It writes down what it has: killed, it would lose what was answered for."""
         if self._process is not None:
             if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGINT)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+                self._process.wait()
             self._process = None
