@@ -23,6 +23,7 @@ from strongroom.errors import AlreadyExists, Unreachable
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.repository import Argon2Cost, open_store
 from strongroom.repository.store import Store
+from strongroom.repository.writer import create_once
 
 NUMBERS = itertools.count()
 FOREVER = 1_000_000
@@ -151,6 +152,29 @@ def test_a_lost_answer_is_no_conflict(behind: Behind) -> None:
     with pytest.raises(AlreadyExists):
         behind.store().create("packs/ab/lost", b"1")
     assert behind.store(harmed=False).read("packs/ab/lost") == b"1"
+    behind.proxy.cut(answered=0)
+    create_once(behind.store(), "packs/ab/settled", b"2")
+    assert behind.store(harmed=False).read("packs/ab/settled") == b"2"
+    assert behind.proxy.harmed == 2
+
+
+@pytest.mark.parametrize("ask", ["create", "read", "size", "delete", "list"])
+def test_whatever_stalls_is_asked_again(behind: Behind, ask: str) -> None:
+    behind.store(harmed=False).create("packs/ab/there", b"1")
+    behind.patch.setenv("STRONGROOM_REQUEST_SECONDS", "0.5")
+    behind.proxy.stall(2)
+    store = behind.store()
+    if ask == "create":
+        store.create("packs/ab/x", b"2")
+        assert behind.store(harmed=False).read("packs/ab/x") == b"2"
+    elif ask == "delete":
+        store.delete("packs/ab/there")
+        assert list(behind.store(harmed=False).list("packs/")) == []
+    elif ask == "list":
+        assert [one.name for one in store.list("packs/")] == ["packs/ab/there"]
+    else:
+        assert getattr(store, ask)("packs/ab/there") == {"read": b"1", "size": 1}[ask]
+    assert behind.proxy.harmed == 2
 
 
 def test_two_writes_that_meet_are_tried_again(behind: Behind) -> None:
