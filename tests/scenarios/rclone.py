@@ -10,12 +10,15 @@ from pathlib import Path
 from obstore.store import S3Store
 from ports import free_ports
 
+from strongroom.repository.bucket import Bucket
+
 ACCESS, SECRET = "test-access", "test-secret"
 PATIENCE_SECONDS = 90
 
 
 class Rclone:
-    """Serves a directory; each folder in it is a bucket."""
+    """Serves a directory; each folder in it is a bucket. It remembers which files a folder has: what it has been asked for must be
+    changed through it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +45,6 @@ class Rclone:
                     f"--auth-key={ACCESS},{SECRET}",
                     f"--addr=127.0.0.1:{self.port}",
                     "--config=/dev/null",
-                    "--dir-cache-time=0s",
                     str(served),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -61,7 +63,9 @@ class Rclone:
 
     def make_bucket(self, name: str) -> Path:
         """The folder in which its objects lie as files."""
-        (self.folder / "served" / name).mkdir(exist_ok=True)
+        made = Bucket(f"http://127.0.0.1:{self.port}", name, "us-east-1", ACCESS, SECRET).ask("PUT")
+        if made.status != 200:
+            raise RuntimeError(f"rclone made no bucket: {made}")
         return self.folder / "served" / name
 
     def raw(self, bucket: str, prefix: str = "") -> S3Store:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from strongroom.errors import AlreadyExists, NotFound, Unreachable, UnsafeStore
+from strongroom.errors import AlreadyExists, Damaged, NotFound, Unreachable, UnsafeStore
 from strongroom.repository.config import Config
 from strongroom.repository.store import Listed, Overwrites, Store
 
 _NUMBERED = "journal/"
+_LOOK = "look at the store, then run the same command again"
 
 
 def as_written(store: Store, settings: Config) -> Store:
@@ -37,13 +38,17 @@ class ReadingBack:
             raise UnsafeStore(f"{self.url} can't keep a journal: it has no conditional creates (config says so)", hint=hint)
         if self._is_there(name):
             raise AlreadyExists(f"{self.url}/{name} is already there")
-        self._write(name, data)
+        lost: Unreachable | None = None
+        try:
+            self._write(name, data)
+        except Unreachable as error:  # it may have landed
+            lost = error
         try:
             whole = self._inner.read(name) == data
         except NotFound:
-            whole = False
+            raise lost or Damaged(name, "it was stored and isn't there", hint=_LOOK) from None
         if not whole:
-            raise Unreachable(f"{self.url}/{name}: what was stored doesn't read back", hint="look at the store, then run it again")
+            raise Damaged(name, "what was stored doesn't read back", hint=_LOOK)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         return self._inner.read(name, offset, length)

@@ -423,8 +423,7 @@ def _require_vacant(store: Store) -> None:
         read_config(store)
     except NoRepository:
         try:
-            store.read(config.NAME)
+            config.decode(store.read(config.NAME))
         except NotFound:
             return
-        raise
     raise AlreadyExists(f"{store.url} is a repository already", hint="use it as it is, or give another address")
