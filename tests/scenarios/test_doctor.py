@@ -11,7 +11,7 @@ from typing import Any
 import obstore
 import pytest
 from azurite import Azurite
-from commands import Ended, build_index, strongroom
+from commands import Ended, Place, build_index, strongroom
 from rclone import Rclone
 from seaweed import ACCESS, SECRET, SeaweedFS
 
@@ -182,6 +182,19 @@ def test_engines_are_listed_with_what_is_experimental(monkeypatch: pytest.Monkey
     assert {one.name: one.experimental for one in engines.installed()}["faiss"] == "only dreamt of"
 
 
+def test_an_experimental_engine_is_called_so_where_it_is_used(
+    pristine: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from strongroom.cli import render
+
+    plan = pristine.open().plan_restore("latest", f"faiss:{tmp_path}/x.faiss")
+    render.show_plan(plan)
+    assert "experimental" not in capsys.readouterr().out
+    monkeypatch.setattr(type(engines.find("faiss")), "experimental", "only dreamt of", raising=False)
+    render.show_plan(plan)
+    assert "experimental engine: only dreamt of" in capsys.readouterr().out
+
+
 def test_words_for_buckets() -> None:
     assert versioning_of(None)[0] is lock_of(None)[0] is Result.UNKNOWN
     assert versioning_of("Suspended")[0] is versioning_of("")[0] is lock_of("off")[0] is Result.NO
@@ -191,7 +204,7 @@ def test_words_for_buckets() -> None:
 
 
 def test_the_page_has_the_same_profiles() -> None:
-    rows = re.findall(r"^\| (.*) \|$", PAGE.partition("### Look-alikes of S3")[2].partition("\n##")[0], re.MULTILINE)[2:]
+    rows = re.findall(r"^\| (.*) \|$", PAGE.partition("### Look-alikes of S3")[2].partition("\n##")[0], re.MULTILINE)[1:]
     table = [tuple(cell.strip() for cell in row.split(" | ")) for row in rows]
     numbered = itertools.count(1)
     assert table == [

@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,54 @@ def test_of_two_that_init_at_once_no_two_win() -> None:
             assert Repository.open(store, secret).manifests() == {}
     Repository.create(store := Unconditional(), Secret.passphrase("d"), cost=CHEAP, overwriting=True)  # type: ignore[arg-type]
     assert Repository.open(store, Secret.passphrase("d")).config.overwriting  # type: ignore[arg-type]
+
+
+class Meeting(Unconditional):
+    """Each of two waits for the other once it has looked for keys, has stored its own, and has looked for `config`, if both do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._barrier, self._met = threading.Barrier(2), threading.local()
+
+    def list(self, prefix: str) -> Any:
+        listed = list(self._inner.list(prefix))
+        if prefix == "keys/":
+            self._meet("looked")
+        return iter(listed)
+
+    def overwrite(self, name: str, data: bytes | memoryview) -> None:
+        self._inner.overwrite(name, data)
+        if name.startswith("keys/"):
+            self._meet("stored")
+
+    def size(self, name: str) -> int:
+        try:
+            return int(self._inner.size(name))
+        finally:
+            if name == "config":
+                self._meet("asked")
+
+    def _meet(self, where: str) -> None:
+        if not hasattr(self._met, where):
+            setattr(self._met, where, True)
+            with suppress(threading.BrokenBarrierError):
+                self._barrier.wait(1 if where == "asked" else 30)
+
+
+def test_of_two_that_look_before_either_stores_one_sees_the_other() -> None:
+    store: Any = Meeting()
+
+    def make(password: str) -> bool:
+        try:
+            Repository.create(store, Secret.passphrase(password), cost=CHEAP, overwriting=True)
+        except AlreadyExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        won = sum(pool.map(make, ("a", "b")))
+    assert won <= 1
+    assert len(list(store._inner.list("keys/"))) == won
 
 
 def test_two_that_back_up_at_once_do_no_harm(tmp_path: Path) -> None:
