@@ -189,7 +189,7 @@ def test_an_experimental_engine_is_called_so_where_it_is_used(
 
     plan = pristine.open().plan_restore("latest", f"faiss:{tmp_path}/x.faiss")
     render.show_plan(plan)
-    assert "experimental" not in capsys.readouterr().out
+    assert "experimental engine" not in capsys.readouterr().out
     monkeypatch.setattr(type(engines.find("faiss")), "experimental", "only dreamt of", raising=False)
     render.show_plan(plan)
     assert "experimental engine: only dreamt of" in capsys.readouterr().out
