@@ -19,8 +19,9 @@ import pytest
 from commands import PASSWORD, Place, build_index, strongroom
 from rclone import Rclone
 from seaweed import SeaweedFS
+from test_stores import Overwriting, served
 
-from strongroom.errors import AlreadyExists, Damaged, StrongroomError, Unreachable, UnsafeStore, WrongRequest
+from strongroom.errors import AlreadyExists, Damaged, StoreDenied, StrongroomError, Unreachable, UnsafeStore, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.repository import Argon2Cost, Repository, Secret, open_store
 from strongroom.repository.config import Config
@@ -203,6 +204,49 @@ def test_two_that_back_up_at_once_do_no_harm(tmp_path: Path) -> None:
     room = Strongroom(Repository.open(store, secret))
     assert {one.manifest.source for one in room.snapshots()} == set(sources)
     assert room.verify().passed
+
+
+class Refusing(Overwriting):
+    """Says that it has no conditions, as Backblaze B2 does."""
+
+    def do_PUT(self) -> None:  # noqa: N802
+        if self.headers["If-None-Match"]:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer(501, b"<Error><Code>NotImplemented</Code></Error>")
+        else:
+            super().do_PUT()
+
+
+def test_a_store_that_refuses_conditions(tmp_path: Path) -> None:
+    with served(Refusing) as server:
+        env: dict[str, str | None] = {**server.env, "STRONGROOM_REPOSITORY": "s3://bucket/repo"}
+        strongroom("init", env=env).failed(1, "doesn't offer what is needed (NotImplemented)", WITHOUT)
+        looked = strongroom("doctor", "--json", env=env)
+        assert (looked.code, len(looked.err.splitlines())) == (1, 1)
+        told = {one["name"]: one for one in looked.json["store"]["probes"]}
+        assert told["create and read back"]["result"] == "yes"
+        assert "it refuses the condition" in told["conditional create"]["follows"]
+        assert server.objects == {}
+        strongroom("init", WITHOUT, env=env).done()
+        index = build_index(tmp_path / "x.faiss")
+        strongroom("backup", "--quiet", f"faiss:{index}", env=env).done()
+        strongroom("restore", "latest", f"faiss:{tmp_path}/out/x.faiss", "--quiet", env=env).done()
+        assert (tmp_path / "out" / "x.faiss").read_bytes() == index.read_bytes()
+
+
+class Undeletable(Unconditional):
+    def create(self, name: str, data: bytes | memoryview) -> None:
+        self._inner.create(name, data)
+
+    def delete(self, name: str) -> None:
+        raise StoreDenied("no right to delete")
+
+
+def test_init_needs_no_right_to_delete() -> None:
+    store: Any = Undeletable()
+    Repository.create(store, Secret.passphrase(PASSWORD), cost=CHEAP)
+    assert {one.name.partition("/")[0] for one in (*store.list("keys/"), *store.list("probe/"))} == {"keys", "probe"}
+    assert Repository.open(store, Secret.passphrase(PASSWORD)).manifests() == {}
 
 
 def test_nobody_who_has_conditions_does_without(seaweed: SeaweedFS, tmp_path: Path) -> None:

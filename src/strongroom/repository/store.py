@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
-from strongroom.errors import AlreadyExists, UnsafeStore, WrongRequest
+from strongroom.errors import AlreadyExists, StoreDenied, UnsafeStore, WrongRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +124,12 @@ def require_conditional_create(store: Store, name: str, content: bytes) -> None:
 
 
 def try_conditional_create(store: Store) -> None:
-    """The same where no repository is yet, with an object that is removed again. Raises UnsafeStore, also if the condition is
-    refused."""
+    """The same where no repository is yet, with an object that is removed again, if that is allowed. Raises UnsafeStore, also if
+    the condition is refused."""
     name, content = f"{PROBES}{secrets.token_hex(16)}", b"strongroom looks whether this store overwrites"
     store.create(name, content)
     try:
         require_conditional_create(store, name, content)
     finally:
-        store.delete(name)
+        with suppress(StoreDenied):
+            store.delete(name)
