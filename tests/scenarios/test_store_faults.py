@@ -139,7 +139,7 @@ def test_what_lasts_fails_in_one_line_and_a_repeat_is_whole(behind: Behind, faul
     LASTING[fault](behind.proxy)
     env = behind.variables(retries=1, request=1)
     strongroom("backup", "--quiet", f"faiss:{behind.index}", env=env).failed(1, "did not answer", "run the same command again")
-    assert behind.proxy.harmed > 1
+    assert behind.proxy.harmed > 0
     assert behind.open(harmed=False).snapshots() == []
     behind.proxy.heal()
     strongroom("backup", "--quiet", f"faiss:{behind.index}", env=env).done()
