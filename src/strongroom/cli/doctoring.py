@@ -37,7 +37,7 @@ def _show(engines: list[Installed], store: StoreReport | None) -> None:
 
     line(("engines", "bold"))
     for one in engines:
-        said = f"experimental: {one.experimental}" if one.experimental else ""
+        said = "experimental: it has never met a real server" if one.experimental else ""
         mark = ("✓", "green") if one.version else ("–", "dim")
         line("  ", mark, f" {one.name:<12}  {one.version or 'not installed'}{'  ' if said or one.note else ''}", said or one.note)
     if store:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from strongroom import engines
 from strongroom.cli.bars import amount
 from strongroom.model import LedgerItem, Status
 
@@ -148,7 +147,6 @@ def show_backup(report: BackupReport) -> None:
     record = report.snapshot.manifest
     line(_OK, " snapshot ", (report.snapshot.id[:12], "bold"), f"  {_rows(record.rows)} in {_collections(len(record.collections))}")
     line(f"  {_size(report.snapshot)} in {record.seconds.get('total', 0):.2f} s")
-    _show_experimental(record.source)
     for one in record.collections[:_MOST_FILES]:
         line(f"  {one.name}: {_found(one)}")
     for item in report.not_captured:
@@ -157,11 +155,6 @@ def show_backup(report: BackupReport) -> None:
     rest = [item.item for item in record.ledger if item.status != Status.CAPTURED]
     left = f"; not in it: {', '.join(rest)} (see 'strongroom show')" if rest else ""
     _paragraph("  ", f"completeness: {captured} captured{left}")
-
-
-def _show_experimental(url: str) -> None:
-    if why := engines.experimental(url):
-        line("  ", ("experimental engine", "yellow"), f": {why}")
 
 
 def show_snapshots(snapshots: Sequence[Snapshot], journals: Sequence[StreamStatus] = ()) -> None:
@@ -270,7 +263,6 @@ def show_ledger(ledger: Sequence[LedgerItem]) -> None:
 
 def show_plan(plan: RestorePlan) -> None:
     line(("plan", "bold"), f"  snapshot {plan.snapshot[:12]} → {plan.target}")
-    _show_experimental(plan.target)
     _paragraph("  rung      ", (plan.rung.value, "bold"), f": {'; '.join(plan.reasons)}", indent=12)
     _paragraph("  cost      ", f"{amount(plan.bytes, 'bytes')}, {_rows(plan.rows)}; {plan.cost}", indent=12)
     if plan.moment is not None:

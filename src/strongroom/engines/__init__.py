@@ -35,13 +35,12 @@ def find(scheme: str) -> Engine:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """An engine of this machine. `version` is None if its library isn't installed; `note` says how to get it. `experimental` says
-    why it is, '' if it isn't."""
+    """An engine of this machine. `version` is None if its library isn't installed; `note` says how to get it."""
 
     name: str
     version: str | None
     note: str
-    experimental: str
+    experimental: bool
 
 
 def installed() -> list[Installed]:
@@ -49,23 +48,14 @@ def installed() -> list[Installed]:
     return [_installed(scheme) for scheme in known()]
 
 
-def experimental(url: str) -> str:
-    """Why the engine that a URL names is experimental, '' if it isn't. Raises WrongRequest."""
-    return _experimental(engine_of(url))
-
-
 def _installed(scheme: str) -> Installed:
+    engine: Engine | None = None
     try:
         engine = find(scheme)
-        return Installed(scheme, engine.version(), "", _experimental(engine))
-    except WrongRequest as error:
-        return Installed(scheme, None, error.hint, "")
-
-
-def _experimental(engine: Engine) -> str:
-    from strongroom.engines.protocol import Experimental
-
-    return engine.experimental if isinstance(engine, Experimental) else ""
+        return Installed(scheme, engine.version(), "", is_experimental(engine))
+    except (WrongRequest, ImportError) as error:
+        note = error.hint if isinstance(error, WrongRequest) else str(error)
+        return Installed(scheme, None, note, engine is not None and is_experimental(engine))
 
 
 def engine_of(url: str) -> Engine:
@@ -74,6 +64,11 @@ def engine_of(url: str) -> Engine:
     if not separator:
         raise WrongRequest(f"{url!r} names no engine", hint="write it as ENGINE:///path, for example chroma:///srv/chroma")
     return find(scheme)
+
+
+def is_experimental(engine: Engine) -> bool:
+    """Has it never run against a real one of its engine?"""
+    return bool(getattr(engine, "experimental", False))
 
 
 def prepared(url: str) -> AbstractContextManager[None]:

@@ -273,7 +273,8 @@ class LearnsDimension(Protocol):
 
 
 class Engine(Protocol):
-    """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme."""
+    """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme. One that has an attribute
+    `experimental` that is true has never met what it is for: see `engines.is_experimental`."""
 
     @property
     def name(self) -> str: ...
@@ -296,15 +297,6 @@ class Engine(Protocol):
 
     def target(self, url: str) -> Target:
         """The target that `url` names. Raises WrongRequest; touches nothing."""
-
-
-@runtime_checkable
-class Experimental(Protocol):
-    """An `Engine` that was never tried on the real thing, or not all of it: said wherever it is used."""
-
-    @property
-    def experimental(self) -> str:
-        """Why, in a few words; '' if it isn't."""
 
 
 @runtime_checkable

@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -29,8 +28,8 @@ from strongroom.errors import (
     StrongroomError,
     Unreachable,
     UnsafeStore,
-    WrongRequest,
 )
+from strongroom.repository.patience import Patience
 from strongroom.repository.profiles import region_of
 from strongroom.repository.store import USE_ANOTHER, Listed
 
@@ -46,26 +45,11 @@ _ENDPOINTS = {"s3": _S3, "s3a": _S3, "az": _AZURE, "azure": _AZURE}
 _MEMORY: dict[str, MemoryStore] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds: `request` that one request may take with all its bytes, `retries` until it isn't begun anew any more."""
-
-    request: float = 60.0
-    retries: float = 120.0
-
-    @classmethod
-    def asked_for(cls) -> Patience:
-        """By STRONGROOM_REQUEST_SECONDS and STRONGROOM_RETRY_SECONDS. Raises WrongRequest."""
-        return cls(
-            _seconds("STRONGROOM_REQUEST_SECONDS", cls().request, 0.1), _seconds("STRONGROOM_RETRY_SECONDS", cls().retries, 0)
-        )
-
-
 def open_objects(location: str) -> Objects:
     """The object store of a URL."""
     parts = urlsplit(location)
     if parts.scheme == "memory":
-        return Objects(location, _MEMORY.setdefault(location, MemoryStore()), Patience(retries=0.0))
+        return Objects(location, _MEMORY.setdefault(location, MemoryStore()), Patience(60.0, 0.0))
     patience = Patience.asked_for()
     with translated(location):
         return Objects(location, _cloud(location, parts.scheme, parts.netloc, parts.path.strip("/"), patience), patience)
@@ -90,17 +74,6 @@ def _cloud(location: str, scheme: str, bucket: str, prefix: str, patience: Patie
 def endpoint_of(scheme: str) -> str:
     """The server that the environment names for URLs of this scheme, '' for the cloud's own."""
     return next((os.environ[name] for name in _ENDPOINTS.get(scheme, ()) if os.environ.get(name)), "")
-
-
-def _seconds(name: str, default: float, least: float) -> float:
-    text = os.environ.get(name, str(default))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not least <= seconds <= 86_400:
-        raise WrongRequest(f"{name} is {text!r}", hint=f"set it to a number of seconds from {least:g} to 86400")
-    return seconds
 
 
 class _Passing(Unreachable):
