@@ -16,7 +16,7 @@ from pathlib import Path
 from obstore.store import AzureStore
 from ports import free_ports
 
-PROGRAM = Path(__file__).parents[1] / "servers" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+PROGRAM = Path(__file__).parent / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
 ACCOUNT, KEY = "testaccount", base64.b64encode(b"a key of the tests, known to all!").decode()
 _VERSION = "2021-12-02"
 _NO_STANDARD_HEADERS = 12 * "\n"
