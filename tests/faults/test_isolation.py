@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from strongroom.engines import isolation
-from strongroom.engines.isolation import Descriptor, call, prepared
+from strongroom.engines.isolation import Descriptor, ask, call, prepared
 from strongroom.errors import Damaged, EngineFailed
 
 
@@ -91,6 +91,34 @@ def test_a_prepared_child_serves_the_first_call_and_no_other():
         assert call("os:getpid") != waiting
         assert "os" not in isolation._waiting
     assert not _alive(waiting)
+
+
+def test_one_child_answers_all_that_is_asked():
+    with prepared("os:getpid"):
+        waiting = isolation._waiting["os"]._process.pid
+        assert [ask("os:getpid") for _ in range(3)] == [waiting] * 3
+        assert ask("os:urandom", 3_000_000) != ask("os:urandom", 3_000_000)
+        with pytest.raises(EngineFailed, match="SIGABRT"):
+            ask("os:abort")
+        another = ask("os:getpid")
+        assert another == ask("os:getpid") != waiting
+        with pytest.raises(EngineFailed, match="FileNotFoundError"):
+            ask("os:stat", "/nowhere")
+        with pytest.raises(EngineFailed, match="ended with 7"):
+            ask("os:_exit", 7)
+        with pytest.raises(EngineFailed, match="without an answer"):
+            ask("os:_exit", 0)
+    assert not _alive(another)
+    assert ask("os:getpid") != ask("os:getpid"), "nobody keeps it"
+
+
+def test_a_child_that_holds_much_is_asked_no_more(monkeypatch):
+    with prepared("os:getpid"):
+        first = ask("os:getpid")
+        monkeypatch.setattr(isolation, "_KEPT_BYTES", 1000)
+        assert ask("os:getpid") == first
+        assert not _alive(first)
+        assert ask("os:getpid") != first
 
 
 def test_a_prepared_child_has_loaded_what_it_needs(tmp_path):

@@ -9,19 +9,23 @@ import ctypes
 import gc
 import importlib
 import io
+import math
 import os
 import pickle
+import resource
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, cast
 
 from strongroom.errors import EngineFailed, StrongroomError
 
@@ -43,32 +47,46 @@ def call(function: str, *arguments: Any) -> Any:
     Raises whatever StrongroomError the function raised, and EngineFailed for any other exception or a crash.
     """
     child = _waiting.pop(_module(function), None) or _Child()
-    return child.ask(function, arguments)
+    return child.ask(function, arguments, last=True)
+
+
+def ask(function: str, *arguments: Any) -> Any:
+    """As `call`, of a function that leaves nothing behind that the next one could mind: while `prepared` is open, the same child
+    answers the next one too, unless it crashed or holds much memory by then."""
+    module = _module(function)
+    child = _waiting.pop(module, None) or _Child()
+    kept = module in _open
+    answer = child.ask(function, arguments, last=not kept)
+    if kept and child.resident() < _KEPT_BYTES and _waiting.setdefault(module, child) is child:
+        return answer
+    child.end()
+    return answer
 
 
 @contextmanager
 def prepared(function: str) -> Iterator[None]:
     """While this is open, a child that has called `function` ('module:name'), which loads what the module needs, waits for the
-    first `call` into that module: it starts while we do something else. It ends here if nobody called."""
+    first `call` into that module, or for each `ask`: it starts while we do something else. It ends here."""
     module = _module(function)
-    if module in _waiting:  # whoever opened it ends it
+    if module in _open:  # whoever opened it ends it
         yield
         return
-    child = _Child(function)
-    _waiting.setdefault(module, child)
+    _open.add(module)
+    _waiting[module] = _Child(function)
     try:
         yield
     finally:
-        if _waiting.get(module) is child:
-            _waiting.pop(module, None)
-        child.end()
+        _open.discard(module)
+        if child := _waiting.pop(module, None):
+            child.end()
 
 
 class _Child:
-    """A process that serves one call and ends."""
+    """A process that serves one call after another, and ends after the last one."""
 
     def __init__(self, loading: str = "") -> None:
         self._requests, theirs = socket.socketpair()
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         with theirs:
             self._process = subprocess.Popen(
                 [
@@ -77,38 +95,69 @@ class _Child:
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=self._complaints,
                 pass_fds=(theirs.fileno(),),
                 env=_environment(),
             )
 
-    def ask(self, function: str, arguments: Sequence[Any]) -> Any:
-        """The result of the function, or what it raised."""
+    def ask(self, function: str, arguments: Sequence[Any], *, last: bool) -> Any:
+        """The result of the function, or what it raised. It must have ended if it is asked no more."""
         request, descriptors = _packed((function, *arguments))
-        with self._requests, suppress(BrokenPipeError, ConnectionResetError):  # it died, and its exit code says how
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died, and its exit code says how
             socket.send_fds(self._requests, [_LENGTH.pack(len(request))], descriptors)
             self._requests.sendall(request)
-        answer, complaints = self._process.communicate()
-        code = self._process.returncode
-        if code < 0:
-            raise EngineFailed(f"{function}: the engine crashed ({signal.Signals(-code).name})")
-        if code > 0:
-            last = complaints.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            raise EngineFailed(f"{function}: the engine's process ended with {code}: {last[0]}")
+        if last:
+            self._requests.close()
+        answer = self._answer()
+        if last or not answer:
+            self._ended(function)
+        if not answer:
+            raise EngineFailed(f"{function}: the engine's process ended without an answer")
         done, result = pickle.loads(answer)
         if not done:
+            self.end()
             raise result
         return result
 
+    def _answer(self) -> bytes:
+        """Empty if it ended before."""
+        answers = cast("IO[bytes]", self._process.stdout)
+        head = answers.read(_LENGTH.size)
+        return answers.read(*_LENGTH.unpack(head)) if len(head) == _LENGTH.size else b""
+
+    def _ended(self, function: str) -> None:
+        """Wait for its end. Raises EngineFailed if that was no good one."""
+        self._requests.close()
+        cast("IO[bytes]", self._process.stdout).close()
+        code = self._process.wait()
+        self._complaints.seek(0)
+        complaints = self._complaints.read().decode(errors="replace").strip().splitlines()
+        self._complaints.close()
+        if code < 0:
+            raise EngineFailed(f"{function}: the engine crashed ({signal.Signals(-code).name})")
+        if code > 0:
+            raise EngineFailed(f"{function}: the engine's process ended with {code}: {(complaints or ['no message'])[-1]}")
+
+    def resident(self) -> float:
+        """Bytes that it holds in memory; infinite where that isn't told."""
+        try:
+            return int(Path(f"/proc/{self._process.pid}/statm").read_bytes().split()[1]) * resource.getpagesize()
+        except (OSError, IndexError):
+            return math.inf
+
     def end(self) -> None:
-        """If nobody has asked it anything, nobody will."""
-        if self._requests.fileno() >= 0:
+        """It is asked nothing any more."""
+        if self._process.returncode is None:
             self._requests.close()
             self._process.kill()
             self._process.communicate()
+            self._complaints.close()
 
 
 _waiting: dict[str, _Child] = {}
+_open: set[str] = set()
+"""The modules of which a child is kept: `prepared` is open."""
+_KEPT_BYTES = 512 << 20
 
 
 def _module(function: str) -> str:
@@ -169,23 +218,22 @@ def _serve(channel: int, loading: str) -> None:
     if loading:
         with suppress(Exception):  # what can't be loaded is reported by the call that needs it
             _found(loading)()
-    request = _received(channel)
-    if request is None:
-        return
-    answer.write(pickle.dumps(_outcome(*request), protocol=5))
-    answer.close()
+    with socket.socket(fileno=channel) as requests:
+        while (request := _received(requests)) is not None:
+            content = pickle.dumps(_outcome(*request), protocol=5)
+            answer.write(_LENGTH.pack(len(content)) + content)
+            answer.flush()
     os._exit(0)  # taking a large library apart again takes as long as loading it
 
 
-def _received(channel: int) -> tuple[str, Sequence[Any]] | None:
-    """The one request, None if nobody asks any more."""
-    with socket.socket(fileno=channel) as requests:
-        head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, _MOST_DESCRIPTORS)
-        if not head:
-            return None
-        with requests.makefile("rb") as stream:
-            (length,) = _LENGTH.unpack(head + stream.read(_LENGTH.size - len(head)))
-            return _unpacked(stream.read(length), descriptors)
+def _received(requests: socket.socket) -> tuple[str, Sequence[Any]] | None:
+    """The next request, None if nobody asks any more."""
+    head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, _MOST_DESCRIPTORS)
+    if not head:
+        return None
+    with requests.makefile("rb") as stream:
+        (length,) = _LENGTH.unpack(head + stream.read(_LENGTH.size - len(head)))
+        return _unpacked(stream.read(length), descriptors)
 
 
 def _outcome(function: str, arguments: Sequence[Any]) -> tuple[bool, Any]:

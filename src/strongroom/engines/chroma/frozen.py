@@ -164,7 +164,7 @@ class ChromaFrozen:
         tail into the copy's index on the way, which changes the copy's files."""
         entry = self._entry(collection)
         address = entry.address
-        ids, distances = isolation.call(
+        ids, distances = isolation.ask(
             "strongroom.engines.chroma.client:search", str(self._root), address.tenant, address.database, address.name, queries, k
         )
         return Answers(tuple(map(tuple, ids)), tuple(distances))

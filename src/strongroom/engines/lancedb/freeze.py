@@ -145,7 +145,7 @@ class FrozenLance:
         if data.schema.get_field_index(field) < 0:
             raise NotFound(f"table {collection} has no column {field!r}")
         arguments = (str(table.directory), table.version, field, queries, k, self._ids[collection])
-        answers: Answers = isolation.call("strongroom.engines.lancedb.search:nearest", *arguments)
+        answers: Answers = isolation.ask("strongroom.engines.lancedb.search:nearest", *arguments)
         return answers
 
     def unchanged_since(self, position: Position, moment: float) -> bool:

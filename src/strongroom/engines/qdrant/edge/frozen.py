@@ -113,7 +113,7 @@ class EdgeFrozen:
         """What Qdrant answers from the copy, opened in a child process."""
         self._require(collection)
         vector = next(one.name for one in self._shape.vectors if one.column == field)
-        ids, scores = isolation.call(f"{_LIBRARY}:search", str(self._copy), vector, queries, k)
+        ids, scores = isolation.ask(f"{_LIBRARY}:search", str(self._copy), vector, queries, k)
         return Answers(tuple(map(tuple, ids)), tuple(scores))
 
     def unchanged_since(self, position: Position, moment: float) -> bool:
