@@ -1,20 +1,21 @@
-# What can be done here: make demo, make test, make check, make bench, make soak, make lock.
+# What can be done here: make demo, make test, make servers, make check, make bench, make soak, make lock.
 # Everything runs in .venv, which is made from requirements.lock when it is missing or older than that.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+SERVERS := tests/servers/node_modules/installed
 
-.PHONY: demo test check soak bench lock clean
+.PHONY: demo test servers check soak bench lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/strongroom demo
 
 # Three processes keep two cores busy while one of them waits. Files in their order: few long tests don't come last.
-test: $(INSTALLED)
+test: $(INSTALLED) servers
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak"
 
-soak: $(INSTALLED)
+soak: $(INSTALLED) servers
 	$(BIN)/python -m pytest -m soak --timeout 7200
 
 check: $(INSTALLED)
@@ -46,5 +47,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 
+# What the tests start and npm has. Without npm these tests fail, and say so; all others run.
+servers:
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(SERVERS); else echo "npm is missing: the tests on azurite will fail"; fi
+
+$(SERVERS): tests/servers/package-lock.json
+	npm ci --prefix tests/servers --no-audit --no-fund --loglevel=error
+	touch $(SERVERS)
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv tests/servers/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

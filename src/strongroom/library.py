@@ -238,10 +238,12 @@ def init_repository(
     key_file: str | Path | None = None,
     clock: Clock = SYSTEM_CLOCK,
     cost: Argon2Cost | None = None,
+    overwriting: bool = False,
 ) -> Strongroom:
-    """Make a new repository at a path or URL. Raises AlreadyExists or UnsafeStore."""
+    """Make a new repository at a path or URL. `overwriting` is for a store without conditional creates: no journal can be kept
+    there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
     secret = secret_of(password, key_file)
-    return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost))
+    return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
 
 
 def open_repository(

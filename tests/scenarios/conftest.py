@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from azurite import Azurite
 from commands import PASSWORD, Place, build_index
 from milvus_server import Milvus
 from postgres import Postgres
+from rclone import Rclone
 from seaweed import SeaweedFS
 
 from strongroom.library import init_repository
@@ -46,7 +49,22 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory):
         server.stop()
 
 
-def _running(server: Postgres) -> Iterator[Postgres]:
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A running Azure Blob Storage."""
+    yield from _running(Azurite(tmp_path_factory.mktemp("azurite")))
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rclone]:
+    """A running S3 server that ignores conditions."""
+    yield from _running(Rclone(tmp_path_factory.mktemp("rclone")))
+
+
+Server = TypeVar("Server", Postgres, Azurite, Rclone)
+
+
+def _running(server: Server) -> Iterator[Server]:
     try:
         server.start()
         yield server

@@ -54,12 +54,20 @@ def key(context: typer.Context) -> None:
 
 
 @app.command()
-def init(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
+def init(
+    repo: Repo,
+    key_file: KeyFile = None,
+    json: AsJson = False,
+    without: Annotated[
+        bool, typer.Option("--without-conditional-creates", help="For a store that has none: no journals, more requests.")
+    ] = False,
+) -> None:
     """Make a new, encrypted repository."""
     from strongroom.cli import render
     from strongroom.library import init_repository
 
-    room = init_repository(repo, password=_asked_password(key_file, confirm=True), key_file=key_file)
+    password = _asked_password(key_file, confirm=True)
+    room = init_repository(repo, password=password, key_file=key_file, overwriting=without)
     name, url = room.repository.config.repository_id.hex(), room.repository.store.url
     _say(json, {"repository": name, "url": url}, lambda: render.show_done(f"repository {name[:12]} at {url}"))
 
@@ -390,5 +398,5 @@ def _make_key_file(path: Path) -> Secret:
     return Secret.key_file(content)
 
 
-for name in ("restoring", "pruning", "journal"):  # last: their commands are registered on `app`
+for name in ("restoring", "pruning", "journal", "doctoring"):  # last: their commands are registered on `app`
     import_module(f"strongroom.cli.{name}")

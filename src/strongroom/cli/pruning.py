@@ -133,6 +133,8 @@ def _show_prune(report: PruneReport) -> None:
         count = report.trimmed.packs
         what = f"{count:,} journal {'segment' if count == 1 else 'segments'}, {_bytes(report.trimmed.bytes)}"
         render.line(f"  {would}trimmed   {what}: older than the oldest snapshot that they could be replayed on")
+    if report.stays:
+        render.line(f"  stays     {report.stays}")
     render.line(f"  kept      {_amount(report.kept)} for {report.snapshots} snapshots, {_bytes(report.unused_bytes)} of it unused")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strongroom.errors import WrongRequest
@@ -30,6 +31,31 @@ def find(scheme: str) -> Engine:
         engine: Engine = point.load()()
         return engine
     raise WrongRequest(f"no engine is called {scheme!r}", hint=f"known engines: {', '.join(known())}")
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An engine of this machine. `version` is None if its library isn't installed; `note` says how to get it."""
+
+    name: str
+    version: str | None
+    note: str
+    experimental: bool
+
+
+def installed() -> list[Installed]:
+    """All engines, by their URL schemes."""
+    return [_installed(scheme) for scheme in known()]
+
+
+def _installed(scheme: str) -> Installed:
+    engine: Engine | None = None
+    try:
+        engine = find(scheme)
+        return Installed(scheme, engine.version(), "", is_experimental(engine))
+    except (WrongRequest, ImportError) as error:
+        note = error.hint if isinstance(error, WrongRequest) else str(error)
+        return Installed(scheme, None, note, engine is not None and is_experimental(engine))
 
 
 def engine_of(url: str) -> Engine:

@@ -146,7 +146,8 @@ def _front(repository: Repository, name: str) -> Front | Damaged:
 
 
 def claim_epoch(repository: Repository, stream: str) -> int:
-    """A number that no follower of this stream had before, higher than all of theirs."""
+    """A number that no follower of this stream had before, higher than all of theirs. Raises UnsafeStore."""
+    repository.require_safe_store()
     body = {"host": socket.gethostname(), "since": repository.clock.now().isoformat()}
     content = seal(repository.keys, Kind.EPOCH, json.dumps(body).encode())[1]
     for _ in range(_CLAIMS):

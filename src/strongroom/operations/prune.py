@@ -63,6 +63,7 @@ class PruneReport:
     `kept`       needed           `unused_bytes`   of these, what nobody needs
     `rewritten`  packs whose needed blobs were copied into others, `copied_bytes` of them
     `trimmed`    journal segments of before the oldest snapshot from which a moment can be restored
+    `stays`      what the bucket itself keeps of what was deleted; '' if nothing, or if it can't be asked
     """
 
     dry_run: bool
@@ -81,6 +82,7 @@ class PruneReport:
     merged_index_objects: int = 0
     leftovers: int = 0
     problems: tuple[str, ...] = ()
+    stays: str = ""
 
 
 def prune(repository: Repository, options: PruneOptions | None = None, progress: Progress = SILENT) -> PruneReport:
@@ -134,6 +136,7 @@ class _Prune:
             merged_index_objects=0 if self.options.dry_run else self._tidy(swept.deleted),
             leftovers=0 if self.options.dry_run else self._remove_leftovers(),
             problems=(*self.problems, *swept.problems),
+            stays=_stays(self.repository.store.url) if swept.deleted else "",
         )
 
     def _require_all(self, needs: Needs, standing: Standing) -> None:
@@ -213,6 +216,17 @@ class _Prune:
             return 0
         age = max(self.options.grace, _WRITING)
         return self.repository.store.remove_leftovers((self.repository.clock.now() - age).timestamp())
+
+
+def _stays(url: str) -> str:
+    from strongroom.repository.bucket import bucket_of  # a directory needs no client of object stores
+
+    bucket = bucket_of(url)
+    if bucket is None or bucket.versioning() != "Enabled":
+        return ""
+    lock = bucket.object_lock()
+    held = f", by object lock ({lock}) not before its time" if lock not in (None, "on", "off") else ""
+    return f"the bucket keeps old versions of what was deleted: their room is free when a lifecycle rule expires them{held}"
 
 
 def _packs_in(sizes: dict[str, int]) -> Iterator[tuple[str, int]]:

@@ -20,13 +20,16 @@ class NewerFormat(NoRepository):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`repository_id` is 16 random bytes that everything in the repository is bound to."""
+    """`repository_id` is 16 random bytes that everything in the repository is bound to. `overwriting`: it was made for a store that
+    overwrites, so that nothing is kept in it that needs conditional creates."""
 
     repository_id: bytes
     created: str
+    overwriting: bool = False
 
     def encode(self) -> bytes:
-        body = {"strongroom": FORMAT, "repository": self.repository_id.hex(), "created": self.created}
+        body: dict[str, object] = {"strongroom": FORMAT, "repository": self.repository_id.hex(), "created": self.created}
+        body |= {"overwriting": True} if self.overwriting else {}
         text = json.dumps(body, sort_keys=True)
         return json.dumps({**body, "check": content_hash(text.encode()).hex()}, sort_keys=True).encode()
 
@@ -47,4 +50,4 @@ def decode(content: bytes) -> Config:
         raise Damaged(NAME, "altered: its check sum doesn't fit")
     if version != FORMAT:
         raise NewerFormat(f"the repository has format {version}, this program reads format {FORMAT}")
-    return Config(repository_id, str(body["created"]))
+    return Config(repository_id, str(body["created"]), body.get("overwriting") is True)

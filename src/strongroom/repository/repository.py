@@ -9,7 +9,17 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
-from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Refused, Unreachable, UnsafeStore, WrongKey
+from strongroom.errors import (
+    AlreadyExists,
+    Damaged,
+    NoRepository,
+    NotFound,
+    Refused,
+    Unreachable,
+    UnsafeStore,
+    WrongKey,
+    WrongRequest,
+)
 from strongroom.model import Bytes
 from strongroom.repository import blob_index, config, key_slots, tombstones
 from strongroom.repository.blob_index import BlobIndex, Place
@@ -18,7 +28,8 @@ from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost,
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
-from strongroom.repository.store import Store, require_conditional_create
+from strongroom.repository.reading_back import ReadingBack, as_written
+from strongroom.repository.store import Store, require_conditional_create, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
 from strongroom.repository.writer import BlobWriter, create_once
@@ -36,7 +47,7 @@ class Repository:
     """An opened repository. Any number of threads and processes may read and write at once."""
 
     def __init__(self, store: Store, settings: config.Config, keys: Keys, clock: Clock) -> None:
-        self.store = store
+        self.store = as_written(store, settings)
         self.config = settings
         self.keys = keys
         self.clock = clock
@@ -55,27 +66,39 @@ class Repository:
 
     @classmethod
     def create(
-        cls, store: Store, secret: Secret, *, label: str = "first", clock: Clock = SYSTEM_CLOCK, cost: Argon2Cost | None = None
+        cls,
+        store: Store,
+        secret: Secret,
+        *,
+        label: str = "first",
+        clock: Clock = SYSTEM_CLOCK,
+        cost: Argon2Cost | None = None,
+        overwriting: bool = False,
     ) -> Repository:
         """A new repository. The key slot is written first and `config` last, which makes it one; a loser of two takes its slot
-        back, the winner removes those of killed ones. Raises AlreadyExists, Damaged (objects but no config), or UnsafeStore, before
-        there is a repository."""
+        back, the winner removes those of killed ones. `overwriting`: for a store without conditional creates. Raises AlreadyExists,
+        Damaged (objects but no config), or UnsafeStore, before there is a repository or anything of it."""
         _require_vacant(store)
+        _require_fitting(store, overwriting=overwriting)
+        inner, store = store, ReadingBack(store) if overwriting else store
         leftovers = [listed.name for listed in store.list(key_slots.FOLDER)]
+        if overwriting and leftovers:
+            raise _two_at_once(store)
         master, repository_id = random_bytes(KEY_BYTES), random_bytes(16)
         created = clock.now().isoformat()
         slot, content = key_slots.make_slot(repository_id, master, secret, label, created, cost or Argon2Cost())
         create_once(store, slot.name, content)
-        settings = config.Config(repository_id, created)
+        settings = config.Config(repository_id, created, overwriting)
         try:
-            require_conditional_create(store, slot.name, content)
+            if overwriting and [listed.name for listed in store.list(key_slots.FOLDER)] != [slot.name]:
+                raise _two_at_once(store)  # each stores its slot before it looks: of two one sees the other, at least
             _create_config(store, settings)
-        except (AlreadyExists, UnsafeStore):
+        except AlreadyExists:
             store.delete(slot.name)
             raise
         for leftover in leftovers:
             store.delete(leftover)
-        return cls(store, settings, Keys.of(master, repository_id), clock)
+        return cls(inner, settings, Keys.of(master, repository_id), clock)
 
     @classmethod
     def open(cls, store: Store, secret: Secret, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
@@ -88,6 +111,12 @@ class Repository:
         repository = cls(store, found.settings, found.keys, clock)
         repository.problems.extend(found.problems)
         return repository
+
+    def require_safe_store(self) -> None:
+        """Before the first write: the store refuses to overwrite, or isn't relied on to. Costs one request that is refused. Raises
+        UnsafeStore."""
+        if not self.config.overwriting:
+            require_conditional_create(self.store, config.NAME, self.config.encode())
 
     # -- blobs -----------------------------------------------------------------------------------------------------------
 
@@ -218,7 +247,7 @@ class Repository:
 
         Raises UnsafeStore if the store ignores conditional creates, Damaged if a tombstone can't be read.
         """
-        require_conditional_create(self.store, config.NAME, self.config.encode())
+        self.require_safe_store()
         condemned = tombstones.earliest(self.tombstones(What.CONDEMNED))
         self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
@@ -372,13 +401,29 @@ def _is_there(store: Store, name: str, content: bytes) -> bool:
         return False
 
 
+def _require_fitting(store: Store, *, overwriting: bool) -> None:
+    try:
+        try_conditional_create(store)
+    except UnsafeStore:
+        if not overwriting:
+            raise
+    else:
+        if overwriting:
+            hint = "leave --without-conditional-creates away"
+            raise WrongRequest(f"{store.url} honours conditional creates: nothing need be done without", hint=hint)
+
+
+def _two_at_once(store: Store) -> AlreadyExists:
+    hint = "run init once, on one machine; if none runs, delete what is below keys/ and run it again"
+    return AlreadyExists(f"another init of {store.url} is under way, or was cut off", hint=hint)
+
+
 def _require_vacant(store: Store) -> None:
     try:
         read_config(store)
     except NoRepository:
         try:
-            store.read(config.NAME)
+            config.decode(store.read(config.NAME))
         except NotFound:
             return
-        raise
     raise AlreadyExists(f"{store.url} is a repository already", hint="use it as it is, or give another address")

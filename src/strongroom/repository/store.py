@@ -5,13 +5,15 @@ create   durable, all or nothing, never overwrites          read   exactly these
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
-from strongroom.errors import AlreadyExists, UnsafeStore, WrongRequest
+from strongroom.errors import AlreadyExists, StoreDenied, UnsafeStore, WrongRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,22 @@ class Store(Protocol):
 
 
 @runtime_checkable
+class Overwrites(Protocol):
+    """A store that can be asked to create an object without a condition."""
+
+    def overwrite(self, name: str, data: bytes | memoryview) -> None:
+        """Store bytes durably, in the place of any that are there."""
+
+
+@runtime_checkable
+class SendsParts(Protocol):
+    """A store that takes an object in parts, too."""
+
+    def send_parts(self, name: str, data: bytes) -> None:
+        """Store bytes in parts of 5 MiB, in the place of any that are there."""
+
+
+@runtime_checkable
 class KeepsLeftovers(Protocol):
     """A store in which killed writers may leave something unfinished."""
 
@@ -53,6 +71,12 @@ class KeepsLeftovers(Protocol):
         """Remove what was left unfinished before a time (seconds since 1970, by the store's clock). Gives the number."""
 
 
+PROBES = "probe/"
+"""Where objects lie for a moment that are written only to see what a store does."""
+USE_ANOTHER = (
+    "use a store that honours them (a local directory, AWS S3, Azure, a recent SeaweedFS or Ceph), or make a repository "
+    "that keeps no journals: 'strongroom init --without-conditional-creates'"
+)
 _FORMS = "give a directory, or a URL of file, memory, s3, gs or az"
 
 
@@ -95,6 +119,17 @@ def require_conditional_create(store: Store, name: str, content: bytes) -> None:
     except AlreadyExists:
         return
     raise UnsafeStore(
-        f"{store.url} ignores conditional creates (If-None-Match): it would overwrite objects in silence",
-        hint="use a store that honours them: a local directory, AWS S3, GCS, Azure, or a recent SeaweedFS, MinIO or Ceph",
+        f"{store.url} ignores conditional creates (If-None-Match): it would overwrite objects in silence", hint=USE_ANOTHER
     )
+
+
+def try_conditional_create(store: Store) -> None:
+    """The same where no repository is yet, with an object that is removed again, if that is allowed. Raises UnsafeStore, also if
+    the condition is refused."""
+    name, content = f"{PROBES}{secrets.token_hex(16)}", b"strongroom looks whether this store overwrites"
+    store.create(name, content)
+    try:
+        require_conditional_create(store, name, content)
+    finally:
+        with suppress(StoreDenied):
+            store.delete(name)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from strongroom import engines
 from strongroom.clock import SYSTEM_CLOCK, Clock
+from strongroom.errors import StrongroomError
 from strongroom.journal.segments import number_in
 from strongroom.operations.repair.entrance import enter
 from strongroom.operations.repair.objects import abandon_forgotten, mend_objects
@@ -22,9 +24,9 @@ from strongroom.operations.repair.unchanged import Unchanged
 from strongroom.operations.verify import Finding, Level, VerifyOptions, VerifyReport, examine
 from strongroom.operations.verify.examination import Examination
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import INDEX, PACKS, SNAPSHOTS, Repository, Secret, Store, config
+from strongroom.repository import INDEX, PACKS, SNAPSHOTS, Repository, Secret, Store, config, read_config
 from strongroom.repository.key_slots import FOLDER as KEYS
-from strongroom.repository.store import require_conditional_create
+from strongroom.repository.reading_back import as_written
 
 __all__ = ["Outcome", "RepairOptions", "RepairReport", "repair"]
 
@@ -51,13 +53,13 @@ def repair(
     looking, options = looking or VerifyOptions(), options or RepairOptions()
     for url in options.sources:
         engines.source_of(url)
-    notes = Notes()
+    notes, store = Notes(), _as_written(store)
     over = Unchanged(store) if options.dry_run else store
     found = [] if options.dry_run else _finish(store, notes, config.NAME, KEYS, INDEX)
     repository, entering = enter(over, secret, replicas, notes, clock, dry_run=options.dry_run)
     found += entering
     if not options.dry_run:
-        require_conditional_create(store, config.NAME, repository.config.encode())
+        repository.require_safe_store()
         found += _finish(store, notes, SNAPSHOTS) if abandon_forgotten(repository) else []
     others = [Replica(replica, repository.keys) for replica in replicas]
     found += _examined(repository, snapshot, dataclasses.replace(looking, level=Level.OBJECTS), progress)[1].findings
@@ -78,6 +80,12 @@ def repair(
         found += after.findings
         PackRepair(look, others, options, notes).run()
     return RepairReport(tuple(notes.outcome(one, after.findings) for one in _each(found)), after, dry_run=False)
+
+
+def _as_written(store: Store) -> Store:
+    with suppress(StrongroomError):  # what is wrong with `config` is the repair's own matter
+        return as_written(store, read_config(store))
+    return store
 
 
 def _finish(store: Store, notes: Notes, *folders: str) -> list[Finding]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from strongroom.clock import Clock
-from strongroom.errors import Damaged, NotFound, StrongroomError
+from strongroom.errors import Damaged, NotFound, StrongroomError, UnsafeStore
 from strongroom.operations.repair.replacing import is_whole, read_if_there, replace
 from strongroom.operations.repair.report import Notes
 from strongroom.operations.verify import Finding
@@ -16,6 +16,7 @@ from strongroom.repository.framing import Kind, unseal
 from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.repository.key_slots import read_slot
 from strongroom.repository.packs import read_directory
+from strongroom.repository.store import try_conditional_create
 
 
 def enter(
@@ -64,7 +65,7 @@ def _ways_in(store: Store, secret: Secret, replicas: Sequence[Repository]) -> It
         master = slot.open(secret)
         if master is not None:
             repository_id = bytes.fromhex(slot.body["repository"])
-            settings = config.Config(repository_id, slot.created)
+            settings = config.Config(repository_id, slot.created, _overwrites(store))
             yield Keys.of(master, repository_id), settings.encode(), "a key slot", {}
 
 
@@ -87,6 +88,15 @@ def _own_slots(store: Store) -> Iterator[KeySlot]:
             yield read_slot(listed.name, content, bytes.fromhex(json.loads(content)["repository"]))
         except (Damaged, NotFound, ValueError, KeyError, TypeError):
             continue
+
+
+def _overwrites(store: Store) -> bool:
+    """What `config` said of it: it was made so where it had to be."""
+    try:
+        try_conditional_create(store)
+    except UnsafeStore:
+        return True
+    return False
 
 
 def _opens_something(store: Store, keys: Keys) -> bool:
