@@ -235,6 +235,49 @@ def edge_ask(path, name="things"):
     return [[point.id for point in points] for points in found], [[point.score for point in points] for points in found]
 
 
+# -- sqlite-vec ------------------------------------------------------------------------------------------------------------
+
+
+def _vec0(path):
+    """A connection with sqlite-vec; the sqlite3 of some Pythons can't load extensions."""
+    import sqlite3
+
+    import sqlite_vec
+
+    if not hasattr(sqlite3.Connection, "enable_load_extension"):
+        import pysqlite3 as sqlite3
+    connection = sqlite3.connect(path)
+    connection.enable_load_extension(True)
+    sqlite_vec.load(connection)
+    return connection
+
+
+def vec0_make(path, start, count):
+    connection = _vec0(path)
+    columns = f"id text primary key, embedding float[{DIMENSION}], number integer, even boolean, +document text"
+    connection.execute(f"create virtual table if not exists things using vec0({columns})")
+    numbers, texts, vectors = range(start, start + count), _texts(start, count), vectors_of(start, count)
+    rows = [(f"thing-{n}", v.tobytes(), n, n % 2 == 0, text) for n, v, text in zip(numbers, vectors, texts, strict=True)]
+    connection.executemany("insert into things(id, embedding, number, even, document) values (?, ?, ?, ?, ?)", rows)
+    connection.commit()
+    connection.close()
+
+
+def vec0_read(path, name="things"):
+    connection = _vec0(path)
+    columns = [one[1] for one in connection.execute(f"pragma table_info({name})")]
+    key, vector = columns[0], columns[1]
+    found = connection.execute(f"select {key}, {vector}, document from {name}").fetchall()
+    return {str(one): (vector, document) for one, vector, document in found}
+
+
+def vec0_ask(path, name="things"):
+    connection = _vec0(path)
+    query = f"select id, distance from {name} where embedding match ? and k = 10"
+    found = [connection.execute(query, (one.tobytes(),)).fetchall() for one in queries()]
+    return [[one for one, _ in rows] for rows in found], [[distance for _, distance in rows] for rows in found]
+
+
 # -- USearch ---------------------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +332,7 @@ RAW = {
         Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
         Raw("qdrant-edge", "things", edge_make, edge_read, edge_ask),
+        Raw("sqlite-vec", "things.db", vec0_make, vec0_read, vec0_ask),
         Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask),
     )
 }

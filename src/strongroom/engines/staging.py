@@ -139,7 +139,8 @@ class StagedEntries:
         return self.new.joinpath(*parts.parts)
 
     def publish(self, *, overwrite: bool) -> None:
-        """Move every entry of `new` to `base`, what stood there to `old`, then remove the stage. May be repeated."""
+        """Move what stands in `base` to `old`, and then every entry of `new` to `base`, so that nothing old is ever found beside
+        what is new; then remove the stage. May be repeated."""
         intent = self.directory / "publishing"
         if not intent.exists():
             staged = [name for name in self._entries if os.path.lexists(self.new / name)]
@@ -156,13 +157,12 @@ class StagedEntries:
             write_durably(intent, json.dumps(plan).encode())
         plan = json.loads(intent.read_bytes())
         self._old.mkdir(exist_ok=True)
-        for name in plan["replace"]:
-            if os.path.lexists(self.new / name):
-                self._retire(name)
-                os.rename(self.new / name, self._base / name)
-                sync_directory(self._base)
-        for name in plan["remove"]:
+        waiting = [name for name in plan["replace"] if os.path.lexists(self.new / name)]
+        for name in (*waiting, *plan["remove"]):
             self._retire(name)
+        for name in waiting:
+            os.rename(self.new / name, self._base / name)
+            sync_directory(self._base)
         self.discard()
 
     def _retire(self, name: str) -> None:
