@@ -1,6 +1,5 @@
 """How is an sqlite file copied while others write it? Under sqlite's own locks, and never by a connection that would change it:
-one that opens a file with a crashed writer's journal rolls it back there. The copy takes the journal along, and sqlite settles it in
-the copy.
+one that opens a file with a crashed writer's journal rolls it back. The copy takes the journal along, and there sqlite settles it.
 
 POSIX locks belong to the process, and closing *any* descriptor of the file drops them all. So a process of its own does this, opens
 the file once and closes it last.

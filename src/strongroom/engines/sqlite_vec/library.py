@@ -124,16 +124,17 @@ def _values(one: Column, column: pa.Array) -> Sequence[Any]:
 
 
 def keep(path: str, wanted: Mapping[str, str], selected: bool) -> None:
-    """Give the vec0 tables their new names; if some were `selected`, drop all other tables and views without a trace in the file."""
+    """Give vec0 tables their new names; if some were `selected`, drop all other tables and views without a trace in the file."""
     with closing(connected(f"file:{_escaped(path)}")) as connection:
         connection.execute("PRAGMA foreign_keys = 0")
         connection.execute("BEGIN IMMEDIATE")
         tables = {name: table for name in wanted if (table := _table(connection, name)) is not None}
         if selected:
             _drop(connection, {part for table in tables.values() for part in (table.name, *table.shadows())})
-        for name, table in tables.items():  # aside first, so that two can be exchanged
+        moved = {name: table for name, table in tables.items() if wanted[name] != name}
+        for name, table in moved.items():  # aside first, so that two can be exchanged
             _rename(connection, table, f"strongroom moving {name}")
-        for name, table in tables.items():
+        for name, table in moved.items():
             _rename(connection, _called(table, f"strongroom moving {name}"), wanted[name])
         connection.execute("COMMIT")
         if selected:

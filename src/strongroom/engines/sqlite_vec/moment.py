@@ -1,8 +1,8 @@
 """How is one moment of a database copied while others write it? In a process of its own: see `engines/sqlite_file`.
 
 In WAL mode nobody waits: our read transaction keeps the log from being begun anew, so that the file and then the log, copied, are
-the state of the last whole commit in the log. Otherwise commits wait: the file is copied ahead, and under the lock only if it changed.
-What the copy's journal or log holds is settled in the copy, so that it is one file.
+the state of the last whole commit in the log. Otherwise commits wait: the file is copied ahead, and once more under the lock
+if it changed. What the copy's journal or log holds is settled in the copy, so that it is one file.
 """
 
 from __future__ import annotations
