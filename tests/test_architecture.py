@@ -38,6 +38,7 @@ DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 
 HOMES = {
     "chromadb": ("engines/chroma/", "cli/demo/database.py"),  # the demo has a user of its own, who knows no adapter
+    "duckdb": ("engines/duckdb/",),
     "faiss": ("engines/faiss/",),
     "hnswlib": ("engines/hnswlib/",),
     "httpx": ("engines/chroma/server/",),

@@ -69,6 +69,55 @@ def chroma_ask(path, name="things"):
     return got["ids"], got["distances"]
 
 
+# -- DuckDB ----------------------------------------------------------------------------------------------------------------
+
+
+def _duck(path, **options):
+    import duckdb
+    import duckdb_extension_vss
+
+    connection = duckdb.connect(path, **options)
+    (place,) = duckdb_extension_vss.__path__
+    connection.execute(f"load '{place}/extensions/v{duckdb.__version__}/vss.duckdb_extension'")
+    connection.execute("set hnsw_enable_experimental_persistence = true; set hnsw_ef_search = 400")
+    return connection
+
+
+def duckdb_make(path, start, count):
+    connection = _duck(path)
+    numbers = range(start, start + count)
+    rows = pa.table(
+        {
+            "id": [f"thing-{number}" for number in numbers],
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors_of(start, count).ravel()), DIMENSION),
+            "document": _texts(start, count),
+            "number": list(numbers),
+        }
+    )
+    connection.execute(
+        f"create table if not exists things(id varchar primary key, embedding float[{DIMENSION}], document varchar, number integer)"
+    )
+    connection.register("more", rows)
+    connection.execute("insert into things select * from more")
+    connection.execute("create index if not exists nearest on things using hnsw (embedding) with (M = 24, ef_construction = 200)")
+    connection.close()
+
+
+def duckdb_read(path, name="things"):
+    connection = _duck(path, read_only=True)
+    key, vector = [one[0] for one in connection.execute(f"describe {name}").fetchall()][:2]
+    found = connection.execute(f"select {key}, {vector}, document from {name}").fetchall()
+    return {str(one): (np.array(vector, np.float32).tobytes(), document) for one, vector, document in found}
+
+
+def duckdb_ask(path, name="things"):
+    connection = _duck(path, read_only=True)
+    far = f"array_distance(embedding, ?::float[{DIMENSION}])"
+    query = f"select id, {far} from {name} order by {far} limit 10"
+    found = [connection.execute(query, [one.tolist(), one.tolist()]).fetchall() for one in queries()]
+    return [[one for one, _ in rows] for rows in found], [[distance for _, distance in rows] for rows in found]
+
+
 # -- FAISS -----------------------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +377,7 @@ RAW = {
     raw.name: raw
     for raw in (
         Raw("chroma", "db", chroma_make, chroma_read, chroma_ask),
+        Raw("duckdb", "things.duckdb", duckdb_make, duckdb_read, duckdb_ask),
         Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask),
         Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),

@@ -22,7 +22,7 @@ from raw_engines import _vec0 as connected
 from raw_engines import vec0_ask, vec0_make, vec0_read
 
 import strongroom
-from strongroom.engines import sqlite_file
+from strongroom.engines import private_copy, sqlite_file
 from strongroom.engines.sqlite_vec import SqliteVec, library, moment
 from strongroom.engines.sqlite_vec.definition import parsed
 from strongroom.engines.sqlite_vec.frozen import SqliteVecSource
@@ -364,11 +364,26 @@ def test_a_lock_that_is_never_let_go_is_said_so(tmp_path: Path, monkeypatch: pyt
             moment.capture(str(path), str(tmp_path / "copy.db"))
 
 
+def test_what_was_committed_after_the_copy_ahead_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, ahead = tmp_path / "a.db", moment._ahead
+    vec0_make(path, 0, 10)
+
+    def late(*arguments: Any) -> object:
+        before = ahead(*arguments)
+        assert before is not None
+        vec0_make(path, 10, 5)
+        return before
+
+    monkeypatch.setattr(moment, "_ahead", late)
+    moment.capture(str(path), str(tmp_path / "copy.db"))
+    assert len(vec0_read(tmp_path / "copy.db")) == 15
+
+
 def test_who_holds_writers_up_for_long_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.db"
     vec0_make(path, 0, 10)
     monkeypatch.setattr(moment, "_ahead", lambda *_: None)
-    monkeypatch.setattr(sqlite_file, "_FICLONE", 0)
+    monkeypatch.setattr(private_copy, "_FICLONE", 0)
     with pytest.raises(SourceChanged, match="too busy") as found:
         moment.capture(str(path), str(tmp_path / "copy.db"), hold=-1)
     assert "WAL" in found.value.hint
@@ -491,7 +506,7 @@ def test_what_is_no_database_is_said_so(room: strongroom.Strongroom, tmp_path: P
     (tmp_path / "folder.db").mkdir()
     os.mkfifo(tmp_path / "pipe.db")
     for name in ("text.db", "folder.db", "pipe.db"):
-        with pytest.raises(Unreadable, match="not an sqlite database|can't be opened"):
+        with pytest.raises(Unreadable, match=r"not an sqlite database|can't be opened"):
             room.backup(url(tmp_path / name))
     for wrong in ("sqlite-vec:", "sqlite-vec://host/a.db", "sqlite-vec:///srv/"):
         with pytest.raises(WrongRequest):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import math
 import os
 import sqlite3
 import struct
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from strongroom.engines.private_copy import copy_bytes
 from strongroom.errors import Locked, Unreadable
 
 HOLD_SECONDS = 15.0
@@ -27,14 +27,9 @@ TICK_SECONDS = 0.025
 """More than one tick of the file system's clock (10 ms at most): a later write shows another time."""
 SIDECARS = ("-journal", "-wal")
 
-_FICLONE = 0x40049409
 _PENDING, _RESERVED, _SHARED, _SHARED_SIZE = 0x40000000, 0x40000001, 0x40000002, 510  # sqlite's lock bytes
 
 Signature = tuple[int, int, int, int]
-
-
-class TooLong(Exception):
-    """The lock was held for as long as is decent."""
 
 
 class Unsettled(Exception):
@@ -184,25 +179,3 @@ def settled_signature(path: Path) -> Signature:
         if age(max(found[2:])) < TICK_SECONDS / 2:
             raise Unsettled(f"{path.name} is written all the time")
     return found
-
-
-def copy_bytes(source: int, target: Path, deadline: float = math.inf) -> None:
-    """By reference where the file system can, else inside of the kernel, else through memory. Raises TooLong."""
-    with target.open("wb") as file:
-        try:
-            fcntl.ioctl(file.fileno(), _FICLONE, source)
-        except OSError:
-            pass
-        else:
-            return
-        offset = 0
-        try:
-            while done := os.copy_file_range(source, file.fileno(), 64 << 20, offset, offset):
-                offset += done
-                if time.monotonic() > deadline:
-                    raise TooLong
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            while block := os.pread(source, 8 << 20, offset):
-                offset += os.pwrite(file.fileno(), block, offset)

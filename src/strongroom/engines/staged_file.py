@@ -53,7 +53,7 @@ class FileStage:
     def __init__(self, target: Path, token: str, suffixes: Sequence[str]) -> None:
         """Open or re-open the stage of `token` beside the file. Raises Locked."""
         receipt = _receipt(target).name
-        names = [target.name, *(target.name + suffix for suffix in suffixes), receipt]
+        names = [*(target.name + suffix for suffix in suffixes), target.name, receipt]  # who finds the file finds its log too
         self._target = target
         self._suffixes = tuple(suffixes)
         self._staged = StagedEntries(target.parent, token, names, records=[receipt])

@@ -28,14 +28,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from strongroom.engines.private_copy import TooLong, copy_bytes
 from strongroom.engines.sqlite_file import (
     HOLD_SECONDS,
     PATIENCE_SECONDS,
     Signature,
-    TooLong,
     Unsettled,
     age,
-    copy_bytes,
     in_wal_mode,
     locked,
     locked_wal,

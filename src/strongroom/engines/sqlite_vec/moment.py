@@ -15,13 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from strongroom.engines.indexfile.held import position_of
+from strongroom.engines.private_copy import TooLong, copy_bytes
 from strongroom.engines.sqlite_file import (
     HOLD_SECONDS,
     PATIENCE_SECONDS,
     SIDECARS,
-    TooLong,
     Unsettled,
-    copy_bytes,
     in_wal_mode,
     locked,
     locked_wal,
