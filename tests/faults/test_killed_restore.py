@@ -46,6 +46,7 @@ FAISS = {
 OTHERS = {
     "lancedb": Scenario("lancedb", over=True),
     "chroma": Scenario("chroma", over=True),
+    "duckdb": Scenario("duckdb", over=True),
     "sqlite-vec": Scenario("sqlite-vec", over=True),
     "sqlite-vec, renamed": Scenario("sqlite-vec", ("--rename", "things=others")),
 }

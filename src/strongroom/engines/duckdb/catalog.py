@@ -23,6 +23,8 @@ from strongroom.errors import NotFound
 from strongroom.model import Collection, Json, LedgerItem, Status
 
 Place = tuple[str, str]
+Looked = tuple[int, str | None, int | None]
+"""Rows, a column that is as good as a key, and the highest number of those columns that count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,6 @@ def drafted(listed: Mapping[str, Any]) -> tuple[Table, ...]:
         draft = Table(
             *(schema, table, found, keys.get((schema, table), ()), items),
             tuple(_indexes(listed, (schema, table))),
-            tuple(_sequences(listed["sequences"], items)),
         )
         if draft.fields():
             drafts.append(draft)
@@ -102,14 +103,25 @@ def candidates(table: Table) -> Sequence[str]:
     return () if table.key else [name for name in CANDIDATES if kinds.get(name) in (*INTEGERS, "VARCHAR", "UUID", "UBIGINT")]
 
 
-def completed(listed: Mapping[str, Any], drafts: Sequence[Table], looked: Mapping[str, tuple[int, str | None]]) -> Catalog:
-    """The catalog, once it is known how many rows tables have and what is as good as a key."""
-    keyed = [replace(one, key=one.key or tuple(filter(None, [looked[one.name][1]]))) for one in drafts]
+def numbered(table: Table) -> Sequence[str]:
+    """The columns that take their defaults from a sequence."""
+    kinds = {one.name: one.type for one in table.columns if not one.computed}
+    begins = {name: (quoted(name) + " ", name + " ") for name, kind in kinds.items() if kind in INTEGERS}
+    return [name for name, begin in begins.items() if any(one.startswith(begin) and "nextval(" in one for one in table.items)]
+
+
+def completed(listed: Mapping[str, Any], drafts: Sequence[Table], looked: Mapping[str, Looked]) -> Catalog:
+    """The catalog, once it is known how many rows tables have, what is as good as a key, and the highest number of a column."""
+    keyed = []
+    for one in drafts:
+        _, unique, highest = looked[one.name]
+        sequences = tuple(_sequences(listed["sequences"], one.items, highest))
+        keyed.append(replace(one, key=one.key or ((unique,) if unique else ()), sequences=sequences))
     names = {one.name for one in keyed}
     foreign = {collection_name(schema, table) for schema, table, kind, _ in listed["constraints"] if kind == "FOREIGN KEY"}
     return Catalog(
         tuple(keyed),
-        {name: count for name, (count, _) in looked.items()},
+        {name: count for name, (count, *_) in looked.items()},
         tuple(name for schema, table, _ in listed["tables"] if (name := collection_name(schema, table)) not in names),
         tuple(dict.fromkeys(collection_name(*one) for kind in ("views", "macros", "types") for one in listed[kind])),
         tuple(sorted(foreign & names)),
@@ -131,11 +143,13 @@ def _options(metric: str, levels: Sequence[Mapping[str, int]]) -> dict[str, Json
     return {"metric": metric, **dict(zip(("M", "M0"), each, strict=False))}
 
 
-def _sequences(listed: Sequence[Any], items: Sequence[str]) -> Iterator[str]:
-    """Those that a table's columns take their defaults from; they go on where they were."""
+def _sequences(listed: Sequence[Any], items: Sequence[str], highest: int | None) -> Iterator[str]:
+    """Those that a table's columns take their defaults from. They go on where they were, or after the highest number that there is:
+    of a database that was not closed DuckDB doesn't tell."""
     for schema, name, start, least, most, step, cycle, last in listed:
         if any(f"nextval('{shown}'" in one for one in items for shown in (name, f"{schema}.{name}", quoted(name))):
-            following = start if last is None else last + step
+            following = start if last is None else last  # of a database that was just opened it is the next one
+            following = max(following, highest + step) if highest is not None and step > 0 else following
             cycles = "CYCLE" if cycle else "NO CYCLE"
-            bounds = f"INCREMENT BY {step} MINVALUE {least} MAXVALUE {most} START {following} {cycles}"
+            bounds = f"INCREMENT BY {step} MINVALUE {least} MAXVALUE {most} START {min(following, most)} {cycles}"
             yield f"CREATE SEQUENCE IF NOT EXISTS {quoted(schema, name)} {bounds}"

@@ -1,8 +1,7 @@
 """What does DuckDB's catalog say of a table, and which columns do its rows have? Pure.
 
 Numbers, booleans, texts, bytes, dates, times, decimals and FLOAT[n] travel as such, and lists, structs and maps of them; of other
-types the text that DuckDB writes, which it reads back to the same value. A UNION's text doesn't say which member it is: that is left
-out.
+types the text that DuckDB writes, which it reads back to the same value. A UNION is left out: its text lacks which member it is.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def _catalog_of(copy: Path) -> Catalog:
     try:
         listed = isolation.call(f"{_LIBRARY}:listed", str(copy))
         drafts = catalog.drafted(listed)
-        asked = {one.name: ((one.schema, one.table), catalog.candidates(one)) for one in drafts}
+        asked = {one.name: ((one.schema, one.table), catalog.candidates(one), catalog.numbered(one)) for one in drafts}
         looked = isolation.call(f"{_LIBRARY}:looked_into", str(copy), asked) if asked else {}
     except EngineFailed as error:
         hint = "check that this release of DuckDB opens it; if it is damaged restore it from an earlier snapshot"

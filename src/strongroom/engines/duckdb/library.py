@@ -85,22 +85,26 @@ def listed(path: str) -> dict[str, Any]:
         return found
 
 
-def looked_into(path: str, tables: Mapping[str, tuple[tuple[str, str], Sequence[str]]]) -> dict[str, tuple[int, str | None]]:
-    """Of each table, by name, given its place and columns: how many rows it has, and the first of the columns that is never null
-    and unique."""
+Asked = tuple[tuple[str, str], Sequence[str], Sequence[str]]
+"""A table's place, columns that may be as good as a key, and columns that count."""
+
+
+def looked_into(path: str, tables: Mapping[str, Asked]) -> dict[str, tuple[int, str | None, int | None]]:
+    """Of each table, by name: how many rows it has, the first column that is never null and unique, and the highest number."""
     found = {}
     with connected(path) as connection:
-        for name, (place, candidates) in tables.items():
+        for name, (place, candidates, counting) in tables.items():
             source = quoted(*place)
             (count,) = connection.execute(f"SELECT count(*) FROM {source}").fetchone()  # noqa: S608
-            unique = None
-            for one in candidates:
-                query = f"SELECT count({quoted(one)}) = count(*) AND count(DISTINCT {quoted(one)}) = count(*) FROM {source}"  # noqa: S608
-                if connection.execute(query).fetchone()[0]:
-                    unique = one
-                    break
-            found[name] = int(count), unique
+            unique = next((one for one in candidates if _identifies(connection, source, one)), None)
+            highest = [connection.execute(f"SELECT max({quoted(one)}) FROM {source}").fetchone()[0] for one in counting]  # noqa: S608
+            found[name] = int(count), unique, max((one for one in highest if one is not None), default=None)
     return found
+
+
+def _identifies(connection: Any, source: str, column: str) -> bool:
+    query = f"SELECT count({quoted(column)}) = count(*) AND count(DISTINCT {quoted(column)}) = count(*) FROM {source}"  # noqa: S608
+    return bool(connection.execute(query).fetchone()[0])
 
 
 def rows(pipe: int, path: str, place: tuple[str, str], expressions: Sequence[str], names: Sequence[str], batch: int) -> int:
