@@ -156,7 +156,7 @@ def test_a_row_whose_insert_failed_half_way_is_what_vec0_shows_of_it(room: stron
         assert db.execute("select id from t").fetchall() == [("whole",), ("half",)]
     snapshot = room.backup(url(tmp_path / "a.db")).snapshot
     assert snapshot.manifest.collections[0].count == 2
-    assert ledger(snapshot)["t: auxiliary values of all rows"][1].startswith("1 were left half written")
+    assert ledger(snapshot)["t: auxiliary values of all rows"][1].startswith("1 have none: an INSERT failed")
     room.restore(snapshot.id, url(tmp_path / "b.db"), rung=strongroom.Rung.REBUILD)
     assert told(tmp_path / "b.db") == {
         "t": [("half", np.float32([3, 4]).tobytes(), None), ("whole", np.float32([1, 2]).tobytes(), 5)]

@@ -56,7 +56,7 @@ class Catalog:
         for name, problem in self.strange.items():
             items.append(LedgerItem(f"rows of {name}", not_captured, f"{problem}: it is in the file"))
         for name, count in self.half.items():
-            note = f"{count} were left half written by an INSERT that failed: sqlite-vec doesn't take it back"
+            note = f"{count} have none: an INSERT failed half way, and sqlite-vec doesn't take that back"
             items.append(LedgerItem(f"{name}: auxiliary values of all rows", not_offered, note))
         for one in self.placed:
             for column in one.table.of(Kind.VECTOR):
