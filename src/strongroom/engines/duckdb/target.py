@@ -25,6 +25,8 @@ _LIBRARY = "strongroom.engines.duckdb.library"
 class DuckTarget(FileTarget):
     """The file of a database, to be written."""
 
+    columnar = True
+
     whole_only = "DuckDB can't rename a table that has an index, nor drop others without a trace: the rows are loaded"
 
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:

@@ -25,6 +25,8 @@ _SUFFIXES = ("-journal", "-wal", "-shm")
 class SqliteVecTarget(FileTarget):
     """The file of a database, to be written."""
 
+    columnar = True
+
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         return list(conversion.objections(collection, schema))
 
