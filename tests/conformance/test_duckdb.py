@@ -210,7 +210,8 @@ def test_a_killed_writer_is_neither_captured_half_nor_disturbed(room: strongroom
         db = _duck(sys.argv[1])
         db.execute("create sequence s; create table counted (id integer primary key default nextval('s'), v float[1])")
         db.execute("insert into counted(v) values ([1]), ([2]), ([3])")
-        more = "insert into things(id, embedding) select '{} ' || i, list_resize([i], 24, 0)::float[24] from range({}) t(i)"
+        values = "'{} ' || i, list_resize([i], 24, 0)::float[24], 1000 + i"
+        more = f"insert into things(id, embedding, number) select {values} from range({{}}) t(i)"
         db.execute(more.format("more", 30))
         db.execute("delete from things where number < 5")
         db.execute("begin")

@@ -97,7 +97,7 @@ def losses(collection: Collection, schema: pa.Schema, *, vss: bool) -> Iterator[
         else:
             yield f"field {field.name!r} gets no index: DuckDB looks at every vector, and measures by l2"
     if any(role_of(one) is Role.PAYLOAD for one in schema):
-        yield f"the payload becomes one text column {PAYLOAD} of JSON"
+        yield f"what stays in the payload is one text column {PAYLOAD!r} of JSON"
 
 
 def role_of(field: pa.Field) -> Role:
