@@ -41,12 +41,13 @@ HOMES = {
     "duckdb": ("engines/duckdb/",),
     "faiss": ("engines/faiss/",),
     "hnswlib": ("engines/hnswlib/",),
-    "httpx": ("engines/chroma/server/",),
+    "httpx": ("engines/chroma/server/", "engines/qdrant/server/"),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
     "psycopg": ("engines/pgvector/",),
-    "qdrant_edge": ("engines/qdrant_edge/",),
     "pysqlite3": ("engines/sqlite_vec/",),
+    "qdrant_client": ("engines/qdrant/server/",),
+    "qdrant_edge": ("engines/qdrant/edge/",),
     "redis": ("engines/redis/",),
     "sqlite_vec": ("engines/sqlite_vec/",),
     "usearch": ("engines/usearch/",),
@@ -127,7 +128,7 @@ def test_imports_point_downward() -> None:
 def test_no_engine_knows_another() -> None:
     folders = {PATHS[module].split("/")[1] for module in PATHS if re.match("engines/.*/", PATHS[module])}
     common = {"indexfile", "oplog"}  # what engines have in common: it knows none of them either
-    engines = {"chroma", "duckdb", "faiss", "hnswlib", "lancedb", "pgvector", "qdrant_edge", "redis", "sqlite_vec", "usearch"}
+    engines = {"chroma", "duckdb", "faiss", "hnswlib", "lancedb", "pgvector", "qdrant", "redis", "sqlite_vec", "usearch"}
     assert folders == engines | common
     for module, tree in TREES.items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines
