@@ -77,6 +77,55 @@ def chroma_ask(path, name="things"):
     return got["ids"], got["distances"]
 
 
+# -- DuckDB ----------------------------------------------------------------------------------------------------------------
+
+
+def _duck(path, **options):
+    import duckdb
+    import duckdb_extension_vss
+
+    connection = duckdb.connect(path, **options)
+    (place,) = duckdb_extension_vss.__path__
+    connection.execute(f"load '{place}/extensions/v{duckdb.__version__}/vss.duckdb_extension'")
+    connection.execute("set hnsw_enable_experimental_persistence = true; set hnsw_ef_search = 400")
+    return connection
+
+
+def duckdb_make(path, start, count):
+    connection = _duck(path)
+    numbers = range(start, start + count)
+    rows = pa.table(
+        {
+            "id": [f"thing-{number}" for number in numbers],
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors_of(start, count).ravel()), DIMENSION),
+            "document": texts(start, count),
+            "number": list(numbers),
+        }
+    )
+    connection.execute(
+        f"create table if not exists things(id varchar primary key, embedding float[{DIMENSION}], document varchar, number integer)"
+    )
+    connection.register("more", rows)
+    connection.execute("insert into things select * from more")
+    connection.execute("create index if not exists nearest on things using hnsw (embedding) with (M = 24, ef_construction = 200)")
+    connection.close()
+
+
+def duckdb_read(path, name="things"):
+    connection = _duck(path, read_only=True)
+    key, vector = [one[0] for one in connection.execute(f"describe {name}").fetchall()][:2]
+    found = connection.execute(f"select {key}, {vector}, document, number from {name}").fetchall()
+    return {str(one): row(vector, document, number) for one, vector, document, number in found}
+
+
+def duckdb_ask(path, name="things"):
+    connection = _duck(path, read_only=True)
+    far = f"array_distance(embedding, ?::float[{DIMENSION}])"
+    query = f"select id, {far} from {name} order by {far} limit 10"
+    found = [connection.execute(query, [one.tolist(), one.tolist()]).fetchall() for one in queries()]
+    return [[one for one, _ in rows] for rows in found], [[distance for _, distance in rows] for rows in found]
+
+
 # -- FAISS -----------------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +351,51 @@ def edge_ask(path, name="things"):
     return [[point.id for point in points] for points in found], [[point.score for point in points] for points in found]
 
 
+# -- sqlite-vec ------------------------------------------------------------------------------------------------------------
+
+
+def _vec0(path):
+    """A connection with sqlite-vec; the sqlite3 of some Pythons can't load extensions."""
+    import sqlite3
+
+    import sqlite_vec
+
+    if not hasattr(sqlite3.Connection, "enable_load_extension"):
+        import pysqlite3 as sqlite3
+    connection = sqlite3.connect(path)
+    connection.enable_load_extension(True)
+    sqlite_vec.load(connection)
+    return connection
+
+
+def vec0_make(path, start, count):
+    connection = _vec0(path)
+    columns = f"id text primary key, embedding float[{DIMENSION}], number integer, even boolean, +document text"
+    connection.execute(f"create virtual table if not exists things using vec0({columns})")
+    numbers, vectors = range(start, start + count), vectors_of(start, count)
+    rows = [
+        (f"thing-{n}", v.tobytes(), n, n % 2 == 0, text) for n, v, text in zip(numbers, vectors, texts(start, count), strict=True)
+    ]
+    connection.executemany("insert into things(id, embedding, number, even, document) values (?, ?, ?, ?, ?)", rows)
+    connection.commit()
+    connection.close()
+
+
+def vec0_read(path, name="things"):
+    connection = _vec0(path)
+    columns = [one[1] for one in connection.execute(f"pragma table_info({name})")]
+    key, vector = columns[0], columns[1]
+    found = connection.execute(f"select {key}, {vector}, document, number from {name}").fetchall()
+    return {str(one): row(np.frombuffer(vector, np.float32), document, number) for one, vector, document, number in found}
+
+
+def vec0_ask(path, name="things"):
+    connection = _vec0(path)
+    query = f"select id, distance from {name} where embedding match ? and k = 10"
+    found = [connection.execute(query, (one.tobytes(),)).fetchall() for one in queries()]
+    return [[one for one, _ in rows] for rows in found], [[distance for _, distance in rows] for rows in found]
+
+
 # -- the local mode of Qdrant's client -------------------------------------------------------------------------------------
 
 
@@ -407,11 +501,13 @@ RAW = {
     raw.name: raw
     for raw in (
         Raw("chroma", "db", chroma_make, chroma_read, chroma_ask),
+        Raw("duckdb", "things.duckdb", duckdb_make, duckdb_read, duckdb_ask),
         Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask, one_collection=True),
         Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask, one_collection=True),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
         Raw("milvus-lite", "notes.db", lite_make, lite_read, lite_ask),
         Raw("qdrant-edge", "things", edge_make, edge_read, edge_ask, one_collection=True),
+        Raw("sqlite-vec", "things.db", vec0_make, vec0_read, vec0_ask),
         Raw("qdrant-local", "db", qdrant_make, qdrant_read, qdrant_ask, exact=False, repeats=False),
         Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask, one_collection=True),
     )

@@ -24,8 +24,9 @@ import pytest
 from processes import apart
 
 from strongroom.engines.chroma import Chroma
-from strongroom.engines.chroma.capture import _Copy, _try_lock, capture
+from strongroom.engines.chroma.capture import _Copy, capture
 from strongroom.engines.protocol import Engine
+from strongroom.engines.sqlite_file import try_lock
 from strongroom.errors import Damaged, Locked, NotFound, Refused, SourceChanged, StrongroomError, Unreadable, WrongRequest
 from strongroom.model import ROLE, Collection, Field, Role, Selection, Status
 from strongroom.progress import SILENT
@@ -293,7 +294,7 @@ def test_wal_mode_is_read_with_its_log(db):
 def test_readers_lock_is_enough_where_the_source_cannot_be_written(db):
     read_only = os.open(db / "chroma.sqlite3", os.O_RDONLY)
     try:
-        assert _try_lock(read_only, False)
+        assert try_lock(read_only, False)
         script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0.1).execute('DELETE FROM tenants').connection.commit()"
         stopped = subprocess.run([sys.executable, "-c", script, str(db / "chroma.sqlite3")], capture_output=True, text=True)
         assert "database is locked" in stopped.stderr

@@ -46,6 +46,9 @@ FAISS = {
 OTHERS = {
     "lancedb": Scenario("lancedb", over=True),
     "chroma": Scenario("chroma", over=True),
+    "duckdb": Scenario("duckdb", over=True),
+    "sqlite-vec": Scenario("sqlite-vec", over=True),
+    "sqlite-vec, renamed": Scenario("sqlite-vec", ("--rename", "things=others")),
 }
 SCENARIOS = {**FAISS, **OTHERS}
 
@@ -107,7 +110,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STRONGROOM_STATE_DIR", str(place / "state"))
         room = init_repository(str(place / "repository"), password=PASSWORD, cost=CHEAP)
-        for engine in ("faiss", "lancedb", "chroma"):
+        for engine in dict.fromkeys(scenario.engine for scenario in SCENARIOS.values()):
             source, others[engine] = (make(engine, place / which / engine, which == "other") for which in ("source", "other"))
             snapshots[engine] = room.backup(f"{engine}://{source / Scenario(engine).leaf}").snapshot.id
     yield Bench(commands, environment, snapshots, others)
@@ -121,7 +124,7 @@ def make(engine: str, folder: Path, other: bool) -> Path:
         build_source(folder, "index", 1 + other, rows=1_500 if other else 3_000)
         return folder
     start, count = (7_000, 300) if other else (0, 600)
-    program = f"import raw_engines; raw_engines.{engine}_make({str(folder / 'db')!r}, {start}, {count})"
+    program = f"from raw_engines import RAW; RAW[{engine!r}].make({str(folder / 'db')!r}, {start}, {count})"
     subprocess.run([sys.executable, "-c", program], cwd=HERE.parent / "conformance", check=True)
     return folder
 

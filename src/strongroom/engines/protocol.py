@@ -272,6 +272,16 @@ class LearnsDimension(Protocol):
     def learns_dimension(self) -> bool: ...
 
 
+@runtime_checkable
+class WholeOnly(Protocol):
+    """A `Target` whose engine's files can be taken over as they are and not otherwise: of a part of them, or under other names, the
+    rows are loaded."""
+
+    @property
+    def whole_only(self) -> str:
+        """Why, for the plan."""
+
+
 class Engine(Protocol):
     """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme. One that has an attribute
     `experimental` that is true has never met what it is for: see `engines.is_experimental`."""

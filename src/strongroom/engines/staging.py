@@ -139,7 +139,8 @@ class StagedEntries:
         return self.new.joinpath(*parts.parts)
 
     def publish(self, *, overwrite: bool) -> None:
-        """Move every entry of `new` to `base`, what stood there to `old`, then remove the stage. May be repeated."""
+        """Move what stands in `base` to `old`, the last entry first, and then every entry of `new` to `base`, so that nothing old
+        is ever found beside what is new; then remove the stage. May be repeated."""
         intent = self.directory / "publishing"
         if not intent.exists():
             staged = [name for name in self._entries if os.path.lexists(self.new / name)]
@@ -152,17 +153,18 @@ class StagedEntries:
                     hint="restore to another place, or give --overwrite to replace it once the new state is verified",
                 )
             sync_tree(self.new)
-            plan = {"replace": staged, "remove": [name for name in taken if name not in staged]}
-            write_durably(intent, json.dumps(plan).encode())
+            gone = [name for name in taken if name not in staged]
+            retired = [name for name in reversed(self._entries) if name in (*staged, *gone)]
+            write_durably(intent, json.dumps({"replace": staged, "remove": gone, "retire": retired}).encode())
         plan = json.loads(intent.read_bytes())
         self._old.mkdir(exist_ok=True)
-        for name in plan["replace"]:
-            if os.path.lexists(self.new / name):
+        waiting = [name for name in plan["replace"] if os.path.lexists(self.new / name)]
+        for name in plan.get("retire", [*plan["replace"], *plan["remove"]]):
+            if name in waiting or (name in plan["remove"] and not os.path.lexists(self._old / name)):
                 self._retire(name)
-                os.rename(self.new / name, self._base / name)
-                sync_directory(self._base)
-        for name in plan["remove"]:
-            self._retire(name)
+        for name in waiting:
+            os.rename(self.new / name, self._base / name)
+            sync_directory(self._base)
         self.discard()
 
     def _retire(self, name: str) -> None:

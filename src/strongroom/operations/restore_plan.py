@@ -11,7 +11,7 @@ import pyarrow as pa
 from blake3 import blake3
 
 from strongroom import engines
-from strongroom.engines.protocol import Columnar, Engine, LearnsDimension, Target
+from strongroom.engines.protocol import Columnar, Engine, LearnsDimension, Target, WholeOnly
 from strongroom.errors import NotFound, Refused, WrongRequest
 from strongroom.journal.marks import SCAN
 from strongroom.model import ROLE, Role, Selection
@@ -79,6 +79,8 @@ def plan_restore(
     best, reasons = _best_rung(snapshot, engine)
     if moment is not None and best == Rung.EXACT and (why := _unreplayable(moment, engine, target, later)):
         best, reasons = Rung.REBUILD, (why,)
+    if best == Rung.EXACT and not selection.everything and isinstance(target, WholeOnly):
+        best, reasons = Rung.REBUILD, (target.whole_only,)
     if rung is not None and list(Rung).index(rung) < list(Rung).index(best):
         raise WrongRequest(f"the rung {rung.value!r} can't be reached: {reasons[0]}", hint=f"the best one here is {best.value!r}")
     if rung is not None and rung != best:
