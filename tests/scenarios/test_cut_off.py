@@ -242,7 +242,11 @@ class Qdrant:
         self._target.stop()
 
 
-@pytest.fixture(scope="module", params=[Chroma, Redis, Pgvector, Qdrant], ids=["chroma", "redis", "pgvector", "qdrant"])
+@pytest.fixture(
+    scope="module",
+    params=[Chroma, Redis, Pgvector, pytest.param(Qdrant, marks=pytest.mark.soak)],
+    ids=["chroma", "redis", "pgvector", "qdrant"],
+)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = request.param(tmp_path_factory.mktemp("world"), request)
     yield made
