@@ -1,0 +1,58 @@
+"""What does a database of many small collections cost, one for each tenant say? Nothing in it may be done anew for each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import chroma_writer
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+from processes import apart
+
+from strongroom.engines import isolation
+from strongroom.library import init_repository
+from strongroom.repository import Argon2Cost
+
+DIMENSION = 8
+
+
+def chroma(place: Path, count: int) -> str:
+    rows = {"ids": ["a", "b"], "embeddings": np.eye(2, DIMENSION).tolist(), "documents": ["x", "y"]}
+    steps = [[{"do": "create", "name": f"tenant-{n}"}, {"do": "add", "name": f"tenant-{n}", **rows}] for n in range(count)]
+    apart(chroma_writer.write, str(place / "db"), [step for two in steps for step in two])
+    return f"chroma://{place}/db"
+
+
+def lance(place: Path, count: int) -> str:
+    database = lancedb.connect(place / "db")
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.eye(2, DIMENSION, dtype=np.float32).ravel()), DIMENSION)
+    for n in range(count):
+        database.create_table(f"tenant-{n}", pa.table({"id": ["a", "b"], "vector": vectors, "document": ["x", f"{n}"]}))
+    return f"lancedb://{place}/db"
+
+
+@pytest.mark.parametrize("make", [chroma, lance])
+@pytest.mark.parametrize("count", [30, pytest.param(2_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+def test_they_are_asked_by_one_child(make: Any, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make(tmp_path, count)
+    room = init_repository(str(tmp_path / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+    started = []
+    begin = isolation._Child.__init__
+
+    def counted(child: Any, loading: str = "") -> None:
+        started.append(loading)
+        begin(child, loading)
+
+    monkeypatch.setattr(isolation._Child, "__init__", counted)
+    record = room.backup(source).snapshot.manifest
+    assert len(record.collections) == count
+    assert all(probe.live for one in record.collections for probe in one.probes)
+    assert len(started) <= 3, f"{len(started)} processes for {count} collections"
+    del started[:]
+    report = room.restore("latest", source.replace("/db", "/back"), require_exact=True)
+    assert report.plan.rows == 2 * count
+    assert len(started) <= 5, f"{len(started)} processes for {count} collections"
+    assert {one.name for one in record.collections} == {f"tenant-{n}" for n in range(count)}
