@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from strongroom.engines.pgvector.address import Layout
 from strongroom.engines.pgvector.frozen import FrozenPg, PgSource
+from strongroom.engines.pgvector.physical.feed import KIND, Mark
 from strongroom.engines.pgvector.physical.place import Directory, Server
 from strongroom.engines.pgvector.physical.programs import programs_of
 from strongroom.engines.pgvector.physical.received import Received, receive
@@ -29,8 +30,8 @@ from strongroom.progress import Progress
 if TYPE_CHECKING:
     from strongroom.engines.pgvector.physical.feed import WalFeed
 
-KIND = "wal"
-"""Of positions: PLACE:SYSTEM:TIMELINE, the byte of the log at which the files are consistent, and of which cluster."""
+Tables = dict[str, tuple[FrozenPg, str]]
+"""By the name of a collection: the database as it was frozen, and what the table is called in it."""
 
 REGION_BYTES = 1 << 20
 """A file is cut into pieces of so many bytes, a multiple of a page: of one in which pages changed, these are stored."""
@@ -68,7 +69,7 @@ class FrozenCluster:
     rows_in_artifacts = True
     search_disturbs = False
 
-    def __init__(self, position: Position, description: Description, tables: dict[str, tuple[FrozenPg, str]], files: list[File]):
+    def __init__(self, position: Position, description: Description, tables: Tables, files: list[File]) -> None:
         self.position = position
         self.description = description
         self._tables = tables
@@ -125,7 +126,7 @@ class ServerSource:
             received = receive(self._server, Path(place), progress)
             scratch = stack.enter_context(running(received.path, programs))
             tables = _tables(scratch, stack, progress)
-            position = Position(KIND, f"{received.stop}:{received.system}:{received.timeline}")
+            position = Position(KIND, str(Mark(received.stop, received.system, received.timeline)))
             files = [File(received.path, one) for one in received.files]
             yield FrozenCluster(position, _described(scratch, received, tables), tables, files)
 
@@ -178,8 +179,8 @@ def major_of(path: Path) -> int:
         raise Unreadable(f"{path} is no data directory of PostgreSQL") from error
 
 
-def _tables(scratch: Scratch, stack: ExitStack, progress: Progress) -> dict[str, tuple[FrozenPg, str]]:
-    found: dict[str, tuple[FrozenPg, str]] = {}
+def _tables(scratch: Scratch, stack: ExitStack, progress: Progress) -> Tables:
+    found: Tables = {}
     for database, vectors in scratch.databases():
         if vectors:
             frozen = stack.enter_context(PgSource(scratch.address(database), Layout()).freeze(progress))
@@ -187,11 +188,11 @@ def _tables(scratch: Scratch, stack: ExitStack, progress: Progress) -> dict[str,
     return found
 
 
-def _collections(tables: dict[str, tuple[FrozenPg, str]]) -> tuple[Collection, ...]:
+def _collections(tables: Tables) -> tuple[Collection, ...]:
     return tuple(replace(frozen.description.collection(inner), name=name) for name, (frozen, inner) in tables.items())
 
 
-def _described(scratch: Scratch, received: Received, tables: dict[str, tuple[FrozenPg, str]]) -> Description:
+def _described(scratch: Scratch, received: Received, tables: Tables) -> Description:
     versions = {str(frozen.description.catalog["extension"]) for frozen, _ in tables.values()}
     catalog = {
         "system": received.system,

@@ -13,8 +13,8 @@ import psycopg
 from psycopg.pq import ExecStatus
 
 from strongroom.engines.pgvector.moment import lsn_number, lsn_text
-from strongroom.engines.pgvector.physical.place import Server
 from strongroom.engines.pgvector.pgoutput import EPOCH
+from strongroom.engines.pgvector.physical.place import Server
 from strongroom.engines.waiting import readable
 from strongroom.errors import Refused, Unreachable, Unreadable
 

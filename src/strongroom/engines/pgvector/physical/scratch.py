@@ -1,6 +1,6 @@
 """What does PostgreSQL make of a cluster's files? It is started on a private copy of them, and reaches the consistent point itself.
 
-The copy lies in a folder of the system user who runs the server (PostgreSQL refuses root), and is spoken to by a socket inside of it.
+The copy lies in a folder of the system user who runs the server (PostgreSQL refuses root), and spoken to by a socket in it.
 The cluster's own settings don't matter: nothing of it is sent, archived, vacuumed or loaded.
 """
 
@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import psycopg
 
 from strongroom.engines.pgvector.address import Address
 from strongroom.engines.pgvector.physical.programs import Programs, run
+from strongroom.engines.pgvector.physical.recovery import settings_of
 from strongroom.engines.staging import remove
 from strongroom.errors import EngineFailed
 
@@ -30,9 +31,19 @@ _USERS = ("postgres", "nobody")
 _PORT = 5432
 _SECONDS = 0.05
 _STOPPING_SECONDS = 60
-_NOT_COPIED = ("postgresql.auto.conf", "recovery.signal", "standby.signal", "postmaster.pid", "strongroom_wal", "strongroom.json")
+_NOT_COPIED = ("postgresql.auto.conf", "standby.signal", "postmaster.pid", "strongroom.json")
 _FOLDERS = (
-    *("pg_commit_ts", "pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans"),
+    *(
+        "pg_commit_ts",
+        "pg_dynshmem",
+        "pg_notify",
+        "pg_replslot",
+        "pg_serial",
+        "pg_snapshots",
+        "pg_stat",
+        "pg_stat_tmp",
+        "pg_subtrans",
+    ),
     *("pg_tblspc", "pg_twophase", "pg_multixact/members", "pg_multixact/offsets", "pg_logical/mappings"),
     *("pg_logical/snapshots", "pg_wal/archive_status", "pg_wal/summaries"),
 )
@@ -41,6 +52,7 @@ _SETTINGS = {
     "archive_mode": "off",
     "autovacuum": "off",
     "fsync": "off",
+    "hot_standby": "off",
     "listen_addresses": "''",
     "logging_collector": "off",
     "max_prepared_transactions": "1000",
@@ -92,12 +104,13 @@ class Scratch:
 
 @contextmanager
 def running(files: Path, programs: Programs) -> Iterator[Scratch]:
-    """A server over a copy of a data directory. Raises EngineFailed if it doesn't come up."""
+    """A server over a copy of a data directory, once it has gone on to the moment that it was told. Raises EngineFailed if it
+    doesn't come up."""
     place = Path(tempfile.mkdtemp(prefix="strongroom-pg-"))
     try:
         data, owner = place / "data", _owner()
         shutil.copytree(files, data, ignore=lambda folder, _: _NOT_COPIED if Path(folder) == files else ())
-        _prepare(place, data)
+        _prepare(place, data, settings_of(files))
         if owner is not None:
             _give(place, owner)
         user = _superuser(programs, data, owner)
@@ -112,11 +125,13 @@ def running(files: Path, programs: Programs) -> Iterator[Scratch]:
         remove(place)
 
 
-def _prepare(place: Path, data: Path) -> None:
+def _prepare(place: Path, data: Path, recovery: Mapping[str, str]) -> None:
     (place / "hba.conf").write_text("local all all trust\n")
     (place / "ident.conf").write_text("")
     own = {"hba_file": place / "hba.conf", "ident_file": place / "ident.conf", "unix_socket_directories": place}
-    lines = [f"{name} = {value}" for name, value in _SETTINGS.items()] + [f"{name} = '{value}'" for name, value in own.items()]
+    lines = [f"{name} = {value}" for name, value in {**_SETTINGS, **recovery}.items()] + [
+        f"{name} = '{value}'" for name, value in own.items()
+    ]
     (place / "server.conf").write_text("\n".join(lines) + "\n")
     (place / "log").touch()
     for folder in _FOLDERS:

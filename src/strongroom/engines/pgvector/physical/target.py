@@ -58,7 +58,7 @@ class ClusterStage(DirectoryStage):
         self._root.mkdir(mode=0o700, exist_ok=True)
 
     def adopt(self, description: Description, selection: Selection) -> None:
-        """Folders that have no file are made, nobody else may read it, and pg_verifybackup looks at it. Raises VerificationFailed."""
+        """Make folders that have no file, shut others out, and have pg_verifybackup look at it. Raises VerificationFailed."""
         for folder in description.catalog["folders"]:
             self.artifact_path(f"{folder}/x")
         for folder, folders, files in os.walk(self._root):
