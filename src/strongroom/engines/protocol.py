@@ -241,7 +241,7 @@ class Recovering(Protocol):
 
     def recover(self, description: Description, log: Iterable[Change], until: Until) -> str:
         """Give the engine the log after the snapshot that `description` is of, and tell it how far to go; no more of `log` is
-        read than that needs. Gives a line that says what it was given. Raises Damaged, or Refused if the log can't lead to the moment."""
+        read than that needs. Gives a line that says what was given. Raises Damaged, or Refused if it can't lead to the moment."""
 
 
 @runtime_checkable
