@@ -263,6 +263,30 @@ def test_rows_go_into_another_engine(cluster: Cluster, room: Strongroom, tmp_pat
         assert connection.execute("SELECT count(*) FROM still").fetchone() == (700,)
 
 
+def test_only_what_changed_is_sent(cluster: Cluster, room: Strongroom, tmp_path: Path) -> None:
+    keep = tmp_path / "keep"
+    url = f"{cluster.url}?keep={keep}"
+
+    def sent() -> str:
+        record = room.backup(url).snapshot.manifest
+        return next(one.note for one in record.ledger if one.item == "incremental base backup")
+
+    assert "none of before" in sent()
+    cluster.ask("INSERT INTO busy (v) VALUES ('[7,7,7]'); UPDATE still SET v = v WHERE id = 5; CHECKPOINT")
+    pages = (cluster.postgres.data / cluster.file("links")).read_bytes()
+    least = int(sent().split()[0].replace(",", ""))
+    assert least < room.snapshots()[-1].manifest.source_bytes - (8 << 20)
+    room.restore("latest", place(tmp_path / "data"))
+    assert (tmp_path / "data" / cluster.file("links")).read_bytes() == pages
+    with cluster.postgres.restored(tmp_path / "data") as server:
+        assert cluster.ask("SELECT count(*) FROM busy", server) == (2,)
+        assert cluster.ask(NEAREST, server) == cluster.ask(NEAREST)
+    file = keep / "base" / cluster.file("links")
+    file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+    assert "another checksum" in sent()
+    assert "bytes were sent" in sent()
+
+
 # -- moments -------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 place.py         URLs                                             replication.py   the protocol by which files and log are sent
 received.py      a base backup, and is it what was sent?          programs.py      which server programs are on this machine?
+kept.py          the one before, so that only changes are sent
 scratch.py       a server over a copy of the files                frozen.py        sources and frozen state
 target.py        the directory that is restored                   feed.py          the log, as it comes
 records.py       what stands in the log, record by record         recovery.py      how PostgreSQL is told to go on to a moment

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from strongroom.engines.pgvector.address import Layout
 from strongroom.engines.pgvector.frozen import FrozenPg, PgSource
 from strongroom.engines.pgvector.physical.feed import KIND, Mark
+from strongroom.engines.pgvector.physical.kept import whole
 from strongroom.engines.pgvector.physical.place import Directory, Server
 from strongroom.engines.pgvector.physical.programs import programs_of
-from strongroom.engines.pgvector.physical.received import Received, receive
+from strongroom.engines.pgvector.physical.received import Received
 from strongroom.engines.pgvector.physical.replication import Replication
 from strongroom.engines.pgvector.physical.scratch import Scratch, running
 from strongroom.errors import EngineFailed, NotFound, SourceChanged, Unreadable
@@ -123,7 +124,7 @@ class ServerSource:
         probe.close()
         programs = programs_of(probe.version // 10_000)
         with tempfile.TemporaryDirectory(prefix="strongroom-base-") as place, ExitStack() as stack:
-            received = receive(self._server, Path(place), progress)
+            received = stack.enter_context(whole(self._server, Path(place), programs, progress))
             scratch = stack.enter_context(running(received.path, programs))
             tables = _tables(scratch, stack, progress)
             position = Position(KIND, str(Mark(received.stop, received.system, received.timeline)))
@@ -215,6 +216,8 @@ def _ledger(scratch: Scratch, received: Received) -> Iterator[LedgerItem]:
     names = ", ".join(name for name, _ in scratch.databases())
     yield LedgerItem("all databases with all that is in them, roles and grants", held, names)
     yield LedgerItem("files against the server's manifest", held, "length and SHA-256 of each are as it says")
+    if received.incremental:
+        yield LedgerItem("incremental base backup", held, received.incremental)
     try:
         why = scratch.examine()
         yield LedgerItem("tables and B-trees, looked at by pg_amcheck", missing if why else held, why)

@@ -1,6 +1,7 @@
 """What does a URL name: a server whose cluster is copied, or the directory that such a copy is or becomes?
 
-pgvector+physical://user@host:port      a server, spoken to by its replication protocol
+pgvector+physical://user@host:port      a server, spoken to by its replication protocol. With ?keep=/srv/base the last base backup
+                                        stays in that folder, and only blocks that changed since are read and sent (17 and later)
 pgvector+physical:///srv/pgdata         a data directory. With ?only=DATABASE/TABLE, as often as wanted, no other tables are shown
 """
 
@@ -18,11 +19,13 @@ _FORM = f"write {SCHEME}://user@host:5432 for a server, {SCHEME}:///srv/pgdata f
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An empty host or user is libpq's own choice; passwords come from its variables and files."""
+    """An empty host or user is libpq's own choice; passwords come from its variables and files. `keep` is where the last base
+    backup stays."""
 
     host: str
     port: int | None
     user: str
+    keep: Path | None = None
 
     @property
     def shown(self) -> str:
@@ -49,11 +52,13 @@ def parse(url: str) -> Server | Directory:
             "a password doesn't belong into a URL, where others can see it",
             hint="give it in PGPASSWORD, in the file that PGPASSFILE names, or by PGSERVICE",
         )
-    if parts.fragment or options.keys() - {"only"} or (parts.netloc and options):
+    known = {"keep"} if parts.netloc else {"only"}
+    if parts.fragment or options.keys() - known or len(options.get("keep", ())) > 1:
         raise WrongRequest(f"{url!r} says more than a cluster's URL can", hint=_FORM)
     path = unquote(parts.path)
     if parts.netloc and path in ("", "/"):
-        return Server(unquote(parts.hostname or ""), port, unquote(parts.username or ""))
+        keep = Path(options["keep"][0]).absolute() if "keep" in options else None
+        return Server(unquote(parts.hostname or ""), port, unquote(parts.username or ""), keep)
     if not parts.netloc and path not in ("", "/"):
         return Directory(Path(path).absolute(), tuple(options.get("only", ())))
     raise WrongRequest(
