@@ -102,14 +102,17 @@ class Postgres:
         """The data directory."""
         return self._home / "data"
 
-    def promote(self) -> None:
-        """Start again as a standby of nobody, and promote it: another timeline begins."""
+    def stand_by(self) -> None:
+        """Start again as a standby of nobody."""
         assert self._server is not None
         self._server.send_signal(signal.SIGINT)
         self._server.wait(PATIENCE_SECONDS)
         (self.data / "standby.signal").touch()
         self._own(self.data / "standby.signal")
         self._serve(self.data)
+
+    def promote(self) -> None:
+        """Another timeline begins."""
         with self.connect("postgres") as connection:
             assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -253,6 +254,23 @@ def test_tablespaces_are_refused(cluster: Cluster, room: Strongroom) -> None:
         connection.execute("DROP TABLESPACE elsewhere")
 
 
+def test_a_killed_backup_leaves_nothing_running(cluster: Cluster, room: Strongroom, tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        environs = {"TMPDIR": folder, programs.VARIABLE: str(cluster.postgres.programs)}
+        command = [COMMAND, "backup", cluster.url, "--repo", str(tmp_path / "repo")]
+        process = subprocess.Popen(command, env={**environment(), **environs}, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (found := list(Path(folder).glob("strongroom-pg-*/.s.PGSQL.*.lock"))):
+            pass
+        number = int(found[0].read_text().split()[0])
+        process.kill()
+        process.wait()
+        while Path(f"/proc/{number}/fd").exists() and (Path(f"/proc/{number}/cmdline").read_text()):
+            pass
+    assert not room.snapshots()
+    assert not room.backup(cluster.url).not_captured
+
+
 def test_rows_go_into_another_engine(cluster: Cluster, room: Strongroom, tmp_path: Path) -> None:
     room.backup(cluster.url)
     target = cluster.postgres.database()
@@ -325,6 +343,8 @@ def test_a_moment_is_what_the_server_had_then(cluster: Cluster, room: Strongroom
     assert not (tmp_path / "no").exists()
     with pytest.raises(Refused, match="only pgvector"):
         room.restore("latest", f"chroma://{tmp_path / 'no'}", at=lsn)
+    with pytest.raises(WrongRequest, match="nothing of it can be left out"):
+        room.restore("latest", place(tmp_path / "no"), undo="batch")
     assert not room.verify(level=Level.DATA).findings
 
 
@@ -378,6 +398,9 @@ def test_the_journal_goes_on_over_a_promotion(cluster: Cluster, room: Strongroom
     cluster.ask("INSERT INTO busy (v) VALUES ('[7,7,7]')")
     (_, before) = cluster.moment()
     cluster.ask("INSERT INTO busy (v) VALUES ('[8,8,8]')")
+    cluster.postgres.stand_by()
+    with pytest.raises(Refused, match="standby"):
+        room.backup(cluster.url)
     cluster.postgres.promote()
     cluster.ask("INSERT INTO busy (v) VALUES ('[9,9,9]')")
     (time, _) = cluster.moment()

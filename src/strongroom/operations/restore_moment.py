@@ -89,7 +89,10 @@ def plan_moment(repository: Repository, at: str, source: str | None = None, only
             f"no snapshot lies before {iso(moment.time)} in this part of the journal{_because(moment.span)}", hint=_ADVICE
         )
     plan = plan_from(repository, moment, base, read)
-    return replace(plan, until=_until(repository, at)) if moment.span.head.kind in LOGS else plan
+    if moment.span.head.kind not in LOGS:
+        return plan
+    until = _until(repository, at)
+    return replace(plan, until=until, time=plan.time if until.time is None else until.text)
 
 
 def _until(repository: Repository, at: str) -> Until:

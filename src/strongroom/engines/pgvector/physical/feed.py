@@ -189,11 +189,10 @@ class WalFeed:
     def _start(self) -> Replication:
         stream = Replication(self._server)
         try:
-            stream.start(self._slot, self._mark.place, self._mark.timeline)
+            stream.start(self._slot, self._mark.place, self._mark.timeline, self._kept)
         except BaseException:
             stream.close()
             raise
-        stream.keep(self._kept)
         self._stream = stream
         return stream
 
@@ -217,7 +216,7 @@ class WalFeed:
         history = str(self._asking.ask(f"TIMELINE_HISTORY {switch.timeline}")[0][1]).encode()
         self._mark = replace(self._mark, timeline=switch.timeline)
         rows.append(_Row(self._mark, time.time_ns() // 1000, switch.place, b"", history))
-        self._stream.start(self._slot, switch.place, switch.timeline)
+        self._stream.start(self._slot, switch.place, switch.timeline, self._kept)
 
     def _leave(self) -> None:
         if self._stream is not None:

@@ -49,7 +49,7 @@ def prepare(root: Path, base: Mapping[str, Json], log: Iterable[Change], until: 
     file.write_text(
         "\n".join([*kept, f"# {until.text}, restored by Strongroom; {LOG_FOLDER}/ may go once it is there", *lines, ""])
     )
-    (root / SIGNAL).touch()
+    (root / SIGNAL).touch(0o600)
     where = f"up to {until.text}" if reached else f"to its end, {lsn_text(laying.end)}, which is {until.text}"
     return f"{laying.files} files of the log laid; PostgreSQL's recovery goes on {where}, on timeline {timeline}"
 
@@ -93,6 +93,8 @@ class Laying:
             return False
         finally:
             self._close()
+            for file in self.folder.iterdir():
+                file.chmod(0o600)
 
     def _write(self, place: int, content: bytes) -> None:
         """The pieces end where files end."""

@@ -150,13 +150,13 @@ class Replication:
 
     # -- the log ---------------------------------------------------------------------------------------------------------------
 
-    def start(self, slot: str, place: int, timeline: int) -> None:
-        """Have the log sent from `place` on. Raises Unreadable."""
+    def start(self, slot: str, place: int, timeline: int, kept: int) -> None:
+        """Have the log sent from `place` on, of which all up to `kept` is kept elsewhere. Raises Unreadable."""
         self._pg.send_query(f'START_REPLICATION SLOT "{slot}" PHYSICAL {lsn_text(place)} TIMELINE {timeline}'.encode())
         result = self._next_result()
         if result is None or result.status != ExecStatus.COPY_BOTH:
             raise self.complaint(result)
-        self._kept = max(self._kept, place)
+        self._kept = kept
 
     def next(self, seconds: float) -> Wal | Alive | Switch | None:
         """What comes next, None if nothing does for so long. Raises psycopg.OperationalError if the server is gone or refuses."""

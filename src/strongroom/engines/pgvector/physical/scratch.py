@@ -6,12 +6,14 @@ The cluster's own settings don't matter: nothing of it is sent, archived, vacuum
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +29,7 @@ from strongroom.engines.pgvector.physical.recovery import settings_of
 from strongroom.engines.staging import remove
 from strongroom.errors import EngineFailed
 
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 _USERS = ("postgres", "nobody")
 _PORT = 5432
 _SECONDS = 0.05
@@ -179,8 +182,18 @@ def _superuser(programs: Programs, data: Path, owner: pwd.struct_passwd | None) 
 def _start(programs: Programs, place: Path, data: Path, owner: pwd.struct_passwd | None) -> subprocess.Popen[bytes]:
     with (place / "log").open("ab") as log:
         return subprocess.Popen(
-            _command(programs, data), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **_as(owner)
+            _command(programs, data),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_end_with_us if sys.platform == "linux" else None,
+            **_as(owner),
         )
+
+
+def _end_with_us() -> None:
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGQUIT)
 
 
 def _wait(process: subprocess.Popen[bytes], scratch: Scratch, log: Path) -> None:

@@ -14,7 +14,7 @@ from strongroom.engines.pgvector.physical.place import Directory
 from strongroom.engines.pgvector.physical.programs import programs_of, run
 from strongroom.engines.staged_directory import DirectoryStage, DirectoryTarget
 from strongroom.engines.staging import sync_tree
-from strongroom.errors import EngineFailed, VerificationFailed, WrongRequest
+from strongroom.errors import EngineFailed, Refused, VerificationFailed, WrongRequest
 from strongroom.model import Collection, Description, Fidelity, Selection, Until
 
 _NO_ROWS = "rows can't be loaded into a data directory: it is made of a cluster's own files, by a server of the same major version"
@@ -87,6 +87,12 @@ class ClusterStage(DirectoryStage):
     def seal(self) -> None:
         """Make everything durable."""
         sync_tree(self._root)
+
+    def publish(self, receipt: bytes, *, overwrite: bool) -> None:
+        """As that of other directories. Raises Refused if a server runs on the old one."""
+        if (self._target / "postmaster.pid").exists():
+            raise Refused(f"a server runs on {self._target}, or was killed on it", hint="stop it, or restore to another place")
+        super().publish(receipt, overwrite=overwrite)
 
     def source(self) -> DirectorySource:
         """The staged directory, to be read."""
