@@ -33,6 +33,7 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
 _USERS = ("postgres", "nobody")
 _PORT = 5432
 _SECONDS = 0.05
+_EVENT_TRIGGERS = 17  # from here on some run when somebody connects, and can be turned off
 _STOPPING_SECONDS = 60
 _NOT_COPIED = ("postgresql.auto.conf", "standby.signal", "postmaster.pid", "strongroom.json")
 _FOLDERS = (
@@ -113,7 +114,7 @@ def running(files: Path, programs: Programs) -> Iterator[Scratch]:
     try:
         data, owner = place / "data", _owner()
         shutil.copytree(files, data, ignore=lambda folder, _: _NOT_COPIED if Path(folder) == files else ())
-        _prepare(place, data, settings_of(files))
+        _prepare(place, data, programs.major, settings_of(files))
         if owner is not None:
             _give(place, owner)
         user = _superuser(programs, data, owner)
@@ -128,11 +129,12 @@ def running(files: Path, programs: Programs) -> Iterator[Scratch]:
         remove(place)
 
 
-def _prepare(place: Path, data: Path, recovery: Mapping[str, str]) -> None:
+def _prepare(place: Path, data: Path, major: int, recovery: Mapping[str, str]) -> None:
+    newer = {"event_triggers": "off"} if major >= _EVENT_TRIGGERS else {}
     (place / "hba.conf").write_text("local all all trust\n")
     (place / "ident.conf").write_text("")
     own = {"hba_file": place / "hba.conf", "ident_file": place / "ident.conf", "unix_socket_directories": place}
-    lines = [f"{name} = {value}" for name, value in {**_SETTINGS, **recovery}.items()] + [
+    lines = [f"{name} = {value}" for name, value in {**_SETTINGS, **newer, **recovery}.items()] + [
         f"{name} = '{value}'" for name, value in own.items()
     ]
     (place / "server.conf").write_text("\n".join(lines) + "\n")
