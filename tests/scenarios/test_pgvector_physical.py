@@ -17,13 +17,16 @@ from postgres import Postgres, Restored, programs_of
 
 from strongroom.engines.pgvector.moment import lsn_number
 from strongroom.engines.pgvector.physical import feed, programs, received
+from strongroom.engines.pgvector.physical.place import Server
 from strongroom.engines.pgvector.physical.records import Records
-from strongroom.errors import NotFound, Refused, SourceChanged, StrongroomError, Unreadable, WrongRequest
+from strongroom.errors import Gap, NotFound, Refused, SourceChanged, StrongroomError, Unreadable, WrongRequest
+from strongroom.journal.spans import spans
 from strongroom.journal.stream import read_chain, read_changes, streams
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Status
 from strongroom.operations.follow import FollowOptions
 from strongroom.operations.verify import Level
+from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
 
 ONCE = FollowOptions(once=True, probes=4)
@@ -184,9 +187,6 @@ def test_what_is_there_already_costs_next_to_nothing(either: Cluster, room: Stro
 
 
 def test_what_arrives_is_held_against_the_manifest(cluster: Cluster, tmp_path: Path) -> None:
-    from strongroom.engines.pgvector.physical.place import Server
-    from strongroom.progress import SILENT
-
     tmp_path = tmp_path / "base"
     tmp_path.mkdir()
     came = received.receive(Server("127.0.0.1", cluster.postgres.port, "postgres"), tmp_path, SILENT)
@@ -314,7 +314,9 @@ def test_a_moment_is_what_the_server_had_then(cluster: Cluster, room: Strongroom
     cluster.ask("INSERT INTO busy (v) VALUES ('[7,7,7]')")
     (time, _), rows = cluster.moment(), cluster.ask("SELECT count(*) FROM busy")
     cluster.ask("DELETE FROM busy; CREATE TABLE later (id int PRIMARY KEY, v vector(2)); INSERT INTO later VALUES (1, '[1,2]')")
-    (_, lsn) = cluster.moment()
+    with cluster.postgres.connect(cluster.name) as open_, open_.transaction():
+        open_.execute("INSERT INTO later VALUES (2, '[1,2]')")
+        (_, lsn) = cluster.moment()  # the next record is that of the commit
     cluster.ask("DROP TABLE later; UPDATE still SET v = '[0,0,0,0,0,0,0,0]'")
     room.follow(cluster.url, ONCE)
 
@@ -331,10 +333,17 @@ def test_a_moment_is_what_the_server_had_then(cluster: Cluster, room: Strongroom
         assert cluster.ask("SELECT to_regclass('later')", server) == (None,)
 
     def after(server: Restored) -> None:
+        with (
+            feed.following(Server("127.0.0.1", server.port, "postgres"), "x" * 32) as follower,
+            pytest.raises(Gap, match="history"),
+        ):
+            follower.resume(span.fronts[-1].head.ends)  # the log went another way from the moment on
         assert cluster.ask("SELECT count(*) FROM busy", server) == (0,)
         assert cluster.ask("SELECT count(*) FROM later", server) == (1,)
         assert cluster.ask("SELECT count(*) FROM still WHERE v <-> '[0,0,0,0,0,0,0,0]' = 0", server) == (0,)
 
+    ((stream, _),) = streams(room.repository).items()
+    (span,) = spans(read_chain(room.repository, stream))
     restored(time, before)
     restored(lsn, after)
     for at, kind in ((early[0], Refused), (early[1], StrongroomError), ("2200-01-01T00:00:00Z", Refused), ("F/0", NotFound)):
@@ -371,6 +380,34 @@ def test_records_are_those_that_pg_waldump_finds(cluster: Cluster, room: Strongr
 
 def _text(place: int) -> str:
     return f"{place >> 32:X}/{place & 0xFFFFFFFF:X}"
+
+
+def test_the_server_keeps_what_is_not_stored_yet(cluster: Cluster) -> None:
+    def kept() -> int:
+        (place,) = cluster.ask("SELECT restart_lsn::text FROM pg_replication_slots WHERE slot_name LIKE 'strongroom_wal_y%'")
+        return lsn_number(str(place))
+
+    def read(follower: feed.WalFeed) -> feed.Mark:
+        more = True
+        while more:
+            _, marks, more = follower.read()
+        return feed.Mark.parse(marks[""])
+
+    with feed.following(Server("127.0.0.1", cluster.postgres.port, "postgres"), "y" * 32) as follower:
+        begin = feed.Mark.parse(follower.begin()[""]).place
+        for _ in range(2):  # the second time after the stream was cut
+            cluster.ask("INSERT INTO busy (v) VALUES ('[7,7,7]')")
+            end = read(follower)
+            assert end.place > begin
+            assert kept() == begin
+            cluster.ask("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
+        cluster.ask("INSERT INTO busy (v) VALUES ('[7,7,7]')")
+        read(follower)
+        assert kept() == begin
+        follower.shipped({"": str(end)})
+        cluster.ask("INSERT INTO busy (v) VALUES ('[7,7,7]')")
+        read(follower)
+        assert kept() == end.place
 
 
 def test_a_follower_is_killed_and_nothing_is_lost(cluster: Cluster, room: Strongroom, tmp_path: Path) -> None:

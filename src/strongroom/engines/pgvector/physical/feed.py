@@ -54,6 +54,17 @@ class Mark:
         return f"{self.place}:{self.system}:{self.timeline}"
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch of the log from `place` on; `mark` is the place after it, `time` when it was sent (microseconds)."""
+
+    mark: Mark
+    time: int
+    place: int
+    content: bytes
+    history: bytes | None = None
+
+
 @contextmanager
 def following(server: Server, holder: str) -> Iterator[WalFeed]:
     """The feed of a cluster. Raises Unreadable or Unreachable."""
@@ -141,17 +152,17 @@ class WalFeed:
     def _gathered(self) -> tuple[list[Change], bool]:
         """What the server has flushed until now, or as much as fits; and whether there is more. Raises Gap, Unreadable or
         Unreachable."""
-        rows: list[_Row] = []
+        rows: list[Stretch] = []
         began = time.monotonic()
         while True:
             try:
                 more = self._fill(rows)
-                return _changes(rows), more
+                return changes_of(rows), more
             except (psycopg.OperationalError, Unreachable, Unreadable) as error:
                 self._leave()
                 said = " ".join(str(error).split())
                 if rows:  # what came is given first
-                    return _changes(rows), True
+                    return changes_of(rows), True
                 if any(words in said for words in _GONE):
                     raise Gap(
                         f"{self._server.shown} has not the log after {lsn_text(self._mark.place)} any more: {said}"
@@ -171,7 +182,7 @@ class WalFeed:
             if slot:
                 self._reserve()
 
-    def _fill(self, rows: list[_Row]) -> bool:
+    def _fill(self, rows: list[Stretch]) -> bool:
         goal, until = self._asking.identity().flushed, time.monotonic() + _READ_SECONDS
         size = 0
         while self._mark.place < goal:
@@ -196,7 +207,7 @@ class WalFeed:
         self._stream = stream
         return stream
 
-    def _take(self, wal: Wal, rows: list[_Row]) -> None:
+    def _take(self, wal: Wal, rows: list[Stretch]) -> None:
         """Add what was sent, cut where a file of the log ends."""
         if wal.place != self._mark.place:
             raise Gap(f"{self._server.shown} sent its log from {lsn_text(wal.place)} on, not from {lsn_text(self._mark.place)}")
@@ -206,16 +217,16 @@ class WalFeed:
             piece = wal.content[at : at + self._segment_bytes - place % self._segment_bytes]
             at += len(piece)
             self._mark = replace(self._mark, place=place + len(piece))
-            rows.append(_Row(self._mark, wal.time, place, piece))
+            rows.append(Stretch(self._mark, wal.time, place, piece))
 
-    def _switch(self, switch: Switch, rows: list[_Row]) -> None:
+    def _switch(self, switch: Switch, rows: list[Stretch]) -> None:
         """Another timeline goes on: its history says so, then its log is sent."""
         assert self._stream is not None  # noqa: S101 - it spoke
         if switch.place != self._mark.place:
             raise Gap(f"timeline {switch.timeline} began at {lsn_text(switch.place)}, not at {lsn_text(self._mark.place)}")
         history = str(self._asking.ask(f"TIMELINE_HISTORY {switch.timeline}")[0][1]).encode()
         self._mark = replace(self._mark, timeline=switch.timeline)
-        rows.append(_Row(self._mark, time.time_ns() // 1000, switch.place, b"", history))
+        rows.append(Stretch(self._mark, time.time_ns() // 1000, switch.place, b"", history))
         self._stream.start(self._slot, switch.place, switch.timeline, self._kept)
 
     def _leave(self) -> None:
@@ -224,18 +235,8 @@ class WalFeed:
         self._stream = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """`mark` is the place after it."""
-
-    mark: Mark
-    time: int
-    place: int
-    content: bytes
-    history: bytes | None = None
-
-
-def _changes(rows: list[_Row]) -> list[Change]:
+def changes_of(rows: Sequence[Stretch]) -> list[Change]:
+    """As the journal has them."""
     if not rows:
         return []
     columns = [
