@@ -185,6 +185,10 @@ class WalFeed:
     def _fill(self, rows: list[Stretch]) -> bool:
         goal, until = self._asking.identity().flushed, time.monotonic() + _READ_SECONDS
         size = 0
+        if goal < self._mark.place:
+            raise Gap(
+                f"{self._server.shown} has another history: its log ends at {lsn_text(goal)}, ours at {lsn_text(self._mark.place)}"
+            )
         while self._mark.place < goal:
             stream = self._stream or self._start()
             heard = stream.next(_ASK_SECONDS)
