@@ -30,6 +30,7 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/compaction.py
 	$(BIN)/python bench/many_snapshots.py
 	$(BIN)/python bench/change_feed.py
+	$(BIN)/python bench/engines.py
 	$(BIN)/python bench/capture.py
 	$(BIN)/python bench/capture_client.py
 	$(BIN)/python bench/journal.py

@@ -44,7 +44,7 @@ class Engine:
 
 def test_server(module: str) -> Any:
     """Servers are those of the tests."""
-    sys.path.append(str(Path(__file__).parent.parent / "tests" / "scenarios"))
+    sys.path.append(str(Path(__file__).parent.parent / "tests" / "servers"))
     return importlib.import_module(module)
 
 

@@ -6,20 +6,12 @@ Functions that open a database run in a fresh process each (`apart`): a reopened
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 SUMMARIES = Path(__file__).parents[3] / "shared" / "data" / "summaries-minilm.parquet"
-
-
-def apart(function, *arguments):
-    """Run one of the functions below in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def client(path, tenant="default_tenant", database="default_database"):

@@ -5,6 +5,8 @@ Each function runs in a process of its own (`apart`), so that a reopened databas
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS, DIMENSION = 600, 24
+ROWS, DIMENSION = (int(os.environ.get(name, usual)) for name, usual in (("RAW_ROWS", 600), ("RAW_DIMENSION", 24)))
 
 
 def vectors_of(start, count):
@@ -28,7 +30,12 @@ def queries(count=25):
     return vectors_of(987_654, count)
 
 
-def _texts(start, count):
+def row(vector, document, number):
+    """What of a row is compared: its vector bit for bit, text and number."""
+    return np.asarray(vector, np.float32).tobytes(), document, int(number)
+
+
+def texts(start, count):
     return [f"document {number} – ünïcode" for number in range(start, start + count)]
 
 
@@ -43,7 +50,7 @@ def chroma_make(path, start, count):
     collection.upsert(
         ids=[f"thing-{number}" for number in range(start, start + count)],
         embeddings=vectors_of(start, count),
-        documents=_texts(start, count),
+        documents=texts(start, count),
         metadatas=[{"number": number, "even": number % 2 == 0} for number in range(start, start + count)],
     )
     collection.query(query_embeddings=queries(1), n_results=1)
@@ -57,8 +64,8 @@ def chroma_read(path, name="things"):
         .get_collection(name, embedding_function=None)
         .get(include=["embeddings", "documents", "metadatas"])
     )
-    rows = zip(got["ids"], got["embeddings"], got["documents"], strict=True)
-    return {str(key): (np.asarray(vector, np.float32).tobytes(), document) for key, vector, document in rows}
+    rows = zip(got["ids"], got["embeddings"], got["documents"], got["metadatas"], strict=True)
+    return {str(key): row(vector, document, metadata["number"]) for key, vector, document, metadata in rows}
 
 
 def chroma_ask(path, name="things"):
@@ -82,7 +89,7 @@ def faiss_make(path, start, count):
         index, table = faiss.IndexHNSWFlat(DIMENSION, 16), None
     index.add(vectors_of(start, count))
     names = [f"thing-{number}" for number in range(start, start + count)]
-    more = pa.table({"id": names, "document": _texts(start, count), "number": list(range(start, start + count))})
+    more = pa.table({"id": names, "document": texts(start, count), "number": list(range(start, start + count))})
     faiss.write_index(index, path)
     pq.write_table(more if table is None else pa.concat_tables([table, more]), sidecar)
 
@@ -92,8 +99,12 @@ def faiss_read(path, name="things"):
 
     index, table = faiss.read_index(path), pq.read_table(Path(path).with_suffix(".parquet"))
     vectors = index.reconstruct_n(0, index.ntotal)
-    rows = zip(table["id"].to_pylist(), vectors, table["document"].to_pylist(), strict=True)
-    return {str(key): (vector.tobytes(), document) for key, vector, document in rows}
+    return _with_sidecar(table, vectors)
+
+
+def _with_sidecar(table, vectors):
+    rows = zip(table["id"].to_pylist(), vectors, table["document"].to_pylist(), table["number"].to_pylist(), strict=True)
+    return {str(key): row(*rest) for key, *rest in rows}
 
 
 def faiss_ask(path, name="things"):
@@ -109,7 +120,7 @@ def faiss_ask(path, name="things"):
 def _sidecar_too(path, start, count):
     sidecar = Path(path).with_suffix(".parquet")
     names = [f"thing-{number}" for number in range(start, start + count)]
-    more = pa.table({"id": names, "document": _texts(start, count), "number": list(range(start, start + count))})
+    more = pa.table({"id": names, "document": texts(start, count), "number": list(range(start, start + count))})
     pq.write_table(pa.concat_tables([pq.read_table(sidecar), more]) if sidecar.exists() else more, sidecar)
 
 
@@ -133,8 +144,7 @@ def hnswlib_read(path, name="things"):
     index, table = hnswlib.Index("l2", DIMENSION), pq.read_table(Path(path).with_suffix(".parquet"))
     index.load_index(path)
     vectors = index.get_items(np.arange(index.get_current_count()))
-    rows = zip(table["id"].to_pylist(), vectors, table["document"].to_pylist(), strict=True)
-    return {str(key): (np.asarray(vector, np.float32).tobytes(), document) for key, vector, document in rows}
+    return _with_sidecar(table, vectors)
 
 
 def hnswlib_ask(path, name="things"):
@@ -157,7 +167,7 @@ def lancedb_make(path, start, count):
         {
             "id": [f"thing-{number}" for number in range(start, start + count)],
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors_of(start, count).ravel()), DIMENSION),
-            "document": _texts(start, count),
+            "document": texts(start, count),
             "number": list(range(start, start + count)),
         }
     )
@@ -174,7 +184,7 @@ def lancedb_read(path, name="things"):
 
     table = lancedb.connect(path).open_table(name).to_arrow()
     vector = next(field.name for field in table.schema if pa.types.is_fixed_size_list(field.type))
-    return {str(row["id"]): (np.asarray(row[vector], np.float32).tobytes(), row["document"]) for row in table.to_pylist()}
+    return {str(one["id"]): row(one[vector], one["document"], one["number"]) for one in table.to_pylist()}
 
 
 def lancedb_ask(path, name="things"):
@@ -200,10 +210,10 @@ def edge_make(path, start, count):
             path, qdrant.EdgeConfig(vectors=vectors, optimizers=qdrant.EdgeOptimizersConfig(indexing_threshold=10))
         )
         shard.update(qdrant.UpdateOperation.create_field_index("number", qdrant.PayloadSchemaType.Integer))
-    texts, numbers = _texts(start, count), range(start, start + count)
+    numbers = range(start, start + count)
     points = [
         qdrant.Point(number, {"image": vector.tolist()}, {"document": text, "number": number})
-        for number, vector, text in zip(numbers, vectors_of(start, count), texts, strict=True)
+        for number, vector, text in zip(numbers, vectors_of(start, count), texts(start, count), strict=True)
     ]
     shard.update(qdrant.UpdateOperation.upsert_points(points))
     shard.optimize()
@@ -220,7 +230,7 @@ def edge_read(path, name="things"):
     for point in found:
         vector = next(iter(point.vector.values())) if isinstance(point.vector, dict) else point.vector
         payload = point.payload or {}
-        rows[payload.get("strongroom_id", str(point.id))] = (np.asarray(vector, np.float32).tobytes(), payload.get("document"))
+        rows[payload.get("strongroom_id", str(point.id))] = row(vector, payload.get("document"), payload["number"])
     shard.close()
     return rows
 
@@ -253,8 +263,7 @@ def usearch_read(path, name="things"):
 
     index, table = Index.restore(path), pq.read_table(Path(path).with_suffix(".parquet"))
     vectors = index.get(np.arange(len(index)))
-    rows = zip(table["id"].to_pylist(), vectors, table["document"].to_pylist(), strict=True)
-    return {str(key): (np.asarray(vector, np.float32).tobytes(), document) for key, vector, document in rows}
+    return _with_sidecar(table, vectors)
 
 
 def usearch_ask(path, name="things"):
@@ -266,13 +275,18 @@ def usearch_ask(path, name="things"):
 
 @dataclass(frozen=True)
 class Raw:
-    """An engine as its own users know it. `leaf` is the name of its file or directory."""
+    """An engine as its own users know it. `leaf` is the name of its file or directory; `exact`: its index comes back as it was;
+    `repeats`: it then gives the same answers."""
 
     name: str
     leaf: str
     make: Callable[..., Any]
     read: Callable[..., Any]
     ask: Callable[..., Any]
+    exact: bool = True
+    repeats: bool = True
+    one_collection: bool = False
+    """Called as its file or folder is."""
 
     def url(self, directory):
         return f"{self.name}://{directory / self.leaf}"
@@ -280,15 +294,27 @@ class Raw:
     def path(self, directory):
         return str(directory / self.leaf)
 
+    def renamed(self, directory):
+        """Where a copy with another name belongs, if the name is that of its file."""
+        return directory / f"other{Path(self.leaf).suffix}"
+
+    def nowhere(self, directory):
+        """The URL of a database that doesn't exist."""
+        return f"{self.name}://{directory / 'nowhere' / self.leaf}"
+
+    def remove(self, directory):
+        """The database is lost."""
+        shutil.rmtree(directory)
+
 
 RAW = {
     raw.name: raw
     for raw in (
         Raw("chroma", "db", chroma_make, chroma_read, chroma_ask),
-        Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask),
-        Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask),
+        Raw("faiss", "things.faiss", faiss_make, faiss_read, faiss_ask, one_collection=True),
+        Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask, one_collection=True),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
-        Raw("qdrant-edge", "things", edge_make, edge_read, edge_ask),
-        Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask),
+        Raw("qdrant-edge", "things", edge_make, edge_read, edge_ask, one_collection=True),
+        Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask, one_collection=True),
     )
 }

@@ -21,6 +21,7 @@ import chroma_fixture as raw
 import numpy as np
 import pyarrow as pa
 import pytest
+from processes import apart
 
 from strongroom.engines.chroma import Chroma
 from strongroom.engines.chroma.capture import _Copy, _try_lock, capture
@@ -35,7 +36,7 @@ REAL = "acme/prod/by-l2"
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory):
     path = tmp_path_factory.mktemp("chroma") / "db"
-    raw.apart(raw.seed, path)
+    apart(raw.seed, path)
     return path
 
 
@@ -44,7 +45,7 @@ def truth(seeded, tmp_path_factory):
     """What the raw client reads, from a copy: reading takes the tail of the log in."""
     copy = tmp_path_factory.mktemp("truth") / "db"
     shutil.copytree(seeded, copy)
-    return raw.apart(raw.contents, copy)
+    return apart(raw.contents, copy)
 
 
 @pytest.fixture
@@ -184,8 +185,8 @@ def test_artifacts_give_the_same_answers(seeded, tmp_path):
             assert (tmp_path / "copy" / artifact.path).read_bytes() == (seeded / artifact.path).read_bytes()
         shutil.copytree(tmp_path / "copy", tmp_path / "twin")
         answers = frozen.search(REAL, "embedding", queries(384), 10)
-    ids, distances = raw.apart(raw.answers, tmp_path / "copy", "by-l2", queries(384), 10, "acme", "prod")
-    again = raw.apart(raw.answers, tmp_path / "twin", "by-l2", queries(384), 10, "acme", "prod")
+    ids, distances = apart(raw.answers, tmp_path / "copy", "by-l2", queries(384), 10, "acme", "prod")
+    again = apart(raw.answers, tmp_path / "twin", "by-l2", queries(384), 10, "acme", "prod")
     assert (ids, distances) == again
     assert [list(found) for found in answers.ids] == ids
     assert [list(map(float, found)) for found in answers.distances] == distances
@@ -246,7 +247,7 @@ def check_copy(frozen, place, moment):
     """The installed files, opened by Chroma, hold the same state; what it finds is of that state too."""
     _, state = moment
     install(frozen, place)
-    content = raw.apart(raw.contents, place)["busy"]
+    content = apart(raw.contents, place)["busy"]
     assert {identity: metadata["generation"] for identity, (_, _, _, metadata) in content.items()} == state
     assert all(row[0].tobytes() == raw.vector_of(identity, state[identity]).tobytes() for identity, row in content.items())
     asked = sorted(state)[:60]
@@ -480,7 +481,7 @@ def test_adopt_drops_and_renames_and_keeps_answers(seeded, tmp_path):
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("SELECT count(DISTINCT segment_id) FROM embeddings").fetchone() == (2,)
         assert connection.execute("SELECT count(*) FROM databases").fetchone() == (2,)
-    ids, distances = raw.apart(raw.answers, target, "summaries", queries(384))
+    ids, distances = apart(raw.answers, target, "summaries", queries(384))
     assert ids == [list(found) for found in old.ids]
     assert distances == [list(map(float, found)) for found in old.distances]
     assert Chroma().target(f"chroma://{target}").receipt() == b"receipt"
@@ -499,7 +500,7 @@ def test_load_from_own_rows(seeded, truth, tmp_path):
             stage.load(description.collection(name), (block.live() for block in frozen.rows(name)))
         stage.seal()
         stage.publish(b"r", overwrite=False)
-    content = raw.apart(raw.contents, target)
+    content = apart(raw.contents, target)
     assert content.keys() == set(names)
     for identity, (vector, document, uri, metadata) in truth["by-l2"].items():
         mine = content["by-l2"][identity]
@@ -544,7 +545,7 @@ def test_load_of_another_engines_rows(tmp_path):
         stage.load(collection, [batch])
         stage.seal()
         stage.publish(b"", overwrite=False)
-    content = raw.apart(raw.contents, tmp_path / "new")["docs"]
+    content = apart(raw.contents, tmp_path / "new")["docs"]
     assert content["1"][3] == {"a": '{"b": 1}', "l": '[1, "x"]', "_chroma:document": "x", "price": 1.5, "bare": 1}
     assert content["2"][3] == {"bare": 2}
     assert content["3"][3] == {"big": "1180591620717411303424", "price": 2.0, "bare": 3}
@@ -598,5 +599,5 @@ def test_empty_snapshot_becomes_an_empty_database(tmp_path):
     with stage_of(tmp_path / "none") as stage:
         stage.seal()
         stage.publish(b"", overwrite=False)
-    assert raw.apart(raw.contents, tmp_path / "none") == {}
+    assert apart(raw.contents, tmp_path / "none") == {}
     assert Path(tmp_path / "none" / "strongroom.json").exists()

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from chroma_fixture import apart
-from raw_engines import RAW, ROWS
+from processes import apart
+from raw_engines import RAW as EMBEDDED
+from raw_engines import ROWS
+from raw_servers import RUNNING, SERVERS, scratches
 
 import strongroom
 from strongroom import engines
 from strongroom.engines.lancedb import target as lancedb_target
-from strongroom.errors import NotFound, Refused, StrongroomError, VerificationFailed, WrongRequest
+from strongroom.errors import NotFound, Refused, StrongroomError, Unreachable, VerificationFailed, WrongRequest
 from strongroom.model import Status
 from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
 
 CHEAP = Argon2Cost(1, 1, 64)
+RAW = {**EMBEDDED, **SERVERS}
 NAMES = tuple(RAW)
 NEXT = {one: NAMES[(place + 1) % len(NAMES)] for place, one in enumerate(NAMES)}
 OTHERS = [
@@ -45,6 +47,12 @@ class Backed:
     answers: tuple
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _servers_end():
+    yield
+    RUNNING.stop()
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def backed(request, tmp_path_factory):
     return _backed(request.param, tmp_path_factory)
@@ -66,24 +74,30 @@ def _backed(name, tmp_path_factory):
         snapshots.append(room.backup(raw.url(source), model="encoder@2", tags={"turn": str(start)}).snapshot)
         rows.append(apart(raw.read, raw.path(source)))
         answers.append(apart(raw.ask, raw.path(source)))
-    shutil.rmtree(source)
-    made = Backed(room, raw, raw.url(source), snapshots[0].id, snapshots[1].id, tuple(rows), tuple(answers))
+    url = raw.url(source)
+    raw.remove(source)
+    made = Backed(room, raw, url, snapshots[0].id, snapshots[1].id, tuple(rows), tuple(answers))
     _MADE[name] = made
     return made
 
 
-def test_both_moments_come_back_exactly(backed, tmp_path):
+def test_both_moments_come_back(backed, tmp_path):
+    """Exactly, or by rebuilding where a server gives no index out; then exactly is refused."""
+    raw = backed.raw
     for place, snapshot, rows, answers in (
         (tmp_path / "one", backed.first, backed.rows[0], backed.answers[0]),
         (tmp_path / "two", backed.second, backed.rows[1], backed.answers[1]),
     ):
         place.mkdir()
-        report = backed.room.restore(snapshot, backed.raw.url(place), require_exact=True)
-        assert report.plan.rung is strongroom.Rung.EXACT
-        assert any("bit for bit" in check for check in report.checks)
-        assert apart(backed.raw.read, backed.raw.path(place)) == rows
+        if not raw.exact:
+            with pytest.raises(Refused):
+                backed.room.restore(snapshot, raw.url(place), require_exact=True)
+        report = backed.room.restore(snapshot, raw.url(place), require_exact=raw.exact)
+        assert report.plan.rung is (strongroom.Rung.EXACT if raw.exact else strongroom.Rung.REBUILD)
+        assert any("bit for bit" in check for check in report.checks) or not raw.repeats
+        assert apart(raw.read, raw.path(place)) == rows
         assert len(rows) in (ROWS, ROWS + 100)
-        assert apart(backed.raw.ask, backed.raw.path(place)) == answers
+        assert apart(raw.ask, raw.path(place)) == answers or not raw.repeats
         assert not list(place.glob(".strongroom*")), "the stage is gone"
 
 
@@ -101,14 +115,17 @@ def test_the_manifest_says_what_there_is(backed):
         assert probe.count == 32
         assert probe.live
         assert probe.recall > 0.5
-        assert record.artifacts
+        assert bool(record.artifacts) is backed.raw.exact
         assert record.position.value
     assert backed.room.snapshot(backed.second).manifest.parents == (backed.first,)
     roots = {backed.room.snapshot(name).manifest.root for name in (backed.first, backed.second)}
     assert len(roots) == 2
 
 
-def test_all_levels_pass(backed, tmp_path):
+def test_all_levels_pass(backed, tmp_path, monkeypatch):
+    if backed.raw.name in SERVERS:
+        for name, value in scratches(tmp_path / "scratch").items():
+            monkeypatch.setenv(name, value)
     report = backed.room.verify(level=strongroom.Level.ANSWERS, scratch=tmp_path)
     assert report.findings == ()
     assert report.looked_at["rows"] == 2 * ROWS + 100
@@ -124,7 +141,7 @@ def test_a_rebuild_has_the_same_rows(backed, tmp_path):
 
 
 @pytest.mark.parametrize(("origin", "target"), OTHERS)
-def test_rows_go_into_another_engine(origin, target, tmp_path, tmp_path_factory):
+def test_rows_go_into_another_engine_and_back(origin, target, tmp_path, tmp_path_factory):
     made = _backed(origin, tmp_path_factory)
     raw = RAW[target]
     plan = made.room.plan_restore(made.second, raw.url(tmp_path))
@@ -134,8 +151,15 @@ def test_rows_go_into_another_engine(origin, target, tmp_path, tmp_path_factory)
         made.room.restore(made.second, raw.url(tmp_path), require_exact=True)
     assert not list(tmp_path.iterdir()), "a refused restore leaves nothing"
     report = made.room.restore(made.second, raw.url(tmp_path))
+    assert report.plan.losses == plan.losses
     assert apart(raw.read, raw.path(tmp_path)) == made.rows[1]
     assert min(report.recall.values()) > 0.5
+    there = strongroom.init(str(tmp_path / "repository"), password="x", cost=CHEAP)
+    there.backup(raw.url(tmp_path))
+    home = tmp_path / "home"
+    home.mkdir()
+    there.restore("latest", made.raw.url(home))
+    assert apart(made.raw.read, made.raw.path(home)) == made.rows[1]
 
 
 def test_an_engine_that_alters_documents_is_found_out(tmp_path, tmp_path_factory, monkeypatch):
@@ -157,8 +181,9 @@ def test_an_engine_that_alters_documents_is_found_out(tmp_path, tmp_path_factory
 
 
 def test_a_plan_touches_nothing(backed, tmp_path):
+    rung = strongroom.Rung.EXACT if backed.raw.exact else strongroom.Rung.REBUILD
     plan = backed.room.plan_restore(backed.first, backed.raw.url(tmp_path / "new"))
-    assert (plan.rows, plan.rung, plan.occupied) == (ROWS, strongroom.Rung.EXACT, ())
+    assert (plan.rows, plan.rung, plan.occupied) == (ROWS, rung, ())
     assert plan.bytes > 0
     assert plan.cost
     assert not list(tmp_path.iterdir())
@@ -172,7 +197,7 @@ def test_nothing_is_overwritten_unless_asked(backed, tmp_path):
     assert apart(backed.raw.read, path) == backed.rows[0]
     backed.room.restore(backed.second, url, overwrite=True)
     assert apart(backed.raw.read, path) == backed.rows[1]
-    assert apart(backed.raw.ask, path) == backed.answers[1]
+    assert apart(backed.raw.ask, path) == backed.answers[1] or not backed.raw.repeats
     assert not list(tmp_path.glob(".strongroom*"))
 
 
@@ -192,32 +217,27 @@ def test_a_changed_target_is_not_taken_for_the_restored_one(backed, tmp_path):
 
 
 def test_a_collection_may_be_chosen_and_renamed(backed, tmp_path):
-    if backed.raw.name in (
-        "faiss",
-        "hnswlib",
-        "qdrant-edge",
-        "usearch",
-    ):  # one collection, which is called as its file or folder is
-        other = tmp_path / f"other{Path(backed.raw.leaf).suffix}"
+    if backed.raw.one_collection:
+        other = backed.raw.renamed(tmp_path)
         backed.room.restore(backed.first, f"{backed.raw.name}://{other}", collections=["things"])
         assert apart(backed.raw.read, str(other)) == backed.rows[0]
         return
     backed.room.restore(backed.first, backed.raw.url(tmp_path), collections=["things"], renames={"things": "copies"})
     path = backed.raw.path(tmp_path)
     assert apart(backed.raw.read, path, "copies") == backed.rows[0]
-    assert apart(backed.raw.ask, path, "copies") == backed.answers[0]
+    assert apart(backed.raw.ask, path, "copies") == backed.answers[0] or not backed.raw.repeats
 
 
 def test_what_isnt_there_is_said(backed, tmp_path):
     engine = engines.find(backed.raw.name)
-    with pytest.raises(NotFound), engine.source(backed.url).freeze(SILENT):
+    with pytest.raises((NotFound, Unreachable)), engine.source(backed.url).freeze(SILENT):
         pass
     with pytest.raises(NotFound, match="nothing-of-that-name"):
         backed.room.restore(backed.first, backed.raw.url(tmp_path), collections=["nothing-of-that-name"])
     with pytest.raises(WrongRequest):
         engines.source_of(f"{backed.raw.name}:")
     with pytest.raises(StrongroomError):
-        backed.room.backup(f"{backed.raw.name}://{tmp_path / 'nowhere' / backed.raw.leaf}")
+        backed.room.backup(backed.raw.nowhere(tmp_path))
     assert len(backed.room.snapshots()) == 2
 
 

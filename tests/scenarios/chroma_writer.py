@@ -1,14 +1,7 @@
-"""Writes to a real Chroma database in a process of its own, since a journal can't be followed from a process that uses chromadb.
-
-python chroma_writer.py DIRECTORY write STEPS.json      does what the steps say
-python chroma_writer.py DIRECTORY read FILE.json        all rows of all collections
-"""
+"""How is a Chroma database written and read? In a process of its own: no journal can be followed from one that uses chromadb."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,11 +40,3 @@ def read(directory: str) -> dict[str, Any]:
         values = [(np.asarray(vector, np.float32).tolist(), document, payload) for vector, document, payload in parts]
         found[one.name] = dict(zip(rows["ids"], values, strict=True))
     return found
-
-
-if __name__ == "__main__":
-    where, what, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    if what == "write":
-        write(where, json.loads(file.read_text()))
-    else:
-        file.write_text(json.dumps(read(where)))

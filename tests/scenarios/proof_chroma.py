@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,7 +71,8 @@ class Chroma:
         """What Chroma reads when it opens the files as they are: what a process that writes from several threads has in memory was
         once seen to lack an update of a vector that its log and its later self have."""
         with tempfile.TemporaryDirectory() as folder:
-            copy = shutil.copytree(self._place, Path(folder) / "db")
+            copy = Path(folder) / "db"
+            subprocess.run([sys.executable, "-c", _COPYING, str(self._place), str(copy)], check=True)
             command = [sys.executable, str(Path(__file__).with_name("proof_reader.py")), "chroma", str(copy)]
             found: dict[str, dict[str, Any]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
             return found
@@ -86,6 +86,14 @@ class Chroma:
             prints = [[_print(vector), document, json.dumps(notes, sort_keys=True)] for vector, document, notes in rows]
             found[collection.name] = dict(zip(got["ids"], prints, strict=True))
         return found
+
+
+_COPYING = """import sqlite3, subprocess, sys
+with sqlite3.connect(f"{sys.argv[1]}/chroma.sqlite3", timeout=60) as connection:
+    connection.execute("BEGIN IMMEDIATE")
+    subprocess.run(["cp", "-r", *sys.argv[1:]], check=True)
+    connection.rollback()"""
+"""Under the lock, since a follower writes, too, and by processes of their own: whoever closes a file lets all its locks go."""
 
 
 def _print(vector: Any) -> str:

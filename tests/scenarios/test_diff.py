@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import strongroom as command
+from processes import apart
 
 import strongroom
 from strongroom.errors import Damaged, NotFound, WrongRequest
@@ -26,11 +25,6 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def vectors(seed, count):
     return np.random.default_rng(seed).standard_normal((count, DIMENSION)).astype(np.float32)
-
-
-def apart(function, *arguments):
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 class Watched:

@@ -25,6 +25,8 @@ from typing import Any
 
 import pytest
 from commands import COMMAND, PASSWORD
+from processes import apart
+from proof_reader import read
 
 from strongroom.errors import Refused
 from strongroom.library import Strongroom, init_repository
@@ -158,10 +160,7 @@ class Proof:
 
 
 def told_by(engine: str, place: str | Path) -> dict[str, dict[str, Any]]:
-    run = subprocess.run([sys.executable, str(HERE / "proof_reader.py"), engine, str(place)], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
-    found: dict[str, dict[str, Any]] = json.loads(run.stdout)
-    return found
+    return apart(read, engine, str(place))
 
 
 def differences(expected: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> list[str]:

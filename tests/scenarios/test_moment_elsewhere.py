@@ -26,7 +26,8 @@ def rows_of(url: str) -> dict[str, Row]:
             names_ = batch.schema.names
             vector = next(one for one in ("vector", "embedding") if one in names_)
             for row in batch.to_pylist():
-                payload = json.loads(row["payload"]) if row.get("payload") else None
+                kept = {one: row[one] for one in row.keys() - {"id", vector, "document", "uri", "payload"} if row[one] is not None}
+                payload = {**kept, **json.loads(row.get("payload") or "{}")} or None
                 found[row["id"]] = (np.asarray(row[vector], np.float32).tolist(), row.get("document"), payload)
     return found
 

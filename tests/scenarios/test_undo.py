@@ -3,22 +3,20 @@ that never saw the batch."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import chroma_writer
 import numpy as np
 import pytest
 from commands import PASSWORD, Ended, strongroom
+from processes import apart
 
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.repository import Argon2Cost
 
-WRITER = Path(__file__).with_name("chroma_writer.py")
 DIMENSION, ROWS = 8, 400
 
 Row = tuple[list[float], str | None, dict[str, Any] | None]
@@ -52,18 +50,14 @@ class World:
         return self.draw.standard_normal((count, DIMENSION)).astype(np.float32).tolist()
 
     def write(self, *steps: dict[str, Any], good: bool = True) -> None:
-        (self.folder / "steps.json").write_text(json.dumps(steps))
-        subprocess.run([sys.executable, WRITER, self.folder / "db", "write", self.folder / "steps.json"], check=True, timeout=120)
+        apart(chroma_writer.write, str(self.folder / "db"), list(steps))
         if good:
             for step in steps:
                 tell(self.model, step)
         self.follow()
 
     def read(self, name: str) -> dict[str, Row]:
-        file = self.folder / "rows.json"
-        subprocess.run([sys.executable, WRITER, self.folder / name, "read", file], check=True, timeout=120)
-        found: dict[str, Row] = {one: (row[0], row[1], row[2]) for one, row in json.loads(file.read_text())["docs"].items()}
-        return found
+        return dict(apart(chroma_writer.read, str(self.folder / name))["docs"])
 
 
 def tell(model: dict[str, Row], step: dict[str, Any]) -> None:

@@ -278,6 +278,14 @@ class Target(Protocol):
 
 
 @runtime_checkable
+class Columnar(Protocol):
+    """A `Target` that keeps what belongs to a row in columns rather than in one object."""
+
+    @property
+    def columnar(self) -> bool: ...
+
+
+@runtime_checkable
 class LearnsDimension(Protocol):
     """A `Target` that takes a collection from another engine of which nobody knows how long its vectors will be: it holds none."""
 

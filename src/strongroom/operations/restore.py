@@ -218,7 +218,7 @@ class _Restore:
     def _overlaid(self, stage: Stage, state: RestoreState, moment: MomentPlan) -> dict[str, str]:
         """Load the rows of the moment. Gives the roots of the collections."""
         parts = (self._repository, self._snapshot, moment, self._options.selection, self._fingerprinter, self._progress)
-        loading = OverlayLoading(*parts)
+        loading = OverlayLoading(*parts, same_engine=self._same_engine)
         roots, lines = loading.run(stage, engines.target_of(self._plan.target), state)
         self._checks += lines
         self._recall |= loading.recall
@@ -266,15 +266,13 @@ class _Restore:
         """Load the rows, read them back, measure the new index's recall. Gives the roots of the collections."""
         selection = self._options.selection
         target = engines.target_of(self._plan.target)
-        same_engine = engines.engine_of(self._plan.target).name == self._snapshot.manifest.engine
-        loading = RowsLoading(
-            self._repository, self._snapshot, self._fingerprinter, self._scratch, self._progress, same_engine=same_engine
-        )
+        parts = self._repository, self._snapshot, self._fingerprinter, self._scratch, self._progress
+        loading = RowsLoading(*parts, same_engine=self._same_engine)
         chosen = chosen_collections(self._snapshot, selection)
         for collection in chosen:
             if collection.name not in state.loaded:
                 named = replace(collection.catalog, name=selection.target_name(collection.name))
-                state.add_loaded(collection.name, loading.load(stage, collection, named, target.fidelity(named)))
+                state.add_loaded(collection.name, loading.load(stage, target, collection, named))
         stage.seal()
         roots = {}
         with stage.source().freeze(self._progress) as frozen:
@@ -286,6 +284,10 @@ class _Restore:
             if self._options.replay:
                 self._measure_recall(frozen)
         return roots
+
+    @property
+    def _same_engine(self) -> bool:
+        return engines.engine_of(self._plan.target).name == self._snapshot.manifest.engine
 
     def _scratch(self, place: Path, collection: str) -> Source:
         """The rows live in the engine's own files: restore these exactly, inside the stage, to read them there."""

@@ -23,7 +23,7 @@ from strongroom.model import Collection, Fidelity, Selection
 from strongroom.operations.processor import reproducible
 from strongroom.operations.replay import actual_name, ask
 from strongroom.operations.restore_moment import MomentPlan, changes_before, changes_of
-from strongroom.operations.restore_rows import SAMPLE, core_rows, same_directions, vectors_by_id
+from strongroom.operations.restore_rows import SAMPLE, core_rows, reshaping_for, same_directions, vectors_by_id
 from strongroom.operations.restore_state import RestoreState
 from strongroom.operations.snapshot_rows import snapshot_rows
 from strongroom.progress import Progress
@@ -55,6 +55,7 @@ class OverlayLoading:
     selection: Selection
     fingerprinter: Fingerprinter
     progress: Progress
+    same_engine: bool
     recall: dict[str, float] = field(default_factory=dict)
     _finals: dict[str, _Final] = field(default_factory=dict)
     _searches: dict[str, list[tuple[str, Probes, ExactSearch]]] = field(default_factory=dict)
@@ -159,17 +160,19 @@ class OverlayLoading:
         """Load one collection as `named`. Gives the roots of what was sent."""
         sent, core = RowsRoot(self.fingerprinter), RowsRoot(self.fingerprinter)
         fidelity = target.fidelity(named)
+        shape = None if self.same_engine else reshaping_for(target, named, self._rows(overlay, scratch, final))
         searches = self._searches[named.name] = [self._search(named, probe) for probe in final.probes]
         self.progress.begin(f"rows of {named.name}", None, "rows")
 
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in self._rows(overlay, scratch, final):
-                sent.add(batch)
+                shaped = shape(batch) if shape else batch
+                sent.add(shaped)
                 core.add(core_rows(batch, fidelity))
                 for _, _, search in searches:
                     search.add(batch, np.arange(sent.count - batch.num_rows, sent.count, dtype=np.uint32))
                 self.progress.advance(batch.num_rows)
-                yield batch
+                yield shaped
 
         first = next(self._rows(overlay, scratch, final), None)
         objections = target.objections(named, first.schema) if first is not None else ()

@@ -11,12 +11,13 @@ import pyarrow as pa
 from blake3 import blake3
 
 from strongroom import engines
-from strongroom.engines.protocol import Engine, LearnsDimension, Target
+from strongroom.engines.protocol import Columnar, Engine, LearnsDimension, Target
 from strongroom.errors import NotFound, Refused, WrongRequest
 from strongroom.journal.marks import LOGS, SCAN
 from strongroom.model import ROLE, Role, Selection
 from strongroom.operations.consistency import has_rows_alone
 from strongroom.operations.restore_moment import MomentPlan, PlannedMoment
+from strongroom.snapshots.fingerprints import role_of
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredArtifact, StoredCollection
 
@@ -185,7 +186,12 @@ def _losses(target: Target, chosen: Sequence[StoredCollection], selection: Selec
             raise WrongRequest(f"{collection.name} can't be loaded there: {objections[0]}", hint=hint)
         if collection.schema:
             losses.update(dict.fromkeys(target.losses(named, schema)))
+            if rung == Rung.CONVERT and isinstance(target, Columnar) and any(role_of(one) is Role.PAYLOAD for one in schema):
+                losses[_UNFOLDED] = None
     return tuple(losses)
+
+
+_UNFOLDED = "keys of the payload become columns where all their values are of one plain type; what else there is stays in it"
 
 
 def _empty_schema(collection: StoredCollection) -> pa.Schema:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.protocol import Frozen, Source, Stage
-from strongroom.errors import Damaged, VerificationFailed
+from strongroom.engines.protocol import Columnar, Frozen, Source, Stage, Target
+from strongroom.errors import Damaged, VerificationFailed, WrongRequest
 from strongroom.model import Collection, Fidelity, Role, RowBlock
 from strongroom.operations.consistency import contradiction_of
 from strongroom.operations.prefetch import ahead
 from strongroom.operations.processor import reproducible
 from strongroom.operations.replay import actual_name
+from strongroom.operations.reshaping import Reshaping, reshaping
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot, role_of, row_key
@@ -44,25 +46,32 @@ class RowsLoading:
     open_scratch: OpenScratch
     progress: Progress
     same_engine: bool
-    """Then all columns must come back, and not only those that every engine has."""
+    """Then all columns must come back, and not only those that every engine has; rows keep their shape."""
 
-    def load(self, stage: Stage, collection: StoredCollection, named: Collection, fidelity: Fidelity) -> dict[str, Any]:
-        """Load one collection as `named`. Gives the roots of what was sent. Raises Damaged if that isn't what was signed for."""
+    def load(self, stage: Stage, target: Target, collection: StoredCollection, named: Collection) -> dict[str, Any]:
+        """Load one collection as `named`. Gives the roots of what was sent. Raises Damaged if that isn't what was signed for,
+        WrongRequest if the target can't hold it."""
         problem = contradiction_of(collection, self.snapshot.manifest.rows_plane)
         if problem:
             raise Damaged(f"collection {collection.name}", problem)
-        sent, core = RowsRoot(self.fingerprinter), RowsRoot(self.fingerprinter)
+        stored, core = RowsRoot(self.fingerprinter), RowsRoot(self.fingerprinter)
+        shape = None if self.same_engine else self._reshaping(stage, target, collection, named)
+        sent = RowsRoot(self.fingerprinter) if shape else stored
+        fidelity = target.fidelity(named)
         self.progress.begin(f"rows of {named.name}", collection.count, "rows")
 
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in self._rows(stage, collection):
-                sent.add(batch)
+                stored.add(batch)
                 core.add(core_rows(batch, fidelity, every_column=self.same_engine))
+                shaped = shape(batch) if shape else batch
+                if shape:
+                    sent.add(shaped)
                 self.progress.advance(batch.num_rows)
-                yield batch
+                yield shaped
 
         stage.load(named, batches())
-        if reproducible(self.snapshot.manifest, collection) and sent.digest() != collection.rows_root:
+        if reproducible(self.snapshot.manifest, collection) and stored.digest() != collection.rows_root:
             raise Damaged(f"rows of {collection.name}", "they are not the rows that the manifest was signed for")
         return {"sent": sent.digest(), "core": core.digest(), "rows": sent.count}
 
@@ -90,6 +99,10 @@ class RowsLoading:
         }[fidelity]
         return whole.digest(), f"{name}: {core.count:,} rows read back, {kept}, other columns as the plan says"
 
+    def _reshaping(self, stage: Stage, target: Target, collection: StoredCollection, named: Collection) -> Reshaping | None:
+        self.progress.begin(f"payloads of {named.name}", collection.count, "rows")
+        return reshaping_for(target, named, counted(self._rows(stage, collection), self.progress))
+
     def _rows(self, stage: Stage, collection: StoredCollection) -> Iterator[pa.RecordBatch]:
         if self.snapshot.manifest.rows_plane == "segments":
             if collection.schema:
@@ -109,6 +122,26 @@ class RowsLoading:
             if len(sample) >= SAMPLE:
                 break
         return sample
+
+
+def counted(batches: Iterable[pa.RecordBatch], progress: Progress) -> Iterator[pa.RecordBatch]:
+    """The same batches, their rows told to `progress`."""
+    for batch in batches:
+        progress.advance(batch.num_rows)
+        yield batch
+
+
+def reshaping_for(target: Target, named: Collection, batches: Iterator[pa.RecordBatch]) -> Reshaping | None:
+    """How all these rows of another engine are shaped for the target. Raises WrongRequest if it can't hold them then."""
+    first = next(batches, None)
+    if first is None:
+        return None
+    columnar = isinstance(target, Columnar) and target.columnar
+    shape = reshaping(first.schema, chain([first], batches), columnar=columnar)
+    objections = target.objections(named, shape.schema) if shape else ()
+    if objections:
+        raise WrongRequest(f"{named.name} can't be loaded there: {objections[0]}", hint="restore to another engine")
+    return shape
 
 
 def stored_rows(repository: Repository, collection: StoredCollection, spill: Path | None = None) -> Iterator[RowBlock]:

@@ -16,6 +16,7 @@ class IndexTarget:
     """What all index files have in common. `beside` are files that belong to the index, other than a sidecar."""
 
     holds_one = True
+    columnar = True
 
     def __init__(self, path: Path, engine_version: str, beside: Sequence[Path] = ()) -> None:
         self._path = path

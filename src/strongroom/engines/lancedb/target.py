@@ -38,6 +38,7 @@ class LanceTarget:
     """A LanceDB directory, to be written. Tables that a restore doesn't name are never touched."""
 
     holds_one = False
+    columnar = True
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -205,7 +206,7 @@ def _losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:
             yield f"without an index LanceDB doesn't know that field {each.name!r} is measured by {each.metric}"
     for column in schema:
         if role_of(column) is Role.PAYLOAD:
-            yield f"the payload becomes one text column {column.name!r} of JSON"
+            yield f"what stays in the payload is one text column {column.name!r} of JSON"
         if role_of(column) is Role.ID and not from_lance(collection):
             yield f"LanceDB doesn't enforce that ids ({column.name!r}) are unique"
     if from_lance(collection):

@@ -45,6 +45,7 @@ class PgTarget:
     """A database to restore to. Tables that a restore doesn't name are never touched."""
 
     holds_one = False
+    columnar = True
 
     def __init__(self, address: Address) -> None:
         self._address = address

@@ -57,9 +57,15 @@ def embeddings(vectors: npt.NDArray[np.float32], *, coded: bool) -> Sequence[Jso
 
 def creation_of(catalog: Mapping[str, Json], hnsw: Mapping[str, Json]) -> dict[str, Json]:
     """With what a collection is made that is like this one: of Chroma by its own schema (configuration, where it has none) and
-    metadata, else by the index's parameters."""
+    metadata without `later_metadata`, else by the index's parameters."""
     if "schema_str" not in catalog:
         return {"configuration": {"hnsw": dict(hnsw)}}
     schema, configured = catalog["schema_str"], catalog.get("configuration")
     body = {"schema": json.loads(schema)} if schema else {"configuration": configured or {"hnsw": dict(hnsw)}}
-    return {**body, "metadata": dict(catalog["metadata"])} if catalog.get("metadata") else body
+    metadata = {key: value for key, value in (catalog.get("metadata") or {}).items() if key not in later_metadata(catalog)}
+    return {**body, "metadata": metadata} if metadata else body
+
+
+def later_metadata(catalog: Mapping[str, Json]) -> Sequence[str]:
+    """Keys that a server takes for a configuration, and refuses beside a schema, which says the same: given once it is made."""
+    return [key for key in catalog.get("metadata") or {} if key.startswith("hnsw:")] if catalog.get("schema_str") else []

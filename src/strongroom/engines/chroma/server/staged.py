@@ -11,7 +11,7 @@ from pathlib import Path
 from strongroom.engines.chroma.catalog import Address
 from strongroom.engines.chroma.creation import hnsw_of
 from strongroom.engines.chroma.server import listing
-from strongroom.engines.chroma.server.bodies import creation_of
+from strongroom.engines.chroma.server.bodies import creation_of, later_metadata
 from strongroom.engines.chroma.server.connection import Server
 from strongroom.engines.chroma.server.place import STAGED
 from strongroom.engines.staging import write_durably
@@ -57,6 +57,8 @@ class StagedCollections:
         self._remove(address.database, name)
         where = self._server.collections(address.database)
         made = self._server.ask("POST", *where, name=name, **creation_of(collection.catalog, hnsw_of(collection)))
+        if later_metadata(collection.catalog):
+            self._server.ask("PUT", *where, str(made["id"]), new_metadata=dict(collection.catalog["metadata"]))
         staged = Staged(str(made["id"]), address.database, name, address.name)
         self._note({**present, identity: staged})
         return staged

@@ -1,0 +1,139 @@
+"""What shape do rows of one engine get for another one? What belongs to a row stands in columns or in one object, its payload.
+
+Where the target has columns, a key of the payload becomes one if all its values are of one plain type (bool, int64, float64, text)
+and none is null; whatever else there is stays in the payload. Where the source has no document, the text that is called so becomes
+it. So rows that went from columns into payloads get their columns back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from strongroom.model import ROLE, Json, Role
+from strongroom.snapshots.fingerprints import role_of
+
+DOCUMENTS = ("document", "text", "content")
+"""What documents are called, the first choice first."""
+PAYLOAD = "payload"
+MOST_COLUMNS = 500
+"""So many keys become columns; of a payload with more than that none does."""
+_NAME = re.compile(r"[^\W_][\w -]*")
+_NAME_BYTES = 63
+_RESERVED = ("id", "uri", PAYLOAD, "vector", "ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
+"""Names that mean something else to an engine with columns: they stay in the payload, as those do that are no plain words."""
+_INT64 = range(-(1 << 63), 1 << 63)
+_TYPES: Mapping[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.utf8()}
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaping:
+    """Of rows of one schema into rows of `schema`. `source` is the column with the payload, '' if there is none."""
+
+    source: str
+    keys: Mapping[str, pa.DataType]
+    schema: pa.Schema
+
+    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        payloads = [json.loads(text) if text else None for text in batch.column(self.source).to_pylist()] if self.source else []
+        taken = {key: pa.array([one.pop(key, None) if one else None for one in payloads], kind) for key, kind in self.keys.items()}
+        columns = []
+        for one in self.schema:
+            if one.name in taken:
+                columns.append(taken[one.name])
+            elif one.name == self.source:
+                columns.append(pa.array([_canonical(payload) for payload in payloads], one.type))
+            else:
+                columns.append(batch.column(one.name))
+        return pa.record_batch(columns, schema=self.schema)
+
+
+@dataclass
+class _Payloads:
+    """What the payloads of all rows have in common."""
+
+    objects: bool = True
+    kinds: dict[str, type | None] = field(default_factory=dict)
+
+    def add(self, texts: Iterable[str | None]) -> None:
+        for text in texts:
+            if text and self.objects:
+                found = _object(text)
+                self.objects = found is not None
+                for key, value in (found or {}).items():
+                    kind = _kind(value)
+                    if len(self.kinds) <= MOST_COLUMNS or key in self.kinds:
+                        self.kinds[key] = kind if self.kinds.get(key, kind) is kind else None
+
+    def columns(self, taken: Sequence[str]) -> dict[str, pa.DataType]:
+        """Keys that may be columns beside those of the names `taken`, whose names differ by more than their case."""
+        if not self.objects or len(self.kinds) > MOST_COLUMNS:
+            return {}
+        alike = Counter(name.casefold() for name in (*taken, *_RESERVED, *self.kinds))
+        found = {key: _TYPES[kind] for key, kind in sorted(self.kinds.items()) if kind is not None and _is_name(key)}
+        return {key: kind for key, kind in found.items() if alike[key.casefold()] == 1}
+
+
+def reshaping(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, columnar: bool) -> Reshaping | None:
+    """How rows of `schema` become those of a target that has columns, or hasn't; None if they stay as they are. `batches` are all
+    rows: payloads are read once to see what they hold."""
+    roles = {one.name: role_of(one) or Role.COLUMN for one in schema}
+    documents = [name for name in DOCUMENTS if _is_text(schema, name) and roles[name] is Role.COLUMN]
+    has_document = Role.DOCUMENT in roles.values()
+    said = {} if has_document else dict.fromkeys(documents[:1], Role.DOCUMENT)
+    source = next((name for name, role in roles.items() if role is Role.PAYLOAD), "")
+    candidate = source or (PAYLOAD if _is_text(schema, PAYLOAD) and roles[PAYLOAD] is Role.COLUMN else "")
+    payloads = _Payloads()
+    if candidate and (columnar or not source or not (has_document or said)):
+        for batch in batches:
+            payloads.add(batch.column(candidate).to_pylist())
+    if not payloads.objects or not payloads.kinds:
+        return _of_roles(schema, said)
+    found = payloads.columns(schema.names)
+    document = next((name for name in DOCUMENTS if found.get(name) == pa.utf8()), "") if not has_document and not said else ""
+    keys = {key: kind for key, kind in found.items() if columnar or key == document}
+    left = payloads.kinds.keys() - keys.keys()
+    kept = [_with_role(one, (said | {candidate: Role.PAYLOAD}).get(one.name)) for one in schema if one.name != candidate or left]
+    new = [_with_role(pa.field(key, kind), Role.DOCUMENT if key == document else Role.COLUMN) for key, kind in keys.items()]
+    shaped = pa.schema([*kept, *new])
+    return None if shaped.equals(pa.schema(list(schema)), check_metadata=True) else Reshaping(candidate, keys, shaped)
+
+
+def _of_roles(schema: pa.Schema, said: Mapping[str, Role]) -> Reshaping | None:
+    return Reshaping("", {}, pa.schema([_with_role(one, said.get(one.name)) for one in schema])) if said else None
+
+
+def _with_role(column: pa.Field, role: Role | None) -> pa.Field:
+    return column.with_metadata({**(column.metadata or {}), ROLE: role.encode()}) if role else column
+
+
+def _is_text(schema: pa.Schema, name: str) -> bool:
+    return name in schema.names and schema.field(name).type in (pa.string(), pa.large_string())
+
+
+def _is_name(key: str) -> bool:
+    return _NAME.fullmatch(key) is not None and len(key.encode()) <= _NAME_BYTES and not key.startswith("strongroom")
+
+
+def _object(text: str) -> dict[str, Json] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _kind(value: Any) -> type | None:
+    if type(value) is int and value not in _INT64:
+        return None
+    return type(value) if type(value) in _TYPES else None
+
+
+def _canonical(payload: dict[str, Json] | None) -> str | None:
+    return json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if payload else None
