@@ -40,11 +40,12 @@ HOMES = {
     "chromadb": ("engines/chroma/", "cli/demo/database.py"),  # the demo has a user of its own, who knows no adapter
     "faiss": ("engines/faiss/",),
     "hnswlib": ("engines/hnswlib/",),
-    "httpx": ("engines/chroma/server/",),
+    "httpx": ("engines/chroma/server/", "engines/qdrant/server/"),
     "lancedb": ("engines/lancedb/",),
     "lance": ("engines/lancedb/",),
     "psycopg": ("engines/pgvector/",),
-    "qdrant_edge": ("engines/qdrant_edge/",),
+    "qdrant_client": ("engines/qdrant/server/",),
+    "qdrant_edge": ("engines/qdrant/edge/",),
     "redis": ("engines/redis/",),
     "usearch": ("engines/usearch/",),
     "orjson": ("engines/chroma/server/",),
@@ -123,7 +124,7 @@ def test_imports_point_downward() -> None:
 
 def test_no_engine_knows_another() -> None:
     folders = {PATHS[module].split("/")[1] for module in PATHS if re.match("engines/.*/", PATHS[module])}
-    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", "oplog", "pgvector", "qdrant_edge", "redis", "usearch"}
+    assert folders == {"chroma", "faiss", "hnswlib", "indexfile", "lancedb", "oplog", "pgvector", "qdrant", "redis", "usearch"}
     engines = folders - {"indexfile", "oplog"}  # what engines have in common: it knows none of them either
     for module, tree in TREES.items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines

@@ -57,7 +57,13 @@ class AlreadyExists(StrongroomError):
 
 
 class Unreachable(StrongroomError):
-    """The store or engine didn't answer; retrying later may help."""
+    """The store or engine didn't answer; retrying later may help. `busy` if it said that it can't now, `after` so many seconds
+    if it said when."""
+
+    def __init__(self, message: str, *, hint: str | None = None, busy: bool = False, after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.busy = busy
+        self.after = after
 
     default_hint = "check the network and the store, then run the same command again: finished work is not repeated"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,45 @@ def edge_ask(path, name="things"):
     return [[point.id for point in points] for points in found], [[point.score for point in points] for points in found]
 
 
+# -- the local mode of Qdrant's client -------------------------------------------------------------------------------------
+
+
+def _qdrant(path):
+    from qdrant_client import QdrantClient
+
+    return closing(QdrantClient(path=path))
+
+
+def qdrant_make(path, start, count):
+    from qdrant_client import models
+
+    with _qdrant(path) as client:
+        if not client.collection_exists("things"):
+            client.create_collection("things", models.VectorParams(size=DIMENSION, distance=models.Distance.EUCLID))
+        numbers = zip(range(start, start + count), vectors_of(start, count), texts(start, count), strict=True)
+        points = [
+            models.PointStruct(id=i, vector=one.tolist(), payload={"document": text, "number": i}) for i, one, text in numbers
+        ]
+        client.upsert("things", points)
+
+
+def qdrant_read(path, name="things"):
+    with _qdrant(path) as client:
+        found, _ = client.scroll(name, limit=9 * ROWS, with_vectors=True)
+    rows = {}
+    for point in found:
+        vector = next(iter(point.vector.values())) if isinstance(point.vector, dict) else point.vector
+        key = point.payload.get("strongroom_id", str(point.id))
+        rows[key] = row(vector, point.payload["document"], point.payload["number"])
+    return rows
+
+
+def qdrant_ask(path, name="things"):
+    with _qdrant(path) as client:
+        found = [client.query_points(name, query.tolist(), limit=10).points for query in queries()]
+    return [[point.id for point in points] for points in found], [[point.score for point in points] for points in found]
+
+
 # -- USearch ---------------------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +355,7 @@ RAW = {
         Raw("hnswlib", "things.bin", hnswlib_make, hnswlib_read, hnswlib_ask, one_collection=True),
         Raw("lancedb", "db", lancedb_make, lancedb_read, lancedb_ask),
         Raw("qdrant-edge", "things", edge_make, edge_read, edge_ask, one_collection=True),
+        Raw("qdrant-local", "db", qdrant_make, qdrant_read, qdrant_ask, exact=False, repeats=False),
         Raw("usearch", "things.usearch", usearch_make, usearch_read, usearch_ask, one_collection=True),
     )
 }

@@ -24,9 +24,14 @@ from strongroom.repository import Argon2Cost
 CHEAP = Argon2Cost(1, 1, 64)
 RAW = {**EMBEDDED, **SERVERS}
 NAMES = tuple(RAW)
-NEXT = {one: NAMES[(place + 1) % len(NAMES)] for place, one in enumerate(NAMES)}
+SLOW = ("qdrant-local",)
+"""It waits for the disk at each point: for make soak."""
+QUICK = tuple(one for one in NAMES if one not in SLOW)
+NEXT = {one: QUICK[(place + 1) % len(QUICK)] for place, one in enumerate(QUICK)}
 OTHERS = [
-    pytest.param(one, other, id=f"{one}-{other}", marks=() if other == NEXT[one] or one == NEXT[other] else pytest.mark.soak)
+    pytest.param(
+        one, other, id=f"{one}-{other}", marks=() if other == NEXT.get(one) or one == NEXT.get(other) else pytest.mark.soak
+    )
     for one in NAMES
     for other in NAMES
     if one != other
@@ -53,7 +58,7 @@ def _servers_end():
     RUNNING.stop()
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[*QUICK, *(pytest.param(one, marks=pytest.mark.soak) for one in SLOW)])
 def backed(request, tmp_path_factory):
     return _backed(request.param, tmp_path_factory)
 

@@ -16,7 +16,7 @@ import pytest
 import qdrant_edge as qdrant
 
 import strongroom
-from strongroom.engines.qdrant_edge.conversion import point_id, row_id
+from strongroom.engines.qdrant.conversion import point_id, row_id
 from strongroom.errors import Locked, NotFound, Unreadable
 from strongroom.model import Status
 from strongroom.repository import Argon2Cost

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
+import time
 from typing import Any
 
 import psycopg
 
 DIMENSION, IDS = 8, 2_000
 TABLES = ("notes", "people")
+_OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'proof %'
+  AND application_name <> current_setting('application_name')"""
 
 
 class Pgvector:
@@ -22,7 +26,7 @@ class Pgvector:
     @property
     def connection(self) -> psycopg.Connection:
         if not hasattr(self._own, "connection"):
-            self._own.connection = psycopg.connect(self._url, autocommit=True)
+            self._own.connection = psycopg.connect(self._url, autocommit=True, application_name=f"proof {os.getpid()}")
         found: psycopg.Connection = self._own.connection
         return found
 
@@ -69,6 +73,8 @@ class Pgvector:
         return 3
 
     def read(self) -> dict[str, dict[str, Any]]:
+        while self.connection.execute(_OTHERS).fetchone() != (0,):  # what a killed writer asked for last may still go on
+            time.sleep(0.01)
         with self.connection.transaction():
             self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             return {

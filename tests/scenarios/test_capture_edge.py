@@ -23,9 +23,9 @@ from commands import PASSWORD
 from strongroom import capture, engines
 from strongroom.engines.changes import ACT, BATCH, MARK, TIME, Act, RowChanges
 from strongroom.engines.oplog.gate import pause
-from strongroom.engines.qdrant_edge.conversion import batch_of, point_id
-from strongroom.engines.qdrant_edge.live import LiveShard
-from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder
+from strongroom.engines.qdrant.conversion import batch_of, point_id
+from strongroom.engines.qdrant.edge.live import LiveShard
+from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder
 from strongroom.errors import Gap, Locked, NotFound, Refused, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.follow import FollowOptions
@@ -213,7 +213,7 @@ CHILD = """
     sys.path.insert(0, {here!r})
     from test_capture_edge import captured, point, qdrant
     from strongroom.engines.oplog.calls import CallRecorder
-    from strongroom.engines.qdrant_edge.live import CapturedShard, LiveShard
+    from strongroom.engines.qdrant.edge.live import CapturedShard, LiveShard
 
     tell = LiveShard.tell
     def dies(*_):

@@ -13,7 +13,7 @@ import pytest
 from chroma_server import HOME, Server
 from tls_front import Front
 
-from strongroom.engines.chroma.server import moment
+from strongroom.engines import agreement
 from strongroom.engines.chroma.server.cutover import CutOver
 from strongroom.engines.chroma.server.loading import Loading
 from strongroom.engines.chroma.server.stage import ServerStage
@@ -230,11 +230,11 @@ def test_writers_meanwhile(source: Server, target: Server, room: Strongroom, mon
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        monkeypatch.setattr(moment, "PATIENCE", 0.5)
+        monkeypatch.setattr(agreement, "PATIENCE", 0.5)
         with pytest.raises(SourceChanged):
             room.backup(source.url)
         assert not room.snapshots()
-        monkeypatch.setattr(moment, "PATIENCE", 60.0)
+        monkeypatch.setattr(agreement, "PATIENCE", 60.0)
         threading.Timer(0.5, pause.set).start()
         snapshot = room.backup(source.url).snapshot
     finally:

@@ -86,6 +86,7 @@ def backup(
 
     tags = _pairs(tag or [], "--tag")
     room = _open(repo, key_file, load)
+    _say_experimental(source)
     with _progress(quiet) as progress:
         report = room.backup(source, model=model, tags=tags, probes=probes, reread=reread, progress=progress)
     from strongroom.cli import render
@@ -313,6 +314,16 @@ def _may_ask() -> bool:
 
 def _ask(question: str, *, confirm: bool = False) -> str:
     return str(typer.prompt(question, hide_input=True, confirmation_prompt="The same again" if confirm else False, err=True))
+
+
+def _say_experimental(url: str) -> None:
+    """On standard error, whatever else is shown."""
+    from strongroom import engines
+    from strongroom.cli import render
+
+    engine = engines.engine_of(url)
+    if engines.is_experimental(engine):
+        render.show_problem(f"{engine.name} is experimental: it has never met a real server (docs/ENGINES.md says what was tested)")
 
 
 def _say(json: bool, value: Any, show: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _pairs, _progress, _say, app
+from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _pairs, _progress, _say, _say_experimental, app
 from strongroom.errors import WrongRequest
 
 
@@ -49,6 +49,7 @@ def restore(
     renames = _pairs(rename or [], "--rename")
     with nullcontext() if dry_run else engines.prepared(place):
         room = _open(repo, key_file, lambda: (import_module("strongroom.operations.restore"), engines.target_of(place)))
+        _say_experimental(place)
         from strongroom.cli import render
         from strongroom.operations.restore_plan import Rung
 

@@ -40,6 +40,11 @@ def engine_of(url: str) -> Engine:
     return find(scheme)
 
 
+def is_experimental(engine: Engine) -> bool:
+    """Has it never run against a real one of its engine?"""
+    return bool(getattr(engine, "experimental", False))
+
+
 def prepared(url: str) -> AbstractContextManager[None]:
     """While this is open the engine's own library is loaded in a child process, for the first who asks an index. Raises
     WrongRequest."""

@@ -294,7 +294,8 @@ class LearnsDimension(Protocol):
 
 
 class Engine(Protocol):
-    """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme."""
+    """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme. One that has an attribute
+    `experimental` that is true has never met what it is for: see `engines.is_experimental`."""
 
     @property
     def name(self) -> str: ...

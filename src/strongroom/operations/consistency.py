@@ -14,8 +14,8 @@ ROWS_PLANES = ("segments", "artifacts")
 
 
 def has_rows_alone(record: Manifest) -> bool:
-    """Does the engine give no files out, and does the snapshot say so?"""
-    return any(one.item == INDEX_FILES and one.status is Status.NOT_OFFERED for one in record.ledger)
+    """Are there no files of the engine's, and does the snapshot say so?"""
+    return any(one.item == INDEX_FILES and one.status is not Status.CAPTURED for one in record.ledger)
 
 
 def contradictions(record: Manifest) -> Iterator[tuple[str, str]]:

@@ -249,7 +249,7 @@ class _Restore:
         roots = {
             selection.target_name(one.name): one.rows_root if reproducible(self._snapshot.manifest, one) else "" for one in chosen
         }
-        if not selection.everything:
+        if not selection.everything or engines.is_experimental(engines.engine_of(self._plan.target)):
             with stage.source().freeze(SILENT) as frozen:
                 self._compare_roots(frozen, roots)
             if self._options.replay:

@@ -151,7 +151,7 @@ def _best_rung(snapshot: Snapshot, engine: Engine) -> tuple[Rung, tuple[str, ...
     if engine.name != manifest.engine:
         return Rung.CONVERT, (f"the snapshot is of {manifest.engine}, the target is {engine.name}",)
     if has_rows_alone(manifest):
-        return Rung.REBUILD, (f"{engine.name} gives no files of its indexes out: they are built again",)
+        return Rung.REBUILD, (f"the snapshot has no files of {engine.name}'s indexes: they are built again",)
     if not engine.compatible(manifest.engine_version):
         installed = engine.version()
         return Rung.REBUILD, (f"files of {engine.name} {manifest.engine_version} are not for the installed {installed}",)

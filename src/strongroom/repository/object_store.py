@@ -14,7 +14,8 @@ import obstore
 from obstore import exceptions as foreign
 from obstore.store import MemoryStore, S3Store, from_url
 
-from strongroom.errors import AlreadyExists, NotFound, StoreDenied, StoreFull, StrongroomError, Unreachable, WrongRequest
+from strongroom.errors import AlreadyExists, NotFound, StoreDenied, StoreFull, StrongroomError, Unreachable
+from strongroom.repository.patience import retry_seconds
 from strongroom.repository.store import Listed
 
 SCHEMES = ("memory", "s3", "s3a", "gs", "az", "azure")
@@ -32,7 +33,7 @@ def open_objects(location: str) -> Objects:
 
 
 def _cloud(location: str, scheme: str, bucket: str, prefix: str) -> Any:
-    seconds = _retry_seconds()
+    seconds = retry_seconds()
     retries: Any = {"max_retries": _ANY_NUMBER, "retry_timeout": timedelta(seconds=seconds)}
     endpoint = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", ""))
     options: Any = {"timeout": timedelta(seconds=max(30.0, seconds)), "connect_timeout": timedelta(seconds=5)}
@@ -41,17 +42,6 @@ def _cloud(location: str, scheme: str, bucket: str, prefix: str) -> Any:
     if scheme in ("s3", "s3a"):
         return S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=retries)
     return from_url(location, client_options=options, retry_config=retries)
-
-
-def _retry_seconds() -> float:
-    text = os.environ.get("STRONGROOM_RETRY_SECONDS", "60")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 86_400:
-        raise WrongRequest(f"STRONGROOM_RETRY_SECONDS is {text!r}", hint="set it to a number of seconds from 0 to 86400")
-    return seconds
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import psycopg
 
 from strongroom.engines.pgvector.address import Address
-from strongroom.engines.pgvector.server import Connection, connect, failing_as, literal, said
+from strongroom.engines.pgvector.server import Connection, Impatient, connect, failing_as, literal, said
 from strongroom.errors import SourceChanged, Unreachable, Unreadable
 from strongroom.model import Position
 
@@ -40,7 +40,7 @@ class Moment:
     @contextmanager
     def reader(self) -> Iterator[Connection]:
         """One more connection that sees the moment."""
-        connection = connect(self.address)
+        connection = connect(self.address, kind=Impatient)
         try:
             with failing_as(SourceChanged, self.address.shown):
                 see(connection, self.name)

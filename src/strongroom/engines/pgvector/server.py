@@ -10,10 +10,17 @@ import psycopg
 from psycopg import sql
 
 from strongroom.engines.pgvector.address import Address
+from strongroom.engines.retrying import Retrying
 from strongroom.errors import NotFound, StrongroomError, Unreachable, Unreadable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+SECONDS_TO_CONNECT = 20
+SILENCE = 600.0
+"""So many seconds a server may take for a part of what is read."""
+_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""A server whose machine or network is gone is noticed after a minute."""
+_STARTING = ("starting up", "shutting down", "not yet accepting", "in recovery mode")
 SETTINGS = (
     "SET search_path = ''",
     "SET TimeZone = 'UTC'",
@@ -29,14 +36,34 @@ SETTINGS = (
 """Values have one text form, whatever the server's or user's defaults; rows that a policy would hide are an error, not left out."""
 
 
-def connect(address: Address, *, replication: bool = False) -> Connection:
-    """A connection on which each statement is a transaction of its own. Raises NotFound, Unreadable or Unreachable."""
-    options: dict[str, Any] = {"dbname": address.database, "application_name": "strongroom"}
+class Impatient(psycopg.Connection[tuple[Any, ...]]):
+    """A connection on which a server may not be silent for longer than SILENCE: one that reads, and makes no index."""
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """Raises OperationalError."""
+        try:
+            return super().wait(gen, interval, SILENCE if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as error:
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the server fell silent") from error
+
+
+def connect(
+    address: Address, *, replication: bool = False, kind: type[psycopg.Connection[tuple[Any, ...]]] = psycopg.Connection
+) -> Connection:
+    """A connection on which each statement is a transaction of its own; a server that starts up is waited for. Raises NotFound,
+    Unreadable or Unreachable."""
+    return Retrying().call(lambda: _connect(address, replication, kind))
+
+
+def _connect(address: Address, replication: bool, kind: type[psycopg.Connection[tuple[Any, ...]]]) -> Connection:
+    options: dict[str, Any] = {"dbname": address.database, "application_name": "strongroom", **_ALIVE}
+    options["connect_timeout"] = SECONDS_TO_CONNECT
     options |= {name: value for name, value in (("host", address.host), ("port", address.port), ("user", address.user)) if value}
     if replication:
         options["replication"] = "database"
     try:
-        connection = psycopg.connect(**options, autocommit=True)
+        connection = kind.connect(**options, autocommit=True)
     except psycopg.OperationalError as error:
         raise _no_connection(address, error) from error
     with failing_as(Unreadable, address.shown):
@@ -100,4 +127,5 @@ def _no_connection(address: Address, error: psycopg.OperationalError) -> Strongr
         return NotFound(f"there is no {address.shown}")
     if "password" in text or "authentication" in text or "pg_hba" in text:
         return Unreadable(f"{address.shown}: {text}", hint="give the password in PGPASSWORD, PGPASSFILE or by PGSERVICE")
-    return Unreachable(f"{address.shown}: {text}", hint="check host and port, and that the server runs")
+    busy = any(one in text for one in _STARTING)
+    return Unreachable(f"{address.shown}: {text}", busy=busy, hint="check host and port, and that the server runs")

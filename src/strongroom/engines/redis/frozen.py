@@ -19,7 +19,8 @@ from strongroom.engines.redis.definitions import Definition, definition_from
 from strongroom.engines.redis.keyfile import KeyFile
 from strongroom.engines.redis.names import PLAIN, Names, raw_of, text_of
 from strongroom.engines.redis.rows import batch_of, element_batches, row_of
-from strongroom.engines.redis.server import Address, client_of, speaking
+from strongroom.engines.redis.server import Address, client_of, require_server, speaking
+from strongroom.engines.retrying import Retrying
 from strongroom.errors import EngineFailed, NotFound
 from strongroom.model import Answers, Collection, Description, LedgerItem, Position, RowBlock, Status
 from strongroom.progress import Progress
@@ -61,7 +62,9 @@ class RedisSource:
         """The state at one offset of the replication stream. Raises Unreachable, Refused, Unreadable, SourceChanged."""
         with tempfile.TemporaryDirectory(prefix="strongroom-moment-") as place:
             progress.begin("state of the server", 1, "objects")
-            moment = capture(self.address, self._names, Path(place))
+            retrying = Retrying()
+            retrying.call(lambda: require_server(self.address))
+            moment = retrying.call(lambda: capture(self.address, self._names, Path(place)))
             progress.advance(1)
             frozen = FrozenRedis(self.address, self._names, moment)
             try:

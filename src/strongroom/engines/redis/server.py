@@ -16,7 +16,8 @@ from strongroom.errors import Refused, StrongroomError, Unreachable, Unreadable,
 
 _FORM = "write redis://host:port/db, rediss://host:port/db, or redis:///path/to/socket?db=N"
 _PASSWORDS = ("STRONGROOM_REDIS_PASSWORD", "REDISCLI_AUTH")
-_SECONDS = 30.0
+_SECONDS, _RETRIES = 30.0, 5
+"""What is asked or written may be done twice: keys are replaced. A transaction that watches keys isn't tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ def library() -> Any:
 def client_of(address: Address) -> Any:
     """A client that answers in bytes. Nothing is sent yet."""
     redis = library()
+    from redis.backoff import EqualJitterBackoff
+
     password = next((os.environ[name] for name in _PASSWORDS if os.environ.get(name)), None)
     shared = {
         "db": address.database,
@@ -77,10 +80,21 @@ def client_of(address: Address) -> Any:
         "protocol": 2,
         "socket_timeout": _SECONDS,
         "socket_connect_timeout": _SECONDS,
+        "retry": redis.retry.Retry(EqualJitterBackoff(cap=2, base=0.1), _RETRIES),
     }
     if address.path:
         return redis.Redis(unix_socket_path=address.path, **shared)
     return redis.Redis(host=address.host, port=address.port, ssl=address.encrypted, **shared)
+
+
+def require_server(address: Address) -> None:
+    """Raises Unreachable, Refused."""
+    client = client_of(address)
+    try:
+        with speaking(address):
+            client.ping()
+    finally:
+        client.close()
 
 
 @contextmanager

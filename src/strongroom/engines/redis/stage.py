@@ -19,9 +19,10 @@ from strongroom.engines.redis.loading import keys_of, restore_keys, rows_in, wri
 from strongroom.engines.redis.names import PLAIN, RECEIPT, raw_of, staged
 from strongroom.engines.redis.server import Address, client_of, library, speaking
 from strongroom.engines.staging import StagedEntries, write_durably
-from strongroom.errors import EngineFailed, Refused
+from strongroom.errors import EngineFailed, Refused, Unreachable
 from strongroom.model import Collection, Description, Selection
 
+_AGAIN = "run the same command again: it goes on where it stopped"
 _TYPES = {"hash": b"hash", "json": b"ReJSON-RL"}
 
 
@@ -161,7 +162,7 @@ class RedisStage:
             if intent.exists():
                 kept = json.loads(intent.read_bytes())
                 definitions = [definition_from(body) for body in kept["indexes"]]
-                if self._client.get(RECEIPT) == receipt:
+                if self._is_exchanged(receipt):
                     self._make_missing(definitions)
                 else:
                     self._exchange(receipt, definitions, overwrite=kept["overwrite"])
@@ -200,11 +201,19 @@ class RedisStage:
             try:
                 pipeline.execute()
             except library().WatchError as error:
+                if self._is_exchanged(receipt):
+                    return
+                if "occurred while watching" in str(error):  # so redis-py says that the connection broke
+                    raise Unreachable(f"{self._address.url}: the connection broke in the cut-over", hint=_AGAIN) from error
                 intent.unlink()
                 raise Refused(
                     f"{self._address.url}: keys that would be replaced were written to just now",
                     hint="stop who writes to them, then run the same command again",
                 ) from error
+
+    def _is_exchanged(self, receipt: bytes) -> bool:
+        """Was the transaction done? An earlier restore of the same may have left the same receipt."""
+        return bool(self._client.get(RECEIPT) == receipt and not keys_of(self._client, self._names.keys))
 
     def _create(self, pipeline: Any, definition: Definition) -> None:
         if definition.strip:

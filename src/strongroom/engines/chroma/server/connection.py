@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from strongroom.engines.chroma.server.place import TOKENS, Place
+from strongroom.engines.retrying import Retrying
 from strongroom.errors import NotFound, Refused, StrongroomError, Unreachable, Unreadable, WrongRequest, from_os_error
 from strongroom.model import Json
 
 _API = "api/v2"
 _SECONDS, _SECONDS_TO_CONNECT = 300.0, 20.0
 _SHOWN = 300
+_REPEATABLE = ("get", "query", "add", "upsert", "update", "delete")
+"""Of rows with ids of their own: what was done is not done again."""
 
 
 def library() -> Any:
@@ -33,6 +37,7 @@ class Server:
     def __init__(self, place: Place, failing: type[StrongroomError] = Unreadable) -> None:
         self.place = place
         self._failing = failing
+        self._retrying = Retrying()
         httpx = library()
         token = _token()
         basic = httpx.BasicAuth(place.user, token) if place.user else None
@@ -54,8 +59,14 @@ class Server:
         self._client.close()
 
     def ask(self, method: str, *path: str, **body: Json) -> Any:
-        """The answer to a request. Raises Unreachable (nobody knows whether it was done), NotFound, Refused or what `failing` is;
-        none of them shows what was sent."""
+        """The answer to a request, which is made again while the server doesn't answer, unless it makes something: that can't be
+        made twice. Raises Unreachable (nobody knows whether it was done), NotFound, Refused or what `failing` is; none of them
+        shows what was sent."""
+        if method == "POST" and path[-1] not in _REPEATABLE:
+            return self._ask_once(method, path, body)
+        return self._retrying.call(lambda: self._ask_once(method, path, body))
+
+    def _ask_once(self, method: str, path: Sequence[str], body: Mapping[str, Json]) -> Any:
         import orjson
 
         httpx = library()
@@ -67,20 +78,20 @@ class Server:
                 return orjson.loads(answer.content) if answer.content else None
         except (httpx.HTTPError, ValueError) as error:
             raise _silent(self.place, error) from error
-        raise self._meant(answer.status_code, answer.text)
+        raise self._meant(answer.status_code, answer.text, answer.headers.get("retry-after", ""))
 
     def collections(self, database: str, *path: str) -> tuple[str, ...]:
         """The path of a collection, by its name or id, or of something of it."""
         return ("tenants", self.place.tenant, "databases", database, "collections", *path)
 
-    def _meant(self, status: int, text: str) -> StrongroomError:
+    def _meant(self, status: int, text: str, after: str) -> StrongroomError:
         said = f"{self.place.shown}: {_message(text) or f'status {status}'}"
         if status in (401, 403):
             return Refused(said, hint=f"set {TOKENS[0]}, or {TOKENS[1]} to a file that holds it")
         if status == 404:
             return NotFound(said)
-        if status in (429, 502, 503, 504):
-            return Unreachable(said)
+        if status in (408, 429, 502, 503, 504):
+            return Unreachable(said, busy=True, after=float(after) if after.isdecimal() else None)
         return self._failing(said)
 
 

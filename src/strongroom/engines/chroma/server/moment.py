@@ -17,18 +17,16 @@ from typing import Any
 import pyarrow as pa
 from blake3 import blake3
 
+from strongroom.engines.agreement import read_until_same
 from strongroom.engines.chroma.rows import schema_of
 from strongroom.engines.chroma.server import listing
 from strongroom.engines.chroma.server.bodies import INCLUDED, batch_of
 from strongroom.engines.chroma.server.connection import Server
 from strongroom.engines.chroma.server.listing import Listed
 from strongroom.engines.protocol import rows_per_block
-from strongroom.errors import NotFound, SourceChanged, Unreadable
+from strongroom.errors import NotFound, Unreadable
 from strongroom.progress import Progress
 
-PATIENCE = 120.0
-"""Seconds after which no reading begins any more, once there were three."""
-_LEAST_READINGS = 3
 _TOGETHER = 1024
 _ATTEMPTS = 50
 
@@ -64,25 +62,18 @@ class Moment:
         said = [(one.listed.name, json.dumps(one.listed.raw, sort_keys=True), one.prints) for one in self.rows]
         return blake3(repr((self.databases, said)).encode()).hexdigest(16)
 
+    def forget(self) -> None:
+        """Let go of the files."""
+        for one in self.rows:
+            one.path.unlink(missing_ok=True)
+
 
 def read_moment(server: Server, found: Sequence[Listed] | None, folder: Path, progress: Progress) -> Moment:
     """Read what there is (the collections `found`, which nobody else writes to, are read once) into files in `folder`. Raises
     SourceChanged if it never was the same twice."""
-    until = time.monotonic() + PATIENCE
-    before: Moment | None = None
-    for reading in range(1, 1_000_000):
-        now = read_once(server, found, folder, reading, progress)
-        if found is not None or (before is not None and now.print() == before.print()):
-            return now
-        if before is not None:
-            _forget(before)
-        before = now
-        if reading >= _LEAST_READINGS and time.monotonic() > until:
-            break
-    raise SourceChanged(
-        f"{server.place.shown} was written to for as long as it was read, {reading} times over",
-        hint="stop or pause the writers and run the backup again",
-    )
+    if found is not None:
+        return read_once(server, found, folder, 1, progress)
+    return read_until_same(lambda number: read_once(server, None, folder, number, progress), server.place.shown)
 
 
 def read_once(server: Server, found: Sequence[Listed] | None, folder: Path, reading: int, progress: Progress) -> Moment:
@@ -133,8 +124,3 @@ def _rows_of(server: Server, where: Sequence[str], ids: Sequence[str]) -> Any:
             return server.ask("POST", *where, ids=ids, include=INCLUDED)
         time.sleep(0.02)
     return server.ask("POST", *where, ids=ids, include=INCLUDED)
-
-
-def _forget(moment: Moment) -> None:
-    for one in moment.rows:
-        one.path.unlink(missing_ok=True)

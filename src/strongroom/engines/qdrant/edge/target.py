@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from strongroom.engines import isolation
 from strongroom.engines.changes import Change, spool
-from strongroom.engines.qdrant_edge.conversion import role_of
-from strongroom.engines.qdrant_edge.frozen import EdgeSource
-from strongroom.engines.qdrant_edge.shape import DISTANCES, KIND, config_for
+from strongroom.engines.qdrant.edge.frozen import EdgeSource
+from strongroom.engines.qdrant.loading import fidelity_of, losses_of, objections_of
+from strongroom.engines.qdrant.shape import config_for
 from strongroom.engines.staged_directory import DirectoryStage, DirectoryTarget
 from strongroom.engines.staging import remove, sync_tree
 from strongroom.errors import EngineFailed
-from strongroom.model import Collection, Description, Fidelity, Role, Selection
+from strongroom.model import Collection, Description, Fidelity, Selection
 
-_LIBRARY = "strongroom.engines.qdrant_edge.library"
-_LARGEST = 65_536
+_LIBRARY = "strongroom.engines.qdrant.edge.library"
 
 
 class EdgeTarget(DirectoryTarget):
@@ -27,17 +26,13 @@ class EdgeTarget(DirectoryTarget):
     holds_one = True
 
     def objections(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        return list(_objections(collection, schema))
+        return list(objections_of(collection, schema))
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        return list(_losses(collection, schema))
+        return list(losses_of(collection, schema))
 
     def fidelity(self, collection: Collection) -> Fidelity:
-        """With Cosine Qdrant keeps unit vectors, and those that it has made so stay as they are."""
-        own = "edge_config" in collection.catalog
-        if own and any(field.decoded for field in collection.fields):
-            return Fidelity.CODED
-        return Fidelity.NORMALIZED if not own and any(one.metric == "cosine" for one in collection.fields) else Fidelity.KEPT
+        return fidelity_of(collection)
 
     def stage(self, token: str, selection: Selection) -> EdgeStage:
         """Open or re-open the stage of `token` beside the folder. Raises Locked."""
@@ -108,31 +103,3 @@ def _spooled(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
         if writer is not None:
             writer.close()
     return rows
-
-
-def _objections(collection: Collection, schema: pa.Schema) -> Iterator[str]:
-    own = "edge_config" in collection.catalog
-    if not collection.fields and not own:
-        yield "the rows have no vector"
-    for one in collection.fields:
-        if one.dimension > _LARGEST:
-            yield f"Qdrant's vectors have at most {_LARGEST:,} numbers (field {one.name!r})"
-        if one.metric not in DISTANCES and not own:
-            yield f"Qdrant has no metric {one.metric!r} (field {one.name!r})"
-    if sum(role_of(field) is Role.ID for field in schema) != 1:
-        yield "the rows have no id column"
-
-
-def _losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:
-    own = "edge_config" in collection.catalog
-    if not own and any(one.metric == "cosine" for one in collection.fields):
-        yield "with Cosine Qdrant keeps unit vectors"
-    if not own:
-        yield "ids that are neither whole numbers nor UUIDs become UUIDs; what they were stands in the payload as 'strongroom_id'"
-        for one in collection.fields:
-            if one.dtype not in ("float32", "float16", "uint8"):
-                yield f"vectors of type {one.dtype} become float32 (field {one.name!r})"
-        extra = [field.name for field in schema if role_of(field) is Role.COLUMN and KIND not in (field.metadata or {})]
-        if extra:
-            yield f"columns become payload: {', '.join(extra)}"
-    yield "the index is built anew: answers may differ a little"

@@ -1,4 +1,4 @@
-"""How do points become rows, and rows of any engine points? Without qdrant_edge: its objects are looked into, never made.
+"""How do points become rows, and rows of any engine points? Without libraries: their objects are looked into, never made.
 
 Qdrant's ids are whole numbers and UUIDs. Rows have them as text. A text that is neither becomes a UUID made of it, and stands in
 the payload, from where it comes back.
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strongroom.engines.qdrant_edge.shape import KIND, SPARSE, Shape, Vector
+from strongroom.engines.qdrant.shape import KIND, SPARSE, Shape, Vector
+from strongroom.errors import EngineFailed, Unreadable
 from strongroom.model import ROLE, Json, Role
 
 ORIGINAL_ID = "strongroom_id"
@@ -48,7 +49,7 @@ def row_id(point: int | str | uuid.UUID, payload: dict[str, Json]) -> str:
 
 
 def batch_of(shape: Shape, records: Sequence[Any]) -> pa.RecordBatch:
-    """Points as `qdrant_edge.Record`s, as rows."""
+    """Points as records of `qdrant_edge` or `qdrant_client`, as rows."""
     payloads = [dict(one.payload or {}) for one in records]
     given = [_named(one.vector) for one in records]
     columns: list[Any] = [[row_id(one.id, payload) for one, payload in zip(records, payloads, strict=True)]]
@@ -76,7 +77,11 @@ def _column(vector: Vector, values: list[Any]) -> pa.Array:
         return pa.array(values, field.type)
     there = np.array([one is not None for one in values], bool)
     empty = [0] * vector.dimension
-    numbers = np.array([empty if one is None else one for one in values], vector.dtype).reshape(-1)
+    given = np.array([empty if one is None else one for one in values], np.float32).reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = given.astype(vector.dtype)
+    if not np.array_equal(numbers, given, equal_nan=numbers.dtype.kind == "f"):
+        raise Unreadable(f"vectors {vector.name!r} are said to be {vector.dtype}, and hold numbers that are none")
     mask = None if there.all() else pa.array(~there)
     return pa.FixedSizeListArray.from_arrays(pa.array(numbers), type=field.type, mask=mask)
 
@@ -97,7 +102,8 @@ Given = tuple[int | str, dict[str, Any], dict[str, Json]]
 
 
 def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
-    """Rows as points. Columns and documents of other engines go into the payload by their names."""
+    """Rows as points. Columns and documents of other engines go into the payload by their names. Raises EngineFailed if a row has
+    something else there by that name."""
     roles = {field.name: role_of(field) for field in batch.schema}
     ids = batch.column(next(name for name, role in roles.items() if role is Role.ID)).to_pylist()
     vectors = {("" if name == "vector" else name): _lists(batch, name) for name in roles if _is_vector(batch.schema.field(name))}
@@ -109,12 +115,15 @@ def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
         if role is Role.COLUMN and not _is_vector(batch.schema.field(name))
     }
     for row, one in enumerate(ids):
-        payload = {name: _plain(values[row]) for name, values in others.items() if values[row] is not None}
-        payload |= json.loads(payloads[row]) if payloads[row] else {}
-        payload |= {key: values[row] for key, values in texts.items() if values[row] is not None}
+        payload = json.loads(payloads[row]) if payloads[row] else {}
         point = point_id(str(one))
+        more = {name: _plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
         if str(point) != str(one):
-            payload[ORIGINAL_ID] = str(one)
+            more[ORIGINAL_ID] = str(one)
+        for name, value in more.items():
+            if payload.setdefault(name, value) != value:
+                hint = "restore to an engine that has columns, or rename one of the two at the source"
+                raise EngineFailed(f"row {str(one)[:40]!r} has {name!r} twice, as a column and in its payload", hint=hint)
         yield point, {name: values[row] for name, values in vectors.items() if values[row] is not None}, payload
 
 

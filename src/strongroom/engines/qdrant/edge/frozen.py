@@ -19,15 +19,15 @@ from strongroom.engines.oplog.calls import end_of
 from strongroom.engines.oplog.feed import OplogFeed
 from strongroom.engines.oplog.rows import changes_of
 from strongroom.engines.private_copy import private_directory
-from strongroom.engines.qdrant_edge import layout, moment
-from strongroom.engines.qdrant_edge.library import config_at, version_at
-from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder
-from strongroom.engines.qdrant_edge.shape import Shape, collection_of, ledger, shape_of
+from strongroom.engines.qdrant.edge import layout, moment
+from strongroom.engines.qdrant.edge.library import config_at, version_at
+from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder
+from strongroom.engines.qdrant.shape import Shape, collection_of, ledger, shape_of
 from strongroom.errors import EngineFailed, NotFound, SourceChanged, Unreadable
 from strongroom.model import Answers, Cut, Description, Position, Region, RowBlock
 from strongroom.progress import Progress
 
-_LIBRARY = "strongroom.engines.qdrant_edge.library"
+_LIBRARY = "strongroom.engines.qdrant.edge.library"
 
 
 class EdgeSource:

@@ -20,8 +20,8 @@ from strongroom.engines.oplog.calls import end_of
 from strongroom.engines.oplog.gate import pause
 from strongroom.engines.oplog.layout import KIND
 from strongroom.engines.private_copy import copy_file
-from strongroom.engines.qdrant_edge.library import CONFIG
-from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder, Known
+from strongroom.engines.qdrant.edge.library import CONFIG
+from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder, Known
 from strongroom.errors import Gap, Locked, NotFound, SourceChanged, Unreadable
 from strongroom.model import Position
 

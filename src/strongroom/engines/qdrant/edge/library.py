@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from strongroom.engines.changes import ACT, OWN_COLUMNS, Act, CatalogChange, RowChanges, unspool
 from strongroom.engines.protocol import rows_per_block
-from strongroom.engines.qdrant_edge import conversion, indexes
-from strongroom.engines.qdrant_edge.shape import Shape, shape_of
+from strongroom.engines.qdrant import conversion
+from strongroom.engines.qdrant.edge import indexes
+from strongroom.engines.qdrant.shape import Shape, shape_of
 from strongroom.errors import EngineFailed
 from strongroom.model import Json
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from strongroom.engines.protocol import rows_per_block
-from strongroom.engines.qdrant_edge.shape import Shape, Vector
+from strongroom.engines.qdrant.shape import Shape, Vector
 from strongroom.engines.regions import fixed_blocks
 from strongroom.model import Cut, Region
 

@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from strongroom.engines.changes import ACT, Act, Change, RowChanges
 from strongroom.engines.oplog.calls import CallRecorder, CallsEnd, open_calls
-from strongroom.engines.qdrant_edge import library
-from strongroom.engines.qdrant_edge.conversion import batch_of, point_id
-from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder
-from strongroom.engines.qdrant_edge.moment import require_shard
+from strongroom.engines.qdrant.conversion import batch_of, point_id
+from strongroom.engines.qdrant.edge import library
+from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder
+from strongroom.engines.qdrant.edge.moment import require_shard
 from strongroom.errors import Refused, WrongRequest
 
 if TYPE_CHECKING:
-    from strongroom.engines.qdrant_edge.live import LiveShard
+    from strongroom.engines.qdrant.edge.live import LiveShard
 
 _ANEW = "give anew=True: the shard is as it is, and another log begins"
 _COMPARED = 2_000

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
-    from strongroom.engines.qdrant_edge.frozen import EdgeSource
-    from strongroom.engines.qdrant_edge.live import CapturedShard
-    from strongroom.engines.qdrant_edge.target import EdgeTarget
+    from strongroom.engines.qdrant.edge.frozen import EdgeSource
+    from strongroom.engines.qdrant.edge.live import CapturedShard
+    from strongroom.engines.qdrant.edge.target import EdgeTarget
 
 SCHEME = "qdrant-edge"
 
@@ -28,7 +28,7 @@ class QdrantEdge:
     """The engine plug-in. What it works with is imported when it is used: a child process needs the library alone."""
 
     name = SCHEME
-    loading = "strongroom.engines.qdrant_edge.library:load"
+    loading = "strongroom.engines.qdrant.edge.library:load"
 
     def version(self) -> str:
         """The version of the installed package. Raises WrongRequest if there is none."""
@@ -42,17 +42,17 @@ class QdrantEdge:
         return self.version().split(".")[:2] == written_by.split(".")[:2]
 
     def source(self, url: str) -> EdgeSource:
-        from strongroom.engines.qdrant_edge.frozen import EdgeSource
+        from strongroom.engines.qdrant.edge.frozen import EdgeSource
 
         return EdgeSource(_path(url))
 
     def target(self, url: str) -> EdgeTarget:
-        from strongroom.engines.qdrant_edge.target import EdgeTarget
+        from strongroom.engines.qdrant.edge.target import EdgeTarget
 
         return EdgeTarget(_path(url))
 
     def capture(self, client: Any, url: str, every: float, anew: bool) -> CapturedShard:
-        from strongroom.engines.qdrant_edge.live import capture
+        from strongroom.engines.qdrant.edge.live import capture
 
         return capture(client, _path(url), every, anew)
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 
 from strongroom.engines.changes import Act, change_schema
 from strongroom.engines.oplog.calls import CallRecorder, Outcome
-from strongroom.engines.qdrant_edge import indexes, recovery
-from strongroom.engines.qdrant_edge.conversion import ORIGINAL_ID, batch_of, row_id
-from strongroom.engines.qdrant_edge.library import config_at, version_at
-from strongroom.engines.qdrant_edge.logfolder import EdgeLogFolder
-from strongroom.engines.qdrant_edge.shape import Shape, collection_of, shape_of
+from strongroom.engines.qdrant.conversion import ORIGINAL_ID, batch_of, row_id
+from strongroom.engines.qdrant.edge import indexes, recovery
+from strongroom.engines.qdrant.edge.library import config_at, version_at
+from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder
+from strongroom.engines.qdrant.shape import Shape, collection_of, shape_of
 from strongroom.errors import Refused
 from strongroom.model import Json
 

@@ -1,0 +1,54 @@
+"""Which rows of any engine can be points, and what of them changes? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from strongroom.engines.qdrant.conversion import role_of
+from strongroom.engines.qdrant.shape import DISTANCES, KIND
+from strongroom.model import Collection, Fidelity, Role
+
+UNIT_VECTORS = "with Cosine Qdrant keeps unit vectors"
+_LARGEST = 65_536
+
+
+def fidelity_of(collection: Collection) -> Fidelity:
+    """With Cosine Qdrant keeps unit vectors, and those that it has made so stay as they are."""
+    if "edge_config" in collection.catalog and any(field.decoded for field in collection.fields):
+        return Fidelity.CODED
+    return Fidelity.NORMALIZED if _is_normalized_here(collection) else Fidelity.KEPT
+
+
+def _is_normalized_here(collection: Collection) -> bool:
+    made_so = "edge_config" in collection.catalog and not collection.catalog.get("as_given")
+    return not made_so and any(one.metric == "cosine" for one in collection.fields)
+
+
+def objections_of(collection: Collection, schema: pa.Schema) -> Iterator[str]:
+    own = "edge_config" in collection.catalog
+    if not collection.fields and not own:
+        yield "the rows have no vector"
+    for one in collection.fields:
+        if one.dimension > _LARGEST:
+            yield f"Qdrant's vectors have at most {_LARGEST:,} numbers (field {one.name!r})"
+        if one.metric not in DISTANCES and not own:
+            yield f"Qdrant has no metric {one.metric!r} (field {one.name!r})"
+    if sum(role_of(field) is Role.ID for field in schema) != 1:
+        yield "the rows have no id column"
+
+
+def losses_of(collection: Collection, schema: pa.Schema) -> Iterator[str]:
+    own = "edge_config" in collection.catalog
+    if _is_normalized_here(collection):
+        yield UNIT_VECTORS
+    if not own:
+        yield "ids that are neither whole numbers nor UUIDs become UUIDs; what they were stands in the payload as 'strongroom_id'"
+        for one in collection.fields:
+            if one.dtype not in ("float32", "float16", "uint8"):
+                yield f"vectors of type {one.dtype} become float32 (field {one.name!r})"
+        extra = [field.name for field in schema if role_of(field) is Role.COLUMN and KIND not in (field.metadata or {})]
+        if extra:
+            yield f"columns become payload: {', '.join(extra)}"
+    yield "the index is built anew: answers may differ a little"
