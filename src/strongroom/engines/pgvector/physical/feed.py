@@ -266,7 +266,14 @@ def _slot_row(connection: Replication, slot: str) -> tuple[str | None, ...]:
 
 
 def _drop(connection: Replication, slot: str) -> bool:
-    there = _slot_row(connection, slot)[0] is not None
-    if there:
-        connection.ask(f'DROP_REPLICATION_SLOT "{slot}"')
-    return there
+    """The server takes a while to see that a reader is gone. Raises Unreadable if one still reads after a minute."""
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while _slot_row(connection, slot)[0] is not None:
+        try:
+            connection.ask(f'DROP_REPLICATION_SLOT "{slot}"')
+            return True
+        except Unreadable as error:
+            if _ACTIVE not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(_ASK_SECONDS)
+    return False
