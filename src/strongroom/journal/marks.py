@@ -12,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.changes import MARK, CatalogChange, Change
+from strongroom.engines.changes import MARK, CatalogChange, Change, RowChanges
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import Read, Span
 from strongroom.model import Position
 
 SCAN = "scan"
 """The kind of a stream of which each segment ends with a comparison of all rows: what happened between two of them isn't told."""
-PLACES = frozenset({"lsn", "redis-offset"})
+PLACES = frozenset({"lsn", "redis-offset", "wal"})
 """Kinds of marks that are places in a log: `PLACE` or `PLACE:LOG...`, decimal, whether or not an operation ends just there."""
+LOGS = frozenset({"wal"})
+"""Kinds whose operations are stretches of the engine's own log, which only it can read. A snapshot holds an operation if it holds
+any of it, since nothing of what a moment before it holds may be in the snapshot."""
 NUMBERED = frozenset({"oplog"})
 """Kinds whose marks begin with a number that each operation has of its own, changes of collections too."""
 TIMELESS = frozenset({"redis-offset"})
@@ -85,6 +88,8 @@ def _number_without(span: Span, scope: str, most: int) -> int | None:
 
 
 def _number_of(span: Span, scope: str, mark: str, read: Read) -> int | None:
+    if span.head.kind in LOGS:
+        return _number_through(span, mark, read)
     if span.head.kind in PLACES:
         return number_up_to(span, scope, mark, read)
     if span.begins.get(scope) == mark:
@@ -131,6 +136,26 @@ def number_up_to(span: Span, scope: str, mark: str, read: Read) -> int | None:
             number += 0 if change.scope == scope else len(change)
         return last
     return None
+
+
+def _number_through(span: Span, mark: str, read: Read) -> int | None:
+    """The first operation that isn't before the place; None if the log isn't known to there, or is another one."""
+    place, log = _place(mark)
+    begin, its_log = _place(span.begins.get("", ""))
+    if its_log != log or place < begin:
+        return None
+    if place == begin:
+        return span.first - 1
+    for front in span.fronts:
+        if _place(front.head.ends[""])[0] >= place:
+            ends = [_place(its)[0] for change in read(front) if isinstance(change, RowChanges) for its in _marks(change)]
+            return next((number for number, end in enumerate(ends, front.head.first) if end >= place), None)
+    return None
+
+
+def _marks(change: RowChanges) -> list[str]:
+    found: list[str] = change.batch.column(MARK).to_pylist()
+    return found
 
 
 def _committed_up_to(span: Span, place: int, read: Read) -> int | None:

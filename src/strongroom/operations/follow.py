@@ -213,7 +213,7 @@ class _Follower:
                 self._tell(Event("gap", hole))
         sealer = self._sealer(feed, tail, feed.begin(), hole)
         if tail is not None and not self._options.scan:
-            self._snapshot()
+            self._base = self._snapshot().id
         asked = self._micros()
         changes, marks, more = feed.read()
         sealer.add(list(changes), marks, 0 if more else _seen(feed, asked))

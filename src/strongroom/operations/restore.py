@@ -19,15 +19,15 @@ from typing import Any
 from blake3 import blake3
 
 from strongroom import engines
-from strongroom.engines.protocol import Frozen, Source, Stage, Target
+from strongroom.engines.protocol import Frozen, Recovering, Source, Stage, Target
 from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
-from strongroom.model import Fidelity, Selection
+from strongroom.model import Fidelity, Selection, Until
 from strongroom.operations.consistency import has_rows_alone
 from strongroom.operations.journal_replay import JournalReplay
 from strongroom.operations.processor import reproducible, rounds_alike
 from strongroom.operations.replay import Replayed, actual_name, names_of, replay
 from strongroom.operations.restore_files import Installation
-from strongroom.operations.restore_moment import MomentPlan
+from strongroom.operations.restore_moment import MomentPlan, log_of
 from strongroom.operations.restore_overlay import OverlayLoading
 from strongroom.operations.restore_plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.operations.restore_rows import RowsLoading
@@ -187,6 +187,8 @@ class _Restore:
     def _go_on(self, stage: Stage, state: RestoreState, moment: MomentPlan) -> dict[str, str]:
         """From the snapshot to the later moment. Gives the roots of the collections."""
         state.set_replaying()
+        if moment.until is not None and isinstance(stage, Recovering):
+            return self._recover(stage, state, moment, moment.until)
         target = engines.target_of(self._plan.target)
         collections = self._snapshot.manifest.description().collections
         found = {target.fidelity(one) for one in collections}
@@ -198,6 +200,20 @@ class _Restore:
             self._catalogs = _catalogs_of(frozen)
         state.set_replayed()
         return roots
+
+    def _recover(self, stage: Stage, state: RestoreState, moment: MomentPlan, until: Until) -> dict[str, str]:
+        """Let the engine go on by its own log, and read what it comes to."""
+        assert isinstance(stage, Recovering)  # noqa: S101 - told apart by the caller
+        description = self._snapshot.manifest.description()
+        self._checks.append(stage.recover(description, log_of(self._repository, moment), until))
+        stage.seal()
+        with stage.source().freeze(SILENT) as frozen:
+            roots = {name: _root_of(frozen, name, self._fingerprinter) for name in names_of(frozen)}
+            self._catalogs = _catalogs_of(frozen)
+        rows = sum(one.count for one in roots.values())
+        self._checks.append(f"the engine came to the moment on a copy: {rows:,} rows in {len(roots)} collections there")
+        state.set_replayed()
+        return {name: root.digest() for name, root in roots.items()}
 
     def _overlaid(self, stage: Stage, state: RestoreState, moment: MomentPlan) -> dict[str, str]:
         """Load the rows of the moment. Gives the roots of the collections."""

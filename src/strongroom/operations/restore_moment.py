@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from strongroom.engines.changes import Change
 from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
-from strongroom.journal.marks import SCAN, numbers_of
+from strongroom.journal.marks import LOGS, SCAN, numbers_of
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import Read, Span, spans
 from strongroom.journal.stream import read_chain, read_changes, streams
 from strongroom.journal.timeline import Moment, at_mark, at_time, before_batch, between, blind, unseen
 from strongroom.journal.undoing import Undone, UndoPreview
+from strongroom.model import Until
 from strongroom.operations.journal_status import iso
 from strongroom.operations.pace import seconds_for
 from strongroom.repository import Repository
@@ -49,7 +50,8 @@ class PlannedMoment:
 @dataclass(frozen=True, slots=True)
 class MomentPlan:
     """A moment and how to come to it: restore `snapshot`, then apply `operations` operations. `segments` are the names of the
-    journal segments that hold them, `number` is that of the last operation, `time` when it happened (UTC)."""
+    journal segments that hold them, `number` is that of the last operation, `time` when it happened (UTC). Of a log that only its
+    engine can read, `until` says how far that shall go."""
 
     stream: str
     source: str
@@ -62,6 +64,7 @@ class MomentPlan:
     span: Span = field(repr=False)
     after: Mapping[str, int] = field(default_factory=dict)
     undone: Undone | None = None
+    until: Until | None = None
 
     @property
     def planned(self) -> PlannedMoment:
@@ -85,7 +88,19 @@ def plan_moment(repository: Repository, at: str, source: str | None = None, only
         raise Refused(
             f"no snapshot lies before {iso(moment.time)} in this part of the journal{_because(moment.span)}", hint=_ADVICE
         )
-    return plan_from(repository, moment, base, read)
+    plan = plan_from(repository, moment, base, read)
+    if moment.span.head.kind not in LOGS:
+        return plan
+    until = _until(repository, at)
+    return replace(plan, until=until, time=plan.time if until.time is None else until.text)
+
+
+def _until(repository: Repository, at: str) -> Until:
+    time = parse_time(at, repository.clock.now())
+    if time is not None:
+        return Until(round(time.timestamp() * 1e6), None, iso(round(time.timestamp() * 1e6)))
+    high, slash, low = at.partition("/")
+    return Until(None, (int(high, 16) << 32) + int(low, 16) if slash else int(at), at)
 
 
 def plan_from(repository: Repository, moment: Moment, base: Base, read: Read) -> MomentPlan:
@@ -127,6 +142,11 @@ def changes_of(repository: Repository, plan: MomentPlan) -> Iterator[Change]:
     """The operations of a plan, in order."""
     changes = between(plan.span, plan.after, plan.number, reader(repository, 1))
     return plan.undone.without(changes) if plan.undone else changes
+
+
+def log_of(repository: Repository, plan: MomentPlan) -> Iterator[Change]:
+    """The engine's log after the snapshot of a plan: what leads to the moment, and all that came later."""
+    return between(plan.span, {"": min(plan.after.values())}, plan.span.last, reader(repository, 1))
 
 
 def changes_before(repository: Repository, plan: MomentPlan) -> Iterator[Change]:

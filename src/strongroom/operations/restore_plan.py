@@ -13,7 +13,7 @@ from blake3 import blake3
 from strongroom import engines
 from strongroom.engines.protocol import Columnar, Engine, LearnsDimension, Target, WholeOnly
 from strongroom.errors import NotFound, Refused, WrongRequest
-from strongroom.journal.marks import SCAN
+from strongroom.journal.marks import LOGS, SCAN
 from strongroom.model import ROLE, Role, Selection
 from strongroom.operations.consistency import has_rows_alone
 from strongroom.operations.restore_moment import MomentPlan, PlannedMoment
@@ -87,6 +87,11 @@ def plan_restore(
         if engine.name == manifest.engine and rung == Rung.CONVERT:
             raise WrongRequest("source and target are the same engine", hint=f"ask for {Rung.REBUILD.value!r}")
         best, reasons = rung, ("asked for", *reasons)
+    if moment is not None and moment.span.head.kind in LOGS and best != Rung.EXACT:
+        raise Refused(
+            f"only {manifest.engine} itself goes on by its log to a moment: {reasons[0]}",
+            hint=f"restore --at to {manifest.engine}:, start it there, and back that up",
+        )
     if require_exact and best != Rung.EXACT:
         raise Refused(f"the restore would not be exact: {reasons[0]}", hint="leave --require out, or restore to the same engine")
     count = len(chosen) + len(later)
@@ -165,7 +170,7 @@ def _unreplayable(moment: MomentPlan, engine: Engine, target: Target, later: Seq
         stage = get_type_hints(type(target).stage).get("return")
     except NameError:  # what isn't known is tried
         return ""
-    told = stage is None or all(hasattr(stage, name) for name in ("identity", "apply"))
+    told = stage is None or hasattr(stage, "recover") or all(hasattr(stage, name) for name in ("identity", "apply"))
     return "" if told else f"{engine.name} can't be told what changed: the rows of the moment are loaded"
 
 
@@ -221,5 +226,6 @@ def _token(snapshot: Snapshot, target_url: str, selection: Selection, rung: Rung
         *(snapshot.id, target_url, sorted(selection.collections), sorted(selection.renames.items()), rung.value),
         *(() if moment is None else (moment.stream, moment.number)),
         *(() if moment is None or moment.undone is None else (moment.undone.token,)),
+        *(() if moment is None or moment.until is None else (moment.until,)),
     )
     return blake3(repr(asked).encode()).hexdigest()[:16]

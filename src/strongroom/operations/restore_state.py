@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from strongroom.engines.staging import write_durably
+
+_NOTE_SECONDS = 0.2
 
 
 class RestoreState:
@@ -14,6 +17,7 @@ class RestoreState:
     too much; what a crash tore all the same is found when the files are read back."""
 
     def __init__(self, directory: Path) -> None:
+        self._noted = 0.0
         self._path = directory / "state.json"
         self._receipt = directory / "receipt.json"
         known = json.loads(self._path.read_bytes()) if self._path.exists() else {}
@@ -23,9 +27,11 @@ class RestoreState:
         self.replaying: bool = known.get("replaying", False)
 
     def add_installed(self, path: str) -> None:
-        """The artifact is written."""
+        """The artifact is written. That is noted a few times a second: what wasn't noted is written once more."""
         self.installed.add(path)
-        self._write()
+        if time.monotonic() - self._noted >= _NOTE_SECONDS:
+            self._write()
+            self._noted = time.monotonic()
 
     def add_loaded(self, name: str, roots: dict[str, Any]) -> None:
         """The collection is loaded; `roots` are those of the rows that were sent."""

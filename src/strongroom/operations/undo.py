@@ -18,6 +18,7 @@ from strongroom.engines.changes import CatalogChange, Change
 from strongroom.errors import Refused, WrongRequest
 from strongroom.journal import filters
 from strongroom.journal.identities import identities_of
+from strongroom.journal.marks import LOGS
 from strongroom.journal.reckoning import Reckoning
 from strongroom.journal.spans import Read, Span, spans
 from strongroom.journal.stream import read_chain
@@ -88,6 +89,11 @@ def plan_undo(
     that `plan_moment` refuses)."""
     undo = undo_of(repository, request)
     found = spans(read_chain(repository, stream_named(repository, source)))
+    if found and found[0].head.kind in LOGS:
+        raise WrongRequest(
+            "what such a log did to which rows only its engine knows: nothing of it can be left out",
+            hint="follow the database itself (pgvector://), or restore --at a moment before the mistake",
+        )
     read = reader(repository)
     moment = _last(found) if at is None else moment_of(repository, found, at, read)
     first = _first_suspects(found, moment, undo, read)

@@ -7,7 +7,7 @@ frozen.py       source and frozen state                         definitions.py t
 target.py       target and stage                                replay.py      changes of the journal, as SQL
 feed.py         the change feed                                 pgoutput.py    the messages of a logical slot
 slot.py         slot, publication and event triggers
-search.py       what an index answers
+search.py       what an index answers                           rights.py      roles, grants, types of the database's own
 """
 
 from __future__ import annotations

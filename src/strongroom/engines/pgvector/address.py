@@ -2,6 +2,7 @@
 
 pgvector://user@host:port/database                 all schemas: `items` is public.items, `app.items` is app.items
 pgvector://user@host:port/database?schema=app      one schema: `items` is app.items
+pgvector://user@host:port/database?tables=all      tables without vectors too
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ _FORM = "write it as pgvector://user@host:5432/database"
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Which schemas belong to a source and how its tables are called: all schemas, or `only` one. `staged` is the beginning of the
-    names of the schemas where they are built; there they are called as they will be."""
+    names of the schemas where they are built; there they are called as they will be. If `plain`, tables without vectors
+    belong to it."""
 
     only: str = ""
     staged: str = ""
+    plain: bool = False
 
     def collection(self, schema: str, table: str) -> str | None:
         """What a table is called, None if it doesn't belong to the source."""
@@ -68,6 +71,7 @@ class Address:
     user: str
     database: str
     schema: str = ""
+    plain: bool = False
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -85,20 +89,28 @@ class Address:
         database = unquote(parts.path.removeprefix("/"))
         if f"{parts.scheme}:" != SCHEME or not url.startswith(f"{SCHEME}//") or not database or "/" in database or parts.fragment:
             raise WrongRequest(f"{url!r} names no database", hint=_FORM)
-        odd = options.keys() - {"schema"}
-        if odd or len(options.get("schema", ())) > 1:
-            named = ", ".join(sorted(odd)) or "schema"
+        odd = options.keys() - {"schema", "tables"}
+        if odd or any(len(one) > 1 for one in options.values()) or options.get("tables", ["all"]) != ["all"]:
+            named = ", ".join(sorted(odd)) or ", ".join(options)
             raise WrongRequest(
-                f"{url!r}: unknown option {named}", hint="only ?schema=NAME; for others see libpq's variables (PGSSLMODE ...)"
+                f"{url!r}: unknown option {named}",
+                hint="only ?schema=NAME and ?tables=all; for others see libpq's variables (PGSSLMODE ...)",
             )
-        return cls(unquote(parts.hostname or ""), port, unquote(parts.username or ""), database, options.get("schema", [""])[0])
+        return cls(
+            unquote(parts.hostname or ""),
+            port,
+            unquote(parts.username or ""),
+            database,
+            options.get("schema", [""])[0],
+            "tables" in options,
+        )
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.schema)
+        return Layout(self.schema, plain=self.plain)
 
     def staging(self, token: str) -> Layout:
-        return Layout(self.schema, f"{OURS}_{token[:8]}_")
+        return Layout(self.schema, f"{OURS}_{token[:8]}_", plain=True)
 
     @property
     def shown(self) -> str:

@@ -139,12 +139,12 @@ def described(connection: Connection, oid: int, schema: str, extension: str) -> 
 
 
 def table_of(body: Mapping[str, Any], layout: Layout) -> Table | None:
-    """A table as the server describes it; None if it has no vectors or isn't of the layout."""
+    """A table as the server describes it; None if it isn't of the layout."""
     oid, schema, name, partition, persistence, options, extension = body["table"]
     called = layout.collection(schema, name)
     columns = tuple(_column(row, extension) for row in body["columns"] or ())
     indexes = tuple(_index(row, name) for row in body["indexes"] or ())
-    if called is None or not _has_vectors(columns, indexes):
+    if called is None or not (layout.plain or _has_vectors(columns, indexes)):
         return None
     return Table(
         oid=oid,

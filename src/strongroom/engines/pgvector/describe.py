@@ -49,8 +49,11 @@ def ledger(found: Found, shapes: Sequence[Shape], unplaced: str) -> Iterator[Led
         if kind != "table":
             yield LedgerItem(f"{kind} {name}", missing)
     yield LedgerItem(
-        "roles, grants, policies, functions, triggers, views, comments, types", missing, "pg_dump --schema-only keeps them"
+        "roles, owners, grants, enum and domain types",
+        held,
+        "noted ('show --json'), without passwords; a restore makes none of them",
     )
+    yield LedgerItem("policies, functions, triggers, views, comments, other types", missing, "pg_dump --schema-only keeps them")
     for shape in shapes:
         yield from _of_table(shape)
 

@@ -46,6 +46,10 @@ _MOST_COUNTED = 100_000
 @contextmanager
 def following(address: Address, holder: str, batch_key: str | None) -> Iterator[PgFeed]:
     """The feed of a database. Raises NotFound, Unreadable, Unreachable, or Refused if it can't be followed."""
+    if address.plain:
+        raise Refused(
+            "tables without vectors can't be followed", hint="follow it without ?tables=all, or the cluster: pgvector+physical://"
+        )
     with closing(connect(address)) as connection, failing_as(Unreadable, address.shown):
         feed = PgFeed(address, connection, holder, batch_key)
         try:

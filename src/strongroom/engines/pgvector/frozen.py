@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from strongroom.engines.pgvector import catalog, describe
+from strongroom.engines.pgvector import catalog, describe, rights
 from strongroom.engines.pgvector.address import Address, Layout
 from strongroom.engines.pgvector.catalog import Table
 from strongroom.engines.pgvector.columns import ROW, Shape, arrow_type, from_binary, is_dense, selected, shape_of
@@ -44,7 +44,7 @@ class FrozenPg:
             engine="pgvector",
             engine_version=f"{version} on PostgreSQL {server_version(connection)}",
             collections=tuple(describe.collection(shape, counts[name]) for name, shape in self.shapes.items()),
-            catalog={"extension": version, "extension_schema": self._extension},
+            catalog={"extension": version, "extension_schema": self._extension, **rights.described(connection, found.tables)},
             ledger=tuple(describe.ledger(found, tuple(self.shapes.values()), moment.unplaced)),
         )
 
