@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import chroma_fixture
 import faiss
 import numpy as np
 import pytest
 import raw_engines
+from processes import apart
 
 from strongroom import codecs
 from strongroom.codecs import difference, strided
@@ -185,10 +185,10 @@ def chroma_pieces(path: Path) -> dict[str, dict[str, Piece]]:
 def test_chromas_files_cost_what_changed(tmp_path: Path) -> None:
     path = tmp_path / "db"
     rows, changed = 2_000, 25
-    chroma_fixture.apart(raw_engines.chroma_make, str(path), 0, rows)
+    apart(raw_engines.chroma_make, str(path), 0, rows)
     old = chroma_pieces(path)
-    chroma_fixture.apart(raw_engines.chroma_make, str(path), rows, changed)
-    chroma_fixture.apart(raw_engines.chroma_make, str(path), 1_000, changed)
+    apart(raw_engines.chroma_make, str(path), rows, changed)
+    apart(raw_engines.chroma_make, str(path), 1_000, changed)
     new = chroma_pieces(path)
     for name, share in {"data_level0.bin": 0.5, "chroma.sqlite3": 0.5, "index_metadata.pickle": 0.8}.items():
         spent = cost([old[name]], [new[name]])
