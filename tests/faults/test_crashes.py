@@ -138,9 +138,11 @@ def test_init_meets_a_fault_at_every_operation(fault: str, oracle: Oracle, fresh
     """A second init succeeds, or there is a repository already; either way it works, and nothing of the first is left over."""
     for number in every(operations_of(empty_store(), create)):
         store = empty_store()
+        faulty = FaultyStore(store, at(number, fault))
         try:
-            create(FaultyStore(store, at(number, fault)))
-            assert fault == "unreachable after"
+            create(faulty)
+            met = faulty.operations[number]  # what shows how the store behaves may be left: not all credentials can delete
+            assert fault == "unreachable after" or (fault, met.verb, met.name[:6]) == ("denied", "delete", "probe/")
         except (SimulatedCrash, StrongroomError):
             pass
         try:
