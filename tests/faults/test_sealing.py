@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).parents[1] / "properties"))
 from any_changes import SOURCE, all_changes, chain_of, new_room, row_changes
 
 LENGTH, STEP, EVERY = 40, 4, 2
-OPERATIONS = 8
+OPERATIONS = 9
 """Of the store: two listings, an epoch, five segments."""
 
 
