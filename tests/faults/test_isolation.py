@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,23 @@ def test_an_orphan_dies_with_its_parent():
         assert _wait_for(lambda: not _alive(child))
     finally:
         parent.kill()
+
+
+def test_a_child_outlives_the_thread_that_wanted_it():
+    """Linux kills a child of a thread that ends, unless another one started it."""
+    asked = []
+
+    def first() -> None:
+        stack.enter_context(prepared("os:getpid"))
+        asked.append(ask("os:getpid"))
+
+    with ExitStack() as stack:
+        thread = threading.Thread(target=first)
+        thread.start()
+        thread.join()
+        while Path(f"/proc/self/task/{thread.native_id}").exists():
+            time.sleep(0.01)
+        assert [ask("os:getpid") for _ in range(2)] == asked * 2
 
 
 def test_an_open_file_is_passed_whatever_its_number_and_its_name(tmp_path):

@@ -22,8 +22,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -88,17 +90,11 @@ class _Child:
         self._requests, theirs = socket.socketpair()
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "strongroom.engines.isolation"),  # -P: nothing is imported from where we stand
-                    *(str(theirs.fileno()), str(os.getpid()), loading),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=self._complaints,
-                pass_fds=(theirs.fileno(),),
-                env=_environment(),
-            )
+            command = [
+                *(sys.executable, "-P", "-m", "strongroom.engines.isolation"),  # -P: nothing is imported from where we stand
+                *(str(theirs.fileno()), str(os.getpid()), loading),
+            ]
+            self._process = _started(command, theirs.fileno(), self._complaints)
 
     def ask(self, function: str, arguments: Sequence[Any], *, last: bool) -> Any:
         """The result of the function, or what it raised. It must have ended if it is asked no more."""
@@ -154,6 +150,28 @@ class _Child:
             self._complaints.close()
 
 
+def _started(command: Sequence[str], channel: int, complaints: IO[bytes]) -> subprocess.Popen[bytes]:
+    """By a thread that lives as long as we do: Linux tells a child of the death of the thread that started it."""
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            pass_fds=(channel,),
+            env=_environment(),
+        )
+
+    return _starting().submit(start).result()
+
+
+@cache
+def _starting() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "children")
+
+
+os.register_at_fork(after_in_child=_starting.cache_clear)  # a fork has none of our threads
 _waiting: dict[str, _Child] = {}
 _open: set[str] = set()
 """The modules of which a child is kept: `prepared` is open."""
