@@ -3,7 +3,6 @@ saves, and a Chroma database; every row of every moment is compared with what wa
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import chroma_writer
 import faiss
 import hnswlib
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import PASSWORD, Ended, strongroom
+from processes import apart
 from test_moment_elsewhere import rows_of
 from test_undo import World, names, same, tell, world  # noqa: F401 - a fixture
 
@@ -324,13 +325,7 @@ def test_chroma_by_scans_and_into_lancedb(world: World) -> None:  # noqa: F811
     until = world.room.journal_status()[0].until
 
     def write(*steps: dict[str, object]) -> None:
-        (world.folder / "steps.json").write_text(json.dumps(steps))
-        import subprocess
-        import sys
-
-        from test_undo import WRITER
-
-        subprocess.run([sys.executable, WRITER, world.folder / "db", "write", world.folder / "steps.json"], check=True, timeout=120)
+        apart(chroma_writer.write, str(world.folder / "db"), list(steps))
         for step in steps:
             if step.get("name", "docs") == "docs":
                 tell(world.model, step)
