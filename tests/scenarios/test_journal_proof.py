@@ -305,7 +305,7 @@ def on_chroma_server(tmp_path: Path) -> Iterator[Proof]:
         server.stop()
 
 
-@pytest.mark.parametrize("engine", ["chroma", "hnswlib"])
+@pytest.mark.parametrize("engine", ["chroma", pytest.param("hnswlib", marks=pytest.mark.soak)])
 def test_every_moment_comes_back(engine: str, tmp_path: Path) -> None:
     run(embedded(engine, tmp_path, 3), **SHORT)
 

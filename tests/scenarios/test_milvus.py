@@ -250,6 +250,7 @@ def small(database: Database, count: int = 40, seed: int = 1, name: str = "docs"
         database.client.insert(name, [{"id": i, "v": one, "n": i} for i, one in found], partition_name=partition)
 
 
+@pytest.mark.soak
 def test_what_stands_there_stays_until_the_new_is_in_place(
     source: Database, target: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +394,7 @@ def test_writers_meanwhile(source: Database, target: Database, room: Strongroom,
     assert {one["id"]: one["n"] for one in came} in known
 
 
+@pytest.mark.soak
 def test_what_is_dropped_and_made_meanwhile(source: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reading in which a collection was listed and then not there isn't one of anything."""
     small(source)

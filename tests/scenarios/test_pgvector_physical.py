@@ -273,6 +273,7 @@ def test_a_killed_backup_leaves_nothing_running(cluster: Cluster, room: Strongro
     assert not room.backup(cluster.url).not_captured
 
 
+@pytest.mark.soak
 def test_rows_go_into_another_engine(cluster: Cluster, room: Strongroom, tmp_path: Path) -> None:
     room.backup(cluster.url)
     target = cluster.postgres.database()
