@@ -95,7 +95,7 @@ class DuckFrozen:
         known = next(one for one in table.fields() if one.name == field)
         place = table.schema, table.table
         arguments = str(self._copy), place, table.id_expression(), field, known.metric, bool(known.index), queries, k
-        ids, distances = isolation.call(f"{_LIBRARY}:search", *arguments)
+        ids, distances = isolation.ask(f"{_LIBRARY}:search", *arguments)
         return Answers(tuple(map(tuple, ids)), tuple(distances))
 
     def unchanged_since(self, position: Position, moment: float) -> bool:

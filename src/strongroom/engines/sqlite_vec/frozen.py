@@ -89,7 +89,7 @@ class SqliteVecFrozen:
         table = self._catalog.table(collection)
         column = next(one for one in table.columns if one.name == field)
         arguments = str(self._copy), collection, table.key.name, field, column.type, queries, k
-        ids, distances = isolation.call("strongroom.engines.sqlite_vec.library:search", *arguments)
+        ids, distances = isolation.ask("strongroom.engines.sqlite_vec.library:search", *arguments)
         return Answers(tuple(map(tuple, ids)), tuple(distances))
 
     def unchanged_since(self, position: Position, moment: float) -> bool:
