@@ -57,7 +57,12 @@ def watched(process: subprocess.Popen[bytes], temporary: Path, seen: Seen) -> It
 
 
 def family(pid: int) -> list[int]:
-    children = read(Path(f"/proc/{pid}/task/{pid}/children")).split()
+    """It and all its descendants; a child is listed with the thread that started it."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # it has ended
+        threads = []
+    children = [child for thread in threads for child in read(Path(f"/proc/{pid}/task/{thread}/children")).split()]
     return [pid, *(each for child in children for each in family(int(child)))]
 
 

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS strongroom.receipts
   (place text PRIMARY KEY, receipt bytea NOT NULL, made timestamptz NOT NULL DEFAULT now())
 """
 _LONGEST_VECTOR = 16_000
+SECONDS_FOR_THE_LOCK = 10
 
 
 class PgTarget:
@@ -227,9 +228,7 @@ class PgStage:
         connection = connect(self._address)
         try:
             with failing_as(Unreadable, self._address.shown):
-                number = int(token, 16) - (1 << 63)
-                if not connection.execute("SELECT pg_try_advisory_lock(%s)", (number,)).fetchall()[0][0]:
-                    raise Locked(f"another restore is building {self._layout.staged}* in {self._address.shown}")
+                self._claim(connection, int(token, 16) - (1 << 63))
                 _, self._extension = extension(connection)
                 connection.execute(f"SET search_path = {quoted(self._extension)}".encode())
                 if not (self.directory / "begun").exists():
@@ -240,6 +239,17 @@ class PgStage:
             connection.close()
             raise
         return connection
+
+    def _claim(self, connection: Connection, number: int) -> None:
+        """Wait a little: a server may still be at the last statement of a restore that was killed. Raises Locked."""
+        if connection.info.server_version >= 140_000:
+            connection.execute("SET client_connection_check_interval = '1s'")  # so that ours ends soon after we do
+        connection.execute(f"SET lock_timeout = '{SECONDS_FOR_THE_LOCK}s'".encode())
+        try:
+            connection.execute("SELECT pg_advisory_lock(%s)", (number,))
+        except psycopg.errors.LockNotAvailable as error:
+            raise Locked(f"another restore is building {self._layout.staged}* in {self._address.shown}") from error
+        connection.execute("RESET lock_timeout")
 
     def _drop(self) -> None:
         query = "SELECT nspname FROM pg_catalog.pg_namespace WHERE starts_with(nspname, %s)"
