@@ -59,7 +59,7 @@ def watched(process: subprocess.Popen[bytes], temporary: Path, seen: Seen) -> It
 def family(pid: int) -> list[int]:
     """It and all its descendants; a child is listed with the thread that started it."""
     try:
-        threads = os.listdir(f"/proc/{pid}/task")
+        threads = [each.name for each in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:  # it has ended
         threads = []
     children = [child for thread in threads for child in read(Path(f"/proc/{pid}/task/{thread}/children")).split()]

@@ -23,6 +23,7 @@ from strongroom.repository.crypto import (
     key_of_passphrase,
     random_bytes,
 )
+from strongroom.repository.identity import AccessRole, Identity
 
 FOLDER = "keys/"
 PASSPHRASE, KEY_FILE = "passphrase", "key file"
@@ -88,6 +89,11 @@ class KeySlot:
     def created(self) -> str:
         return str(self.body["created"])
 
+    @property
+    def identity(self) -> Identity:
+        """Raises ValueError if the slot names a role that this program doesn't know."""
+        return Identity(self.id, self.label, AccessRole(self.body.get("role", AccessRole.ADMIN)))
+
     def open(self, secret: Secret) -> bytes | None:
         """The master key, or None if the secret isn't this slot's."""
         if secret.kind != self.kind:
@@ -126,6 +132,7 @@ def read_slot(name: str, content: bytes, repository_id: bytes) -> KeySlot:
         body = json.loads(content)
         belongs = body["repository"] == repository_id.hex()
         whole = all(isinstance(body[part], str) for part in ("kind", "label", "created", "salt", "wrapped"))
+        AccessRole(body.get("role", AccessRole.ADMIN))
         sane = whole and (body["kind"] not in _KINDS or _is_sane(body))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(name, "it is not a key slot") from error

@@ -26,6 +26,7 @@ from strongroom.repository.blob_index import BlobIndex, Place
 from strongroom.repository.cache import Cache, Record
 from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, random_bytes
 from strongroom.repository.framing import Kind, seal, unseal
+from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
@@ -46,10 +47,11 @@ _BATCH = 1_000
 class Repository:
     """An opened repository. Any number of threads and processes may read and write at once."""
 
-    def __init__(self, store: Store, settings: config.Config, keys: Keys, clock: Clock) -> None:
+    def __init__(self, store: Store, settings: config.Config, keys: Keys, identity: Identity, clock: Clock) -> None:
         self.store = as_written(store, settings)
         self.config = settings
         self.keys = keys
+        self.identity = identity
         self.clock = clock
         self.problems: list[Damaged] = []
         """Damaged index objects found while loading; what they listed may be unreachable."""
@@ -98,7 +100,7 @@ class Repository:
             raise
         for leftover in leftovers:
             store.delete(leftover)
-        return cls(inner, settings, Keys.of(master, repository_id), clock)
+        return cls(inner, settings, Keys.of(master, repository_id), slot.identity, clock)
 
     @classmethod
     def open(cls, store: Store, secret: Secret, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
@@ -108,7 +110,7 @@ class Repository:
     @classmethod
     def unlocked(cls, store: Store, found: Unlocked, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
         """What `unlock` found in the store."""
-        repository = cls(store, found.settings, found.keys, clock)
+        repository = cls(store, found.settings, found.keys, found.identity, clock)
         repository.problems.extend(found.problems)
         return repository
 

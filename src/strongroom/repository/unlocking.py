@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from strongroom.errors import Damaged, NoRepository, NotFound, WrongKey
 from strongroom.repository import config, key_slots
 from strongroom.repository.crypto import Keys
+from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.store import Store
 
@@ -20,10 +21,11 @@ PACKS = "packs/"
 
 @dataclass(frozen=True, slots=True)
 class Unlocked:
-    """What a repository is, its keys, and what is wrong with key slots other than the one that opened it."""
+    """What a repository is, its keys, who opened it, and what is wrong with key slots other than the one that opened it."""
 
     settings: config.Config
     keys: Keys
+    identity: Identity
     problems: tuple[Damaged, ...] = ()
 
 
@@ -34,7 +36,7 @@ def unlock(store: Store, secret: Secret) -> Unlocked:
     for slot in slots:
         master = slot.open(secret)
         if master is not None:
-            return Unlocked(settings, Keys.of(master, settings.repository_id), tuple(problems))
+            return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems))
     if problems:
         raise problems[0]
     if not slots:

@@ -13,6 +13,7 @@ from strongroom.operations.verify import Finding
 from strongroom.repository import INDEX, PACKS, SNAPSHOTS, KeySlot, Repository, Secret, Store, config, read_config
 from strongroom.repository.crypto import Keys
 from strongroom.repository.framing import Kind, unseal
+from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.repository.key_slots import read_slot
 from strongroom.repository.packs import read_directory
@@ -30,7 +31,7 @@ def enter(
         damage = Damaged(config.NAME, "it opens, and nothing here was written with its key")
     except Damaged as error:
         damage = error
-    for keys, settings, source, slots in _ways_in(store, secret, replicas):
+    for keys, identity, settings, source, slots in _ways_in(store, secret, replicas):
         if not _opens_something(store, keys):
             continue
         wrong = _wrong_config(store, keys)
@@ -43,7 +44,7 @@ def enter(
             if not dry_run:
                 replace(store, name, content)
             notes.did(name if damage.subject != KEYS else KEYS, f"put back from {source}")
-        return Repository(store, config.decode(settings), keys, clock), found
+        return Repository(store, config.decode(settings), keys, identity, clock), found
     raise damage
 
 
@@ -56,17 +57,19 @@ def _wrong_config(store: Store, keys: Keys) -> Finding | None:
     return Finding(config.NAME, "it is another repository's")
 
 
-def _ways_in(store: Store, secret: Secret, replicas: Sequence[Repository]) -> Iterator[tuple[Keys, bytes, str, dict[str, bytes]]]:
-    """Keys that may be this repository's, the bytes of its `config`, where they are from, and the key slots that are needed."""
+def _ways_in(
+    store: Store, secret: Secret, replicas: Sequence[Repository]
+) -> Iterator[tuple[Keys, Identity, bytes, str, dict[str, bytes]]]:
+    """Keys that may be this repository's, who opens it with them, the bytes of its `config`, where they are from, and the key slots that are needed."""
     for replica in replicas:
         content = replica.store.read(config.NAME)
-        yield replica.keys, content, replica.store.url, _slots_from(store, replica, secret)
+        yield replica.keys, replica.identity, content, replica.store.url, _slots_from(store, replica, secret)
     for slot in _own_slots(store):
         master = slot.open(secret)
         if master is not None:
             repository_id = bytes.fromhex(slot.body["repository"])
             settings = config.Config(repository_id, slot.created, _overwrites(store))
-            yield Keys.of(master, repository_id), settings.encode(), "a key slot", {}
+            yield Keys.of(master, repository_id), slot.identity, settings.encode(), "a key slot", {}
 
 
 def _slots_from(store: Store, replica: Repository, secret: Secret) -> dict[str, bytes]:

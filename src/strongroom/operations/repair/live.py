@@ -93,7 +93,7 @@ class _Refetching(Repository):
     are no snapshots but those that are `known`."""
 
     def __init__(self, repository: Repository, wanted: frozenset[bytes], known: Container[str]) -> None:
-        super().__init__(repository.store, repository.config, repository.keys, repository.clock)
+        super().__init__(repository.store, repository.config, repository.keys, repository.identity, repository.clock)
         self._wanted = wanted
         self._known = known
         self.found: set[bytes] = set()
