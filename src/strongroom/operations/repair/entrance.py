@@ -60,7 +60,7 @@ def _wrong_config(store: Store, keys: Keys) -> Finding | None:
 def _ways_in(
     store: Store, secret: Secret, replicas: Sequence[Repository]
 ) -> Iterator[tuple[Keys, Identity, bytes, str, dict[str, bytes]]]:
-    """Keys that may be this repository's, who opens it with them, the bytes of its `config`, where they are from, and the key slots that are needed."""
+    """Keys that may be this repository's, who opens it with them, its `config`, where they are from, the slots that are needed."""
     for replica in replicas:
         content = replica.store.read(config.NAME)
         yield replica.keys, replica.identity, content, replica.store.url, _slots_from(store, replica, secret)
