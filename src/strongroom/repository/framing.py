@@ -27,6 +27,8 @@ class Kind(IntEnum):
     TOMBSTONE = 4
     JOURNAL = 5
     EPOCH = 6
+    POLICY = 12
+    REGION = 13
 
     @property
     def purpose(self) -> str:
