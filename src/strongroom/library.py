@@ -21,6 +21,7 @@ from strongroom.snapshots.history import Snapshot
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.copy import CopyOptions, CopyReport
     from strongroom.operations.diff import DiffReport
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
@@ -213,6 +214,12 @@ class Strongroom:
         from strongroom.operations.prune import prune
 
         return prune(self.repository, options, progress)
+
+    def copy(self, to: str, options: CopyOptions | None = None, *, progress: Progress = SILENT) -> CopyReport:
+        """Make or complete a replica in another store: the same repository, in a second place."""
+        from strongroom.operations.copy import copy
+
+        return copy(self.repository, open_store(to), options, progress)
 
     def key_slots(self) -> list[KeySlot]:
         """All key slots, oldest first."""

@@ -113,16 +113,16 @@ def _rule(number: int, said: Any) -> Rule:
     if not isinstance(said, dict) or said.keys() - _WORDS:
         raise _not_understood(f"rule {number} has more than {', '.join(sorted(_WORDS))}")
     regions, tags = said.get("regions"), said.get("tags") or {}
-    if not _texts(regions, list) or not _texts(tags, dict):
+    if not isinstance(regions, list) or not isinstance(tags, dict) or not _texts([*regions, *tags, *tags.values()]):
         raise _not_understood(f"rule {number} must name its regions, and its tags by name")
     patterns = {word: said.get(word) or "*" for word in ("source", "collection", "tenant")}
-    if not all(isinstance(one, str) for one in patterns.values()):
+    if not _texts(patterns.values()):
         raise _not_understood(f"rule {number} has a pattern that is no text")
-    return Rule(str(said.get("name") or f"rule {number}"), tuple(regions or ()), tags=dict(tags), **patterns)
+    return Rule(str(said.get("name") or f"rule {number}"), tuple(regions), tags=dict(tags), **patterns)
 
 
-def _texts(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and all(isinstance(one, str) for one in (*value, *(value.values() if kind is dict else ())))
+def _texts(values: Iterable[object]) -> bool:
+    return all(isinstance(one, str) for one in values)
 
 
 def _not_understood(problem: str) -> Damaged:

@@ -1,7 +1,6 @@
 """What is said of a repository and may be said anew: signed documents of one folder, of which the newest counts.
 
-    <folder>/<id>   sealed like a manifest: signature 64 | zstd of JSON {"strongroom_document", "kind", "version", "after", "created",
-                    "body"}
+    <folder>/<id>   sealed like a manifest: signature 64 | zstd of JSON
 
 Versions only grow. A store can take a document away, not make one; this machine remembers which version it saw, so that one that
 was taken away is missed.

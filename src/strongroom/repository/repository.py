@@ -376,6 +376,7 @@ class Repository:
             content = self.store.read(slot.name)
         except NotFound:
             return
+        self.bury(What.REVOKED, [slot.id])
         self.store.delete(slot.name)
         if not self.key_slots()[0]:
             create_once(self.store, slot.name, content)

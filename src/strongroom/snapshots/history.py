@@ -90,6 +90,15 @@ def read_all(repository: Repository) -> tuple[list[Snapshot], list[Damaged]]:
     return sorted(snapshots, key=lambda snapshot: (snapshot.manifest.created, snapshot.id)), damaged
 
 
+def read_some(repository: Repository, ids: Sequence[str]) -> tuple[list[Snapshot], list[Damaged]]:
+    """As `read_all`, of these ids."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(lambda one: _try(repository, one), ids))
+    snapshots = [one for one in found if isinstance(one, Snapshot)]
+    damaged = _still_there(repository, [one for one in found if isinstance(one, Damaged)])
+    return sorted(snapshots, key=lambda snapshot: (snapshot.manifest.created, snapshot.id)), damaged
+
+
 def _try(repository: Repository, snapshot_id: str) -> Snapshot | Damaged:
     try:
         return read(repository, snapshot_id)

@@ -9,7 +9,7 @@ from strongroom.operations.consistency import contradictions
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
 from strongroom.operations.witness import Witness
 from strongroom.repository import REPAIRS, SNAPSHOTS, Pack
-from strongroom.repository.tombstones import What
+from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import history
 from strongroom.snapshots.commit import forgotten
 from strongroom.snapshots.history import Snapshot
@@ -19,6 +19,7 @@ def check_history(look: Examination, snapshots: Sequence[Snapshot], damaged: Seq
     for problem in damaged:
         look.find(problem.subject, problem.problem, ids=(problem.subject.rpartition("/")[2],))
     gone, witnessed = _forgotten(look)
+    gone |= earliest(look.repository.tombstones(What.ABSENT)).keys()
     for missing, namers in history.missing_parents(snapshots, damaged, gone).items():
         look.find(SNAPSHOTS + missing, f"missing: snapshot {namers[0][:12]} names it as its predecessor", ids=(missing,))
     witness = Witness(look.repository)
