@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
     from strongroom.operations.copy import CopyOptions, CopyReport
     from strongroom.operations.diff import DiffReport
+    from strongroom.operations.fall_over import StandIns
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.journal_batches import Batch
     from strongroom.operations.journal_status import StreamStatus
     from strongroom.operations.prune import PruneOptions, PruneReport
     from strongroom.operations.repair import RepairReport
+    from strongroom.operations.replicate import Lag, ReplicateOptions
     from strongroom.operations.restore import RestoreReport
     from strongroom.operations.restore_moment import MomentPlan
     from strongroom.operations.restore_plan import RestorePlan, Rung
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
 class Strongroom:
     """An opened repository and all that can be asked of it. Methods raise subclasses of StrongroomError."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, stand_ins: StandIns | None = None) -> None:
         self.repository = repository
+        self.stand_ins = stand_ins
+        """The replicas that reading falls over to, if it was opened with them (`open_reading`)."""
 
     def backup(
         self,
@@ -218,8 +222,31 @@ class Strongroom:
     def copy(self, to: str, options: CopyOptions | None = None, *, progress: Progress = SILENT) -> CopyReport:
         """Make or complete a replica in another store: the same repository, in a second place."""
         from strongroom.operations.copy import copy
+        from strongroom.operations.replicas import remember
 
-        return copy(self.repository, open_store(to), options, progress)
+        report = copy(self.repository, open_store(to), options, progress)
+        remember(self.repository.store.url, report.target)
+        return report
+
+    def replicate(
+        self,
+        to: Iterable[str],
+        options: ReplicateOptions | None = None,
+        *,
+        stop: threading.Event | None = None,
+        tell: Callable[[Lag], None] = lambda _: None,
+    ) -> list[Lag]:
+        """Keep replicas in step until `stop` is set, each at its own pace. Gives how far behind each is at the end."""
+        from strongroom.operations.replicate import replicate
+
+        return replicate(self.repository, [open_store(one) for one in to], options, stop=stop, tell=tell)
+
+    def replicas(self, to: Iterable[str] = ()) -> list[Lag]:
+        """How far behind these replicas are, or those that this machine knows of. Changes nothing."""
+        from strongroom.operations.replicas import known
+        from strongroom.operations.replicate import lag_of
+
+        return [lag_of(self.repository, open_store(one)) for one in list(to) or known(self.repository.store.url)]
 
     def key_slots(self) -> list[KeySlot]:
         """All key slots, oldest first."""
@@ -246,11 +273,17 @@ def init_repository(
     clock: Clock = SYSTEM_CLOCK,
     cost: Argon2Cost | None = None,
     overwriting: bool = False,
+    region: str | None = None,
 ) -> Strongroom:
-    """Make a new repository at a path or URL. `overwriting` is for a store without conditional creates: no journal can be kept
-    there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
-    secret = secret_of(password, key_file)
-    return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
+    """Make a new repository at a path or URL, in a region. `overwriting` is for a store without conditional creates: no journal can
+    be kept there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
+    from strongroom.repository.region import name_region, require_name
+
+    place, secret = require_name(region) if region else None, secret_of(password, key_file)
+    room = Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
+    if place:
+        name_region(room.repository, place)
+    return room
 
 
 def open_repository(
@@ -258,6 +291,21 @@ def open_repository(
 ) -> Strongroom:
     """Open the repository at a path or URL. Raises NoRepository, WrongKey or Damaged."""
     return Strongroom(Repository.open(open_store(location), secret_of(password, key_file), clock=clock))
+
+
+def open_reading(
+    location: str,
+    *,
+    password: str | None = None,
+    key_file: str | Path | None = None,
+    replicas: Iterable[str] = (),
+    clock: Clock = SYSTEM_CLOCK,
+) -> Strongroom:
+    """Open to read: a blob that is damaged or missing is read from a replica, and all of it where the repository itself is gone or
+    can't be reached (`stand_ins` says so). Replicas: those given, of STRONGROOM_REPLICAS, and those this machine knows of."""
+    from strongroom.operations.fall_over import open_with_stand_ins
+
+    return Strongroom(*open_with_stand_ins(location, secret_of(password, key_file), tuple(replicas), clock))
 
 
 def capture_index(

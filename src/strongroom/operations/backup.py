@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from strongroom.model import Collection, Description, FoundBy, LedgerItem, Posit
 from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
 from strongroom.operations.predecessor import Predecessor, predecessor_of
 from strongroom.operations.processor import processor
+from strongroom.operations.residence import Residence
 from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository
@@ -77,8 +78,11 @@ class _Backup:
         ):
             before = predecessor_of(self._repository, writer, self._source, engine.name, known)
             record, finish = before.unread(source, engine.version(), self._options.model) if self._may_rely else None, None
+            if record is not None:
+                self._require_residence(one.name for one in record.collections)
             if record is None:
                 with engines.prepared(self._url), source.freeze(self._progress) as frozen:
+                    self._require_residence(one.name for one in frozen.description.collections)
                     record = self._unchanged(frozen, before)
                     finish = None if record else self._read(frozen, writer, before, asking, unfinished)
             packs = writer.close()
@@ -101,6 +105,11 @@ class _Backup:
             for remember in self._remembering:
                 remember(record)
         return BackupReport(Snapshot(snapshot_id, record), tuple(self._partly))
+
+    def _require_residence(self, collections: Iterable[str]) -> None:
+        """Before a row is read. Raises Refused if the repository's policy keeps one of them out of its region."""
+        tags = self._options.tags
+        Residence.of(self._repository).require(self._source, list(collections), tags, tags.get("tenant"))
 
     @property
     def _may_rely(self) -> bool:

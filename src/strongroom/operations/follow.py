@@ -18,8 +18,9 @@ from strongroom.journal.sealing import Behind, Fenced, Sealer, Writer
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import spans
 from strongroom.journal.stream import claim_epoch, last_epoch, read_chain, read_changes, read_tail, stream_of
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup import BackupOptions, backup, without_password
 from strongroom.operations.journal_status import unseen_of
+from strongroom.operations.residence import Residence
 from strongroom.operations.scan import ScanFeed, Scanned
 from strongroom.operations.scan import release as forget_scans
 from strongroom.progress import SILENT, Progress
@@ -89,6 +90,7 @@ def follow(
 ) -> FollowReport:
     """Follow a source until `stop` is set. Raises WrongRequest if its engine has no log that can be followed, Fenced if another
     follower takes over, and what the engine's feed and the store raise; what was sealed stays, and it may be run again."""
+    Residence.of(repository).require(without_password(source), ())
     return _Follower(repository, source, options or FollowOptions(), stop or threading.Event(), tell, progress).run()
 
 

@@ -28,13 +28,13 @@ class Rule:
     tenant: str = "*"
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    def matches(self, source: str, collection: str | None, tenant: str | None, tags: Mapping[str, str]) -> bool:
-        """`collection` None: of any name, so that a rule that might match does."""
+    def matches(self, source: str, collection: str | None, tenant: str | None, tags: Mapping[str, str] | None) -> bool:
+        """`collection` None: of any name, `tags` None: not known; a rule that might match does."""
         return (
             fnmatchcase(source, self.source)
             and (collection is None or fnmatchcase(collection, self.collection))
             and (self.tenant == "*" or (tenant is not None and fnmatchcase(tenant, self.tenant)))
-            and all(key in tags and fnmatchcase(tags[key], value) for key, value in self.tags.items())
+            and (tags is None or all(key in tags and fnmatchcase(tags[key], value) for key, value in self.tags.items()))
         )
 
     def allows(self, region: str | None) -> bool:
@@ -67,7 +67,7 @@ class Residency:
         """The first rule that keeps one of the collections out of a region. A source without collections is looked at too."""
         for collection in [*collections] or [None]:
             for rule in self.rules:
-                if rule.matches(source, collection, tenant, tags or {}) and not rule.allows(region):
+                if rule.matches(source, collection, tenant, tags) and not rule.allows(region):
                     return Breach(rule, collection)
         return None
 

@@ -30,6 +30,7 @@ from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
+from strongroom.repository.stand_in import StandIn
 from strongroom.repository.store import Store, require_conditional_create, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
@@ -57,6 +58,8 @@ class Repository:
         """Damaged index objects found while loading; what they listed may be unreachable."""
         self.unlisted = BlobIndex()
         """Packs that no index object lists, by their own directories; filled by `read_directories`."""
+        self.stand_in: StandIn | None = None
+        """Who is asked for what this store can't give: replicas, if it was opened with some."""
         self._index = BlobIndex()
         self._damaged: set[str] = set()
         self._seen: set[str] | None = None
@@ -215,12 +218,21 @@ class Repository:
         """A blob as it is coded in a pack that has it whole, to be copied into another. Raises Damaged."""
         return self._open_anywhere(blob_id)[0]
 
+    def open_blob(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
+        """Both of them, from this store alone. Raises Damaged."""
+        return self._open_here(blob_id)
+
     def open_place(self, place: Place) -> tuple[CodedBlob, Bytes]:
         """A blob from one pack: as it is coded, and plain, checked. Raises NotFound or Damaged."""
         sealed = self.store.read(place.pack.name, place.blob.offset, place.blob.stored)
         return self.reader(place.pack).coded(place.blob, sealed)
 
     def _open_anywhere(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
+        if self.stand_in is not None:
+            return self.stand_in.blob(blob_id, self._open_here)
+        return self._open_here(blob_id)
+
+    def _open_here(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
         first: Damaged | None = None
         for place in self.places(blob_id):
             try:
@@ -307,6 +319,11 @@ class Repository:
 
     def read_manifest(self, snapshot_id: str) -> bytes:
         """The signed bytes of a manifest. Raises NotFound or Damaged."""
+        return (
+            self._manifest_here(snapshot_id) if self.stand_in is None else self.stand_in.manifest(snapshot_id, self._manifest_here)
+        )
+
+    def _manifest_here(self, snapshot_id: str) -> bytes:
         name = SNAPSHOTS + snapshot_id
         if "/" in snapshot_id:
             raise Damaged(name, "no manifest belongs in a folder")

@@ -1,0 +1,194 @@
+"""How replicas are kept in step, each at its own pace, and how far behind each of them is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from strongroom.errors import Refused, StrongroomError, UnsafeStore, WrongRequest
+from strongroom.journal.segments import decode_front, number_in
+from strongroom.operations.copy import CopyOptions, copy, open_replica
+from strongroom.operations.replicas import remember, synced
+from strongroom.repository import PACKS, SNAPSHOTS, Repository, Store
+from strongroom.repository.tombstones import What, earliest
+from strongroom.snapshots import history
+
+EVERY = 5.0
+_LONGEST_PAUSE = 60.0
+_WHOLE_LOOK = 60
+"""The replica itself is listed every so many cycles, though nothing changed at the primary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a replica is behind: `seconds` since the oldest recovery point that it lacks was made (0: none), and how much it
+    lacks. `problem`: why it can't be reached or written; then `seconds` counts from when it was last complete."""
+
+    target: str
+    seconds: float
+    snapshots: int = 0
+    segments: int = 0
+    objects: int = 0
+    bytes: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicateOptions:
+    """A cycle every so many seconds; with `once` until each is complete or has failed."""
+
+    copying: CopyOptions = field(default_factory=CopyOptions)
+    every: float = EVERY
+    once: bool = False
+
+
+def replicate(
+    primary: Repository,
+    targets: Sequence[Store],
+    options: ReplicateOptions | None = None,
+    *,
+    stop: threading.Event | None = None,
+    tell: Callable[[Lag], None] = lambda _: None,
+) -> list[Lag]:
+    """Copy to every target again and again until `stop` is set; one that is slow or away holds up no other. A target that policy or
+    an unsafe store forbids is given up. Raises what stopped the only target, or the first of all of them."""
+    if not targets or len({one.url for one in targets}) < len(targets):
+        raise WrongRequest("replicate needs different places to replicate to", hint="give each with --to URL")
+    following = [_Following(primary, one, options or ReplicateOptions(), stop or threading.Event(), tell) for one in targets]
+    threads = [threading.Thread(target=one.run, name="strongroom-replicate", daemon=True) for one in following]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():  # so that signals are heard
+            thread.join(0.5)
+    failed = [one.fatal for one in following if one.fatal is not None]
+    if len(failed) == len(following):
+        raise failed[0]
+    return [one.lag for one in following]
+
+
+@dataclass
+class _Following:
+    primary: Repository
+    target: Store
+    options: ReplicateOptions
+    stop: threading.Event
+    tell: Callable[[Lag], None]
+    fatal: Exception | None = None
+    cycles: int = 0
+    _seen: dict[str, int] | None = None
+    lag: Lag = Lag("", 0.0)
+
+    def run(self) -> None:
+        pause = self.options.every
+        while True:
+            try:
+                self._cycle()
+                pause = self.options.every
+            except (Refused, UnsafeStore, WrongRequest) as error:
+                self.fatal = error
+            except StrongroomError as error:
+                self._say(behind(self.primary, self.target.url, str(error)))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except Exception as error:  # noqa: BLE001 - a thread's failure must be told by who started it
+                self.fatal = error
+            if self.fatal is not None or self.options.once or self.stop.wait(pause):
+                return
+
+    def _cycle(self) -> None:
+        """Where nothing changed at the primary a listing is all that it costs."""
+        began = self.primary.clock.now().timestamp()
+        here = {one.name: one.size for one in self.primary.store.list("")}
+        self.cycles += 1
+        if here == self._seen and self.cycles % _WHOLE_LOOK:
+            remember(self.primary.store.url, self.target.url, began)
+            return
+        report = copy(self.primary, self.target, self.options.copying)
+        lag = lag_of(self.primary, self.target)
+        if report.whole:
+            self._seen = here
+            remember(self.primary.store.url, self.target.url, began)
+        else:
+            problem = next(iter((*report.damaged, *report.incomplete, *report.different)))
+            lag = Lag(lag.target, lag.seconds, lag.snapshots, lag.segments, lag.objects, lag.bytes, problem)
+        self._say(lag)
+
+    def _say(self, lag: Lag) -> None:
+        self.lag = lag
+        self.tell(lag)
+
+
+def lag_of(primary: Repository, target: Store) -> Lag:
+    """What the target lacks now. Two listings, and the heads of what it lacks."""
+    try:
+        replica = open_replica(primary, target)
+        there = {one.name: one.size for one in target.list("")}
+        excused = {*earliest(replica.tombstones(What.ABSENT)), *earliest(replica.tombstones(What.FORGOTTEN))}
+    except StrongroomError as error:
+        return behind(primary, target.url, str(error))
+    here = {one.name: one.size for one in primary.store.list("")}
+    partial = bool(earliest(replica.tombstones(What.ABSENT)))
+    lacking = {name: size for name, size in here.items() if there.get(name) != size}
+    snapshots = {name.removeprefix(SNAPSHOTS) for name in lacking if name.startswith(SNAPSHOTS)} - excused
+    streams = {found[0] for name in there if (found := number_in(name)) is not None}
+    missing = [name for name in lacking if (found := number_in(name)) and (not partial or found[0] in streams)]
+    packs = [] if partial or not snapshots else [name for name in lacking if name.startswith(PACKS)]
+    names = [*packs, *missing, *(SNAPSHOTS + one for one in snapshots)]
+    oldest = min((*_created(primary, snapshots), *_sealed(primary, missing)), default=None)
+    seconds = max(0.0, primary.clock.now().timestamp() - oldest) if oldest is not None else 0.0
+    return Lag(target.url, seconds, len(snapshots), len(missing), len(names), sum(lacking[name] for name in names))
+
+
+def behind(primary: Repository, target: str, problem: str) -> Lag:
+    """Of a replica that can't be asked: what came since this machine last completed it."""
+    since = synced(primary.store.url, target)
+    try:
+        known, _ = history.headlines(primary)
+    except StrongroomError as error:
+        return Lag(target, max(0.0, primary.clock.now().timestamp() - since) if since else 0.0, problem=f"{problem}; {error}")
+    later = [at for at in (_seconds(one.created) for one in known) if at > since]
+    return Lag(target, max(0.0, primary.clock.now().timestamp() - min(later)) if later else 0.0, len(later), problem=problem)
+
+
+def _created(primary: Repository, snapshots: set[str]) -> Iterable[float]:
+    known, _ = history.headlines(primary) if snapshots else ([], [])
+    return [_seconds(one.created) for one in known if one.id in snapshots]
+
+
+def _sealed(primary: Repository, names: Iterable[str]) -> Iterable[float]:
+    """When the oldest missing segment of each stream was sealed."""
+    first: dict[str, str] = {}
+    for name in sorted(names):
+        first.setdefault(name.rpartition("/")[0], name)
+    for name in first.values():
+        try:
+            yield decode_front(primary.keys, name, primary.store.read(name)).head.sealed / 1e6
+        except StrongroomError:
+            continue
+
+
+def _seconds(created: str) -> float:
+    return datetime.fromisoformat(created).timestamp()
+
+
+def metrics(lags: Iterable[Lag]) -> str:
+    """As Prometheus reads it."""
+    lines = []
+    gauges: tuple[tuple[str, str, Callable[[Lag], float]], ...] = (
+        ("lag_seconds", "Age of the oldest recovery point that the replica lacks", lambda lag: lag.seconds),
+        ("missing_objects", "Objects that it lacks", lambda lag: lag.objects),
+        ("missing_bytes", "Bytes that it lacks", lambda lag: lag.bytes),
+        ("missing_snapshots", "Snapshots that it lacks", lambda lag: lag.snapshots),
+        ("up", "1 if it can be reached and written", lambda lag: 0 if lag.problem else 1),
+    )
+    told = list(lags)
+    for name, help_, value in gauges:
+        lines += [f"# HELP strongroom_replica_{name} {help_}.", f"# TYPE strongroom_replica_{name} gauge"]
+        lines += [f'strongroom_replica_{name}{{replica="{_label(lag.target)}"}} {value(lag):g}' for lag in told]
+    return "\n".join([*lines, ""])
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
