@@ -365,7 +365,7 @@ class Repository:
         slots, _ = self.key_slots()
         replaced = next((slot for slot in slots if slot.open(old) is not None), None)
         if replaced is None:
-            raise WrongKey(f"no key slot opens with this {old.kind}")
+            raise WrongKey(f"no key slot opens with {old.called}")
         fresh = self.add_key(new, replaced.label, cost=cost)
         self._take_away(replaced)
         return fresh

@@ -41,7 +41,10 @@ def unlock(store: Store, secret: Secret) -> Unlocked:
         raise problems[0]
     if not slots:
         raise Damaged(key_slots.FOLDER, "every key slot is gone, and with them the only way to the data")
-    raise WrongKey(f"no key slot of {store.url} opens with this {secret.kind}")
+    hint = (
+        None if secret.service is None else "see 'strongroom key list' for the services of its slots; any other slot opens it too"
+    )
+    raise WrongKey(f"no key slot of {store.url} opens with {secret.called}", hint=hint)
 
 
 def read_config(store: Store) -> config.Config:
