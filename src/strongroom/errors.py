@@ -145,6 +145,10 @@ class WrongKey(StrongroomError):
     default_hint = "check STRONGROOM_PASSWORD, STRONGROOM_PASSWORD_FILE, STRONGROOM_KEY_FILE or STRONGROOM_KMS"
 
 
+class NotAdmitted(WrongKey):
+    """A key service doesn't know who asks (a wrong PIN, no token): it isn't asked again, for a token locks after a few tries."""
+
+
 def from_os_error(error: OSError, subject: str) -> StrongroomError:
     """What an operating system error on a local file means to the caller."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

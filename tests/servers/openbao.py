@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -37,7 +38,7 @@ class OpenBao:
             f"{self.base}/v1/{path}",
             json=body,
             headers={"X-Vault-Token": ROOT_TOKEN},
-            verify=str(self.ca) if self.secure else False,
+            verify=ssl.create_default_context(cafile=self.ca) if self.secure else False,
         )
         answer.raise_for_status()
         return answer.json() if answer.content else None

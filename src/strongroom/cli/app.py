@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from strongroom.repository import KeySlot, Secret
 
 app = typer.Typer(cls=Group, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
-keys = typer.Typer(cls=Group, rich_markup_mode=None)
+keys = typer.Typer(rich_markup_mode=None)
 app.add_typer(keys, name="key")
 
 Repo = Annotated[str, typer.Option("--repo", "-r", envvar="STRONGROOM_REPOSITORY", help="Path or URL of the repository.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -12,14 +13,22 @@ _KMS, _PLAINTEXT = "STRONGROOM_KMS", "STRONGROOM_ALLOW_PLAINTEXT"
 
 
 class Group(typer.core.TyperGroup):
-    """A group whose commands have these options, but where one of them has an option of that name itself."""
+    """The group of all commands, whose commands have these options, but where one has an option of that name itself."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        for command in self.commands.values():
-            if not hasattr(command, "commands"):
-                taken = {option for parameter in command.params for option in parameter.opts}
-                command.params += [option for option in typer.main.get_command(_template()).params if not taken & set(option.opts)]
+        for command in _commands(self):
+            taken = {option for parameter in command.params for option in parameter.opts}
+            command.params += [option for option in typer.main.get_command(_template()).params if not taken & set(option.opts)]
+
+
+def _commands(group: Any) -> Iterator[Any]:
+    """All of a group's, and of the groups in it."""
+    for command in group.commands.values():
+        if hasattr(command, "commands"):
+            yield from _commands(command)
+        else:
+            yield command
 
 
 def _template() -> typer.Typer:

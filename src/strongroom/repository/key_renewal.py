@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from strongroom.errors import NotFound, WrongKey
 from strongroom.repository import recovery_shares
 from strongroom.repository.crypto import Argon2Cost, random_bytes
-from strongroom.repository.key_slots import KeySlot, Secret, make_slot
+from strongroom.repository.key_slots import KeySlot, Secret, make_slot, opening
 from strongroom.repository.repository import Repository
 from strongroom.repository.writer import create_once
 
@@ -36,10 +36,7 @@ def rewrap(repository: Repository, secret: Secret, fresh: Secret | None = None) 
     Raises WrongKey if it opens none."""
     slots, _ = repository.key_slots()
     renewed: list[KeySlot] = []
-    for slot in slots:
-        master = slot.open(secret)
-        if master is None:
-            continue
+    for slot, master in opening(slots, secret):
         created = repository.clock.now().isoformat()
         new, content = make_slot(repository.config.repository_id, master, fresh or secret, slot.label, created, Argon2Cost())
         create_once(repository.store, new.name, content)

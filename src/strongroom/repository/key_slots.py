@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from strongroom.errors import Damaged, WrongRequest
+from strongroom.errors import Damaged, NotAdmitted, WrongKey, WrongRequest
 from strongroom.repository.crypto import (
     KEY_BYTES,
     TAG_BYTES,
@@ -128,6 +129,26 @@ class KeySlot:
             return box.open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
         except NotAuthentic:
             return None
+
+
+def opening(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot, bytes]]:
+    """The slots that a secret opens, with what they wrap; a service's own ones first. Raises Unreachable, NotAdmitted, or WrongKey
+    if the service refuses one and opens none."""
+    refusal: WrongKey | None = None
+    opened = False
+    for slot in sorted(slots, key=lambda slot: slot.body.get("service") != secret.shown.get("service")):
+        try:
+            wrapped = slot.open(secret)
+        except NotAdmitted:
+            raise
+        except WrongKey as error:  # perhaps because it is a slot of another key, or somebody's who wrote it there
+            refusal = refusal or error
+            continue
+        if wrapped is not None:
+            opened = True
+            yield slot, wrapped
+    if refusal is not None and not opened:
+        raise refusal
 
 
 def make_slot(

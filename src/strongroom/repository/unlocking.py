@@ -33,10 +33,8 @@ def unlock(store: Store, secret: Secret) -> Unlocked:
     """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
     settings = read_config(store)
     slots, problems = read_slots(store, settings)
-    for slot in slots:
-        master = slot.open(secret)
-        if master is not None:
-            return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems))
+    for slot, master in key_slots.opening(slots, secret):
+        return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems))
     if problems:
         raise problems[0]
     if not slots:

@@ -20,6 +20,7 @@ from strongroom.repository.key_services.protocol import (
     Context,
     NotOurs,
     denied,
+    not_admitted,
     patiently,
     unreachable,
 )
@@ -99,7 +100,7 @@ class AwsKms:
             raise self._meaning(str(said.get("Code", "")), str(said.get("Message", "")), status) from error
         except (foreign.NoCredentialsError, foreign.PartialCredentialsError, foreign.ProfileNotFound) as error:
             hint = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            raise denied(self.url, _first_line(error), hint) from error
+            raise not_admitted(self.url, _first_line(error), hint) from error
         except (foreign.NoRegionError, foreign.ParamValidationError, ValueError) as error:
             raise WrongRequest(f"{self.url}: {_first_line(error)}", hint=_FORM) from error
         except (foreign.BotoCoreError, OSError) as error:

@@ -16,6 +16,7 @@ from strongroom.repository.key_services.protocol import (
     Context,
     NotOurs,
     denied,
+    not_admitted,
     patiently,
     unreachable,
 )
@@ -60,7 +61,7 @@ class GcpKms:
             credentials, _project = auth.default(scopes=[_SCOPE])
         except auth.exceptions.GoogleAuthError as error:
             hint = "set GOOGLE_APPLICATION_CREDENTIALS, or run 'gcloud auth application-default login'"
-            raise denied(self.url, "there are no credentials for Google Cloud", hint) from error
+            raise not_admitted(self.url, "there are no credentials for Google Cloud", hint) from error
         return requests.AuthorizedSession(credentials)
 
     def _post(self, session: Any, verb: str, body: dict[str, str]) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class GcpKms:
         except (auth.exceptions.TransportError, transport.RequestException) as error:
             raise unreachable(self.url, type(error).__name__) from error
         except auth.exceptions.GoogleAuthError as error:
-            raise denied(self.url, "the credentials were refused", "check GOOGLE_APPLICATION_CREDENTIALS") from error
+            raise not_admitted(self.url, "the credentials were refused", "check GOOGLE_APPLICATION_CREDENTIALS") from error
         return self._read(answer)
 
     def _read(self, answer: Any) -> dict[str, Any]:

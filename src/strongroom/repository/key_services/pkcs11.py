@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
 
-from strongroom.errors import WrongKey, WrongRequest, from_os_error
-from strongroom.repository.key_services.protocol import Context, NotOurs, denied, unreachable
+from strongroom.errors import NotAdmitted, WrongRequest, from_os_error
+from strongroom.repository.key_services.protocol import Context, NotOurs, denied, not_admitted, unreachable
 
 KIND = "pkcs11"
 _FORM = "write pkcs11:token=TOKEN;object=LABEL"
@@ -90,8 +90,12 @@ class Pkcs11:
 
     def _meaning(self, error: Exception) -> Exception:
         name = type(error).__name__
+        if name == "PKCS11Error":  # the library's own: of no function of the module
+            return WrongRequest(f"{self._module()}: this PKCS#11 module can't be loaded", hint=f"check {_MODULE}")
         if name in _PIN_PROBLEMS:
-            return denied(self.url, f"the token refused the PIN ({name})", f"check {_PIN[0]}: a token locks after a few wrong ones")
+            return not_admitted(
+                self.url, f"the token refused the PIN ({name})", f"check {_PIN[0]}: a token locks after a few wrong ones"
+            )
         if name in ("DeviceError", "DeviceRemoved", "TokenNotPresent", "DeviceMemory", "HostMemory", "SessionClosed"):
             return unreachable(self.url, name)
         return denied(self.url, f"the HSM refused ({name})", "check that the key is for encryption with AES-GCM")
@@ -132,12 +136,12 @@ def _gcm(library: Any, nonce: bytes, context: Context) -> dict[str, Any]:
 
 
 def _pin() -> str:
-    """Raises WrongKey if there is none."""
+    """Raises NotAdmitted if there is none."""
     if os.environ.get(_PIN[0]):
         return os.environ[_PIN[0]]
     named = os.environ.get(_PIN[1])
     if not named:
-        raise WrongKey("there is no PIN for the HSM", hint=f"set {_PIN[0]}, or {_PIN[1]} to a file that holds it")
+        raise NotAdmitted("there is no PIN for the HSM", hint=f"set {_PIN[0]}, or {_PIN[1]} to a file that holds it")
     try:
         return Path(named).expanduser().read_text().strip()
     except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from strongroom.errors import Unreachable, WrongKey
+from strongroom.errors import NotAdmitted, Unreachable, WrongKey
 from strongroom.repository.patience import retry_seconds
 
 T = TypeVar("T")
@@ -51,7 +51,8 @@ class KeyService(Protocol):
         """Encrypt 32 bytes by the newest version of the service's key. Raises Unreachable, WrongKey."""
 
     def unwrap(self, wrapped: bytes, context: Context) -> bytes:
-        """The reverse. Raises NotOurs, Unreachable, or WrongKey if the service refuses or the key is disabled or gone."""
+        """The reverse. Raises NotOurs, Unreachable, NotAdmitted if the service doesn't know who asks, or WrongKey
+        if it refuses or the key is disabled or gone."""
 
 
 def patiently(ask: Callable[[], T]) -> T:
@@ -75,3 +76,7 @@ def unreachable(url: str, problem: str) -> Unreachable:
 
 def denied(url: str, problem: str, hint: str) -> WrongKey:
     return WrongKey(f"{url}: {problem}", hint=f"{hint}; another key slot (a password, recovery shares) opens without it")
+
+
+def not_admitted(url: str, problem: str, hint: str) -> NotAdmitted:
+    return NotAdmitted(f"{url}: {problem}", hint=f"{hint}; another key slot (a password, recovery shares) opens without it")

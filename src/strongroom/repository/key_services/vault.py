@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
-from strongroom.errors import StrongroomError, WrongKey, WrongRequest, from_os_error
+from strongroom.errors import NotAdmitted, StrongroomError, WrongRequest, from_os_error
 from strongroom.repository.key_services.protocol import (
     SECONDS_TO_ANSWER,
     SECONDS_TO_CONNECT,
@@ -67,6 +67,8 @@ class Vault:
             ciphertext = wrapped.decode("ascii")
         except UnicodeDecodeError as error:
             raise NotOurs from error
+        if not ciphertext.startswith("vault:v"):
+            raise NotOurs
         return base64.b64decode(self._ask("decrypt", {"ciphertext": ciphertext}, context)["plaintext"])
 
     def _ask(self, verb: str, body: dict[str, str], context: Context) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def _library() -> Any:
 
 
 def _own_token() -> str:
-    """Of BAO_TOKEN, VAULT_TOKEN, or the file that `bao login` and `vault login` write. Raises WrongKey."""
+    """Of BAO_TOKEN, VAULT_TOKEN, or the file that `bao login` and `vault login` write. Raises NotAdmitted."""
     for name in _TOKENS:
         if os.environ.get(name):
             return os.environ[name]
@@ -180,16 +182,16 @@ def _own_token() -> str:
         return _read(str(Path("~/.vault-token").expanduser()))
     except StrongroomError as error:
         hint = "set VAULT_TOKEN or STRONGROOM_VAULT_TOKEN_FILE, log in with 'bao login', or add ?auth=approle to the URL"
-        raise WrongKey("there is no token for Vault", hint=hint) from error
+        raise NotAdmitted("there is no token for Vault", hint=hint) from error
 
 
 def _secret(name: str, file: str) -> str:
-    """Of a variable, or of the file that another one names. Raises WrongKey."""
+    """Of a variable, or of the file that another one names. Raises NotAdmitted."""
     if os.environ.get(name):
         return os.environ[name]
     if os.environ.get(file):
         return _read(os.environ[file])
-    raise WrongKey(f"{name} is not set", hint=f"set {name}, or {file} to a file that holds it")
+    raise NotAdmitted(f"{name} is not set", hint=f"set {name}, or {file} to a file that holds it")
 
 
 def _read(path: str) -> str:
