@@ -230,27 +230,39 @@ class Strongroom:
         """Replace the slot that `old` opens by one for `new`."""
         return self.repository.change_passphrase(old, new, cost=cost)
 
+    def rewrap_keys(self, secret: Secret, fresh: Secret | None = None) -> list[KeySlot]:
+        """Wrap each slot that `secret` opens anew: by the newest version of its service's key, or by `fresh`."""
+        from strongroom.repository.key_renewal import rewrap
+
+        return rewrap(self.repository, secret, fresh)
+
 
 def init_repository(
     location: str,
     *,
     password: str | None = None,
     key_file: str | Path | None = None,
+    kms: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
     cost: Argon2Cost | None = None,
     overwriting: bool = False,
 ) -> Strongroom:
     """Make a new repository at a path or URL. `overwriting` is for a store without conditional creates: no journal can be kept
     there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
-    secret = secret_of(password, key_file)
+    secret = secret_of(password, key_file, kms)
     return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
 
 
 def open_repository(
-    location: str, *, password: str | None = None, key_file: str | Path | None = None, clock: Clock = SYSTEM_CLOCK
+    location: str,
+    *,
+    password: str | None = None,
+    key_file: str | Path | None = None,
+    kms: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Strongroom:
-    """Open the repository at a path or URL. Raises NoRepository, WrongKey or Damaged."""
-    return Strongroom(Repository.open(open_store(location), secret_of(password, key_file), clock=clock))
+    """Open the repository at a path or URL; `kms` is the URL of a key service. Raises NoRepository, WrongKey or Damaged."""
+    return Strongroom(Repository.open(open_store(location), secret_of(password, key_file, kms), clock=clock))
 
 
 def capture_index(
