@@ -21,6 +21,7 @@ from strongroom.snapshots.history import Snapshot
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.coverage import CoverageReport
     from strongroom.operations.diff import DiffReport
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
@@ -201,6 +202,12 @@ class Strongroom:
 
         options = VerifyOptions(Level.DATA if level is None else level, budget, scratch)
         return verify(self.repository, snapshot, options, progress)
+
+    def coverage(self) -> CoverageReport:
+        """How much of what the snapshots need was proven within 1, 7, 30 and 90 days, and what never was."""
+        from strongroom.operations.coverage import coverage
+
+        return coverage(self.repository)
 
     def forget(self, options: ForgetOptions) -> ForgetReport:
         """Forget snapshots by name or by rules; with `dry_run` only say which, and why."""

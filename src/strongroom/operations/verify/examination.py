@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from strongroom.operations.proving import Proving
 from strongroom.operations.verify.report import Finding, VerifyOptions
 from strongroom.progress import Progress
 from strongroom.repository import SNAPSHOTS, Pack, Repository
@@ -37,6 +40,27 @@ class Examination:
 
     def __post_init__(self) -> None:
         self.fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
+
+    @cached_property
+    def proving(self) -> Proving:
+        """What keeps what is proven, from when it is first asked for."""
+        return Proving(self.repository)
+
+    @contextmanager
+    def keeping_proofs(self) -> Iterator[None]:
+        """Every blob that is read meanwhile, by whatever check, counts as proven; kept at the end, also of one that fails."""
+        before, self.repository.proving = self.repository.proving, lambda place: self.proving.blob(place)
+        try:
+            yield
+        finally:
+            self.repository.proving = before
+            if "proving" in self.__dict__:
+                self.proving.keep()
+
+    @property
+    def unkept(self) -> str:
+        """Why what was proven could not be kept for the coverage; '' if it was, or there was nothing to keep."""
+        return self.proving.unkept if "proving" in self.__dict__ else ""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
