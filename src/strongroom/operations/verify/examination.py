@@ -71,6 +71,19 @@ class Examination:
         broken = self._found.setdefault((subject, problem), {})
         broken.update(dict.fromkeys([*ids, *(snapshot.id for snapshot in snapshots)]))
 
+    @contextmanager
+    def apart(self) -> Iterator[list[Finding]]:
+        """Gives, once it ends, what was found meanwhile, be it found before too."""
+        found: list[Finding] = []
+        before, self._found = self._found, {}
+        try:
+            yield found
+        finally:
+            found += self.findings
+            fresh, self._found = self._found, before
+            for (subject, problem), broken in fresh.items():
+                self._found.setdefault((subject, problem), {}).update(broken)
+
     def count(self, what: str, amount: int) -> None:
         self.looked_at[what] = self.looked_at.get(what, 0) + amount
 
