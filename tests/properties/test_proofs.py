@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroaring import BitMap
 
 from strongroom.errors import Damaged
 from strongroom.repository import Store, open_store, proofs
@@ -61,7 +60,7 @@ def as_told(notes: Notes) -> dict[tuple[str, int], float | None]:
     return {(pack, blob): notes.proven(pack, blob, NOW) for pack in PACKS for blob in range(BLOBS)}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(told, max_size=12), st.randoms())
 def test_notes_say_what_the_model_says(some: list[Told], draw) -> None:
     expected = {(pack, blob): model(some, pack, blob) for pack in PACKS for blob in range(BLOBS)}
@@ -147,4 +146,3 @@ def test_what_a_signed_note_may_say_is_bounded() -> None:
         with pytest.raises(ValueError):
             proofs._decode({"strongroom_proof": 1, "looks": [{**good, **wrong}]})
     assert proofs._decode({"strongroom_proof": 1, "looks": []}).highest == 0
-    assert BitMap([1]) in [BitMap([1])]

@@ -109,8 +109,7 @@ def _show(report: DrillReport, out: Path | None) -> None:
         render.line(f"  {report.rung} restore to {report.target_engine}; {report.restart or 'it did not open again'}")
     for step in report.steps:
         mark = ("✓", "green") if step.passed else ("✗", "red") if step.reached else ("–", "red")
-        looked = ", ".join(f"{count:,} {what}" for what, count in step.looked_at.items())
-        render.line("  ", mark, f" {step.name:<15} {looked if step.reached else 'not reached'}")
+        render.line("  ", mark, f" {step.name:<15} {step.looked if step.reached else 'not reached'}")
         for finding in step.findings:
             render.line(("      " + finding, "red"))
     times = "  ".join(f"{name} {duration(seconds)}" for name, seconds in report.stages.items())
@@ -118,7 +117,7 @@ def _show(report: DrillReport, out: Path | None) -> None:
     met = {one.name: one for one in report.objectives}
     for name, value in _measured(report):
         one = met.get(name)
-        told = "" if one is None else f"   {'met' if one.passed else 'missed'}: {str(one).partition('wanted ')[2]}"
+        told = "" if one is None else f"   {one.verdict}: {one.limit}"
         render.line(f"  {name:<8} {value}", (told, "" if one is None else "green" if one.passed else "red"))
     if report.unkept:
         render.show_problem(f"the report could not be kept in the repository: {report.unkept}")

@@ -29,10 +29,21 @@ class Outcome:
     passed: bool
     missed_by: float | None
 
+    @property
+    def limit(self) -> str:
+        """'at most 5 min'."""
+        return f"at {'least' if self.name in SHARES else 'most'} {_shown(self.name, self.wanted)}"
+
+    @property
+    def verdict(self) -> str:
+        """'met', 'missed by 3 min', or 'was not measured'."""
+        if self.missed_by is None:
+            return "was not measured"
+        return "met" if self.passed else f"missed by {_shown(self.name, self.missed_by)}"
+
     def __str__(self) -> str:
-        limit = "at least" if self.name in SHARES else "at most"
-        said = f"{self.name} {_shown(self.name, self.measured)}, wanted {limit} {_shown(self.name, self.wanted)}"
-        return said if self.passed or self.missed_by is None else f"{said}: missed by {_shown(self.name, self.missed_by)}"
+        measured = f" {_shown(self.name, self.measured)}" if self.measured is not None else ""
+        return f"{self.name}{measured}: {self.verdict} (wanted {self.limit})"
 
 
 def parse(text: str) -> dict[str, float]:
@@ -76,18 +87,16 @@ def _outcome(name: str, limit: float, value: float | None) -> Outcome:
     return Outcome(name, limit, value, missed == 0.0, missed)
 
 
-def _shown(name: str, value: float | None) -> str:
-    if value is None:
-        return "was not measured"
+def _shown(name: str, value: float) -> str:
     if name in TIMES:
         return duration(value)
-    return f"{value:.4f}" if name in SHARES else f"{value:.2f}x"
+    return f"{value:.4g}" if name in SHARES else f"{value:.2f}x"
 
 
 def duration(seconds: float) -> str:
-    """'85 ms', '4.2 s', '3 min 20 s', '5 h 3 min', '2 d 4 h'."""
+    """'0.04 ms', '85 ms', '4.2 s', '3 min 20 s', '5 h 3 min', '2 d 4 h'."""
     if seconds < 1:
-        return f"{seconds * 1e3:.2f} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+        return f"{seconds * 1e3:.3g} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -91,12 +91,9 @@ def _tile(name: str, value: str, note: str, outcome: Outcome | None) -> str:
     tone, said = "", escape(note)
     if outcome is not None:
         tone = " met" if outcome.passed else " missed"
-        said = f"{said}<br>{'objective met' if outcome.passed else '<em>objective missed</em>'}: {escape(_wanted(outcome))}"
+        verdict = escape(outcome.verdict) if outcome.passed else f"<em>{escape(outcome.verdict)}</em>"
+        said = f"{said}<br>{verdict}: {escape(outcome.limit)}"
     return f'<div class="tile{tone}"><span>{escape(name)}</span><b>{escape(value)}</b><span>{said}</span></div>'
-
-
-def _wanted(one: Outcome) -> str:
-    return str(one).partition("wanted ")[2].replace(": missed by", ", missed by")
 
 
 def _why(report: DrillReport) -> str:
@@ -142,9 +139,7 @@ def _steps(report: DrillReport) -> str:
     rows = []
     for one in report.steps:
         mark = '<td class="mark ok">✓</td>' if one.passed else f'<td class="mark no">{"✗" if one.reached else "–"}</td>'
-        looked = ", ".join(f"{count:,} {what}" for what, count in one.looked_at.items()) or (
-            "nothing" if one.reached else "not reached"
-        )
+        looked = one.looked or ("nothing" if one.reached else "not reached")
         found = "".join(f"<p>{escape(finding)}</p>" for finding in one.findings)
         rows.append(
             f"<tr>{mark}<td>{escape(one.name)}<p class='soft'>{_MEANINGS.get(one.name, '')}</p></td>"

@@ -59,7 +59,8 @@ def distribution(series: Sequence[tuple[str, Sequence[float]]], limits: Sequence
     """For each series the share of values up to x, as steps, on a logarithmic axis."""
     values = [one for _, some in series for one in some] + [limit.value for limit in limits]
     low, high = _decade_bounds(values)
-    width, height, base, top = 1000.0, 300.0, 250.0, 24.0
+    top = 12.0 + 17 * len(limits)
+    width, height, base = 1000.0, top + 276, top + 226
 
     def across(value: float) -> float:
         return 60 + (math.log10(max(value, low)) - math.log10(low)) / (math.log10(high) - math.log10(low)) * (width - 80)
@@ -70,9 +71,12 @@ def distribution(series: Sequence[tuple[str, Sequence[float]]], limits: Sequence
         out += [_line(across(tick), top, across(tick), base, GRID), _text(across(tick), base + 18, shown(tick), "middle", SOFT, 12)]
     for row, limit in enumerate(limits):
         at = across(limit.value)
-        out.append(f'<path d="M{at:.1f} {top} V{base}" stroke="{limit.color}" stroke-width="1.6" stroke-dasharray="5 4"/>')
+        above = 14.0 + 17 * row
+        out.append(
+            f'<path d="M{at:.1f} {above - 9:.1f} V{base}" stroke="{limit.color}" stroke-width="1.6" stroke-dasharray="5 4"/>'
+        )
         anchor, shift = ("end", -6) if at > width * 0.6 else ("start", 6)
-        out.append(_text(at + shift, top + 12 + 16 * (row % 6), f"{limit.label} {shown(limit.value)}", anchor, limit.color, 12))
+        out.append(_text(at + shift, above, f"{limit.label} {shown(limit.value)}", anchor, limit.color, 12))
     for place, (name, some) in enumerate(series):
         ordered, path = sorted(some), list[str]()
         for rank, value in enumerate(ordered):
@@ -103,7 +107,7 @@ def bars(rows: Sequence[tuple[str, float]], limit: float | None, shown: Shown) -
 def trend(title: str, dots: Sequence[Dot], limit: float | None, shown: Shown, *, high: float | None = None) -> str:
     """One number over the drills, oldest first; failed drills are red, those without a value are crosses at the foot."""
     values = [one.value for one in dots if one.value is not None]
-    most = high if high is not None else 1.15 * max([*values, *([limit] if limit is not None else [])], default=1.0) or 1.0
+    most = high if high is not None else _scale(values, limit)
     width, base, top = 480.0, 150.0, 40.0
 
     def place(number: int) -> float:
@@ -116,7 +120,9 @@ def trend(title: str, dots: Sequence[Dot], limit: float | None, shown: Shown, *,
     for share in (0.0, 0.5, 1.0):
         out += [_line(66, height(share * most), width - 10, height(share * most), GRID)]
         out += [_text(60, height(share * most) + 4, shown(share * most), "end", SOFT, 11)]
-    if limit is not None:
+    if limit is not None and limit > most:
+        out.append(_text(width - 10, 30, f"objective {shown(limit)}: far above", "end", MARK, 11))
+    elif limit is not None:
         out.append(f'<path d="M66 {height(limit):.1f} H{width - 10}" stroke="{MARK}" stroke-width="1.4" stroke-dasharray="5 4"/>')
     points = [(place(number), height(one.value)) for number, one in enumerate(dots) if one.value is not None]
     if len(points) > 1:
@@ -135,6 +141,14 @@ def trend(title: str, dots: Sequence[Dot], limit: float | None, shown: Shown, *,
             _text(width - 10, base + 20, dots[-1].when[:10], "end", SOFT, 11),
         ]
     return _svg(width, 176, "".join(out), title)
+
+
+def _scale(values: Sequence[float], limit: float | None) -> float:
+    """What the top of the axis stands for. An objective that is far away would make everything else flat."""
+    most = max(values, default=0.0)
+    if limit is not None and (not most or limit < 4 * most):
+        most = max(most, limit)
+    return 1.15 * most or 1.0
 
 
 def _decade_bounds(values: Sequence[float]) -> tuple[float, float]:

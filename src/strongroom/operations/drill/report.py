@@ -24,6 +24,11 @@ class Checked:
     findings: tuple[str, ...]
     reached: bool = True
 
+    @property
+    def looked(self) -> str:
+        """'1 snapshot, 32 probes'."""
+        return ", ".join(f"{count:,} {what.removesuffix('s') if count == 1 else what}" for what, count in self.looked_at.items())
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -84,6 +89,16 @@ class DrillReport:
     id: str = ""
     unkept: str = ""
     document: bytes = b""
+
+    @property
+    def line(self) -> str:
+        """A line that says how it came out: for notifications."""
+        where = self.point.source if self.point else f"repository {self.repository[:12]}"
+        return (
+            f"drill of {where} passed"
+            if self.passed
+            else f"drill of {where} failed: {(*self.failures, 'a step was not reached')[0]}"
+        )
 
     @property
     def lowest_recall(self) -> float | None:

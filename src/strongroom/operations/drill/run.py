@@ -15,6 +15,7 @@ from pathlib import Path
 from strongroom import engines
 from strongroom.engines.protocol import ScratchElsewhere
 from strongroom.errors import Damaged, Refused, StrongroomError
+from strongroom.model import Selection
 from strongroom.operations.backup import without_password
 from strongroom.operations.coverage import coverage
 from strongroom.operations.drill import objectives, restarted, signing
@@ -23,6 +24,7 @@ from strongroom.operations.drill.point import Chosen, choose, unrestorable
 from strongroom.operations.drill.report import Checked, DrillReport, Latency, RecoveryPoint
 from strongroom.operations.drill.restarted import Question, Reply
 from strongroom.operations.restore import RestoreOptions, RestoreReport, restore
+from strongroom.operations.restore_plan import plan_restore
 from strongroom.operations.verify.data import check_data
 from strongroom.operations.verify.examination import Examination
 from strongroom.operations.verify.journals import check_journals
@@ -95,7 +97,7 @@ class Drill:
     def _place(self, chosen: Chosen) -> Iterator[str]:
         """The URL to restore to."""
         if self._options.target is not None:
-            _require_free(self._options.target)
+            _require_free(chosen, self._options.target)
             yield self._options.target
             return
         with tempfile.TemporaryDirectory(prefix="strongroom-drill-", dir=self._options.scratch) as place, ExitStack() as leaving:
@@ -284,8 +286,8 @@ class Drill:
             self._look.find(SNAPSHOTS + chosen.snapshot.id, f"{what}: {error}", [chosen.snapshot])
 
 
-def _require_free(url: str) -> None:
-    taken = engines.target_of(url).occupied(())
+def _require_free(chosen: Chosen, url: str) -> None:
+    taken = plan_restore(chosen.snapshot, url, Selection(), moment=chosen.moment).occupied
     if taken:
         hint = "give a target that is free: what is there isn't touched, and a restore that is there already measures nothing"
         raise Refused(f"{without_password(url)} is not empty ({taken[0]})", hint=hint)
