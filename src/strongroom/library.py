@@ -21,7 +21,9 @@ from strongroom.snapshots.history import Snapshot
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.coverage import CoverageReport
     from strongroom.operations.diff import DiffReport
+    from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.journal_batches import Batch
@@ -201,6 +203,29 @@ class Strongroom:
 
         options = VerifyOptions(Level.DATA if level is None else level, budget, scratch)
         return verify(self.repository, snapshot, options, progress)
+
+    def drill(self, target: str | None = None, *, out: Path | None = None, progress: Progress = SILENT, **wish: Any) -> DrillReport:
+        """Restore a recovery point (`moment`: 'newest', 'random', 'at=TIME') to a scratch target, or a free one that a URL names,
+        restart it, verify and measure it. `wish` are the other fields of `DrillOptions`; `out` is where reports are written."""
+        from strongroom.operations.drill import DrillOptions, drill
+        from strongroom.operations.drill.publishing import publish
+
+        report = drill(self.repository, DrillOptions(target=target, **wish), progress)
+        if out is not None:
+            publish(self.repository, report, out)
+        return report
+
+    def drill_history(self, source: str | None = None) -> DrillHistory:
+        """The reports of all drills, or of one source's, oldest first."""
+        from strongroom.operations.drill import drill_history
+
+        return drill_history(self.repository, source)
+
+    def coverage(self) -> CoverageReport:
+        """How much of what the snapshots need was proven within 1, 7, 30 and 90 days, and what never was."""
+        from strongroom.operations.coverage import coverage
+
+        return coverage(self.repository)
 
     def forget(self, options: ForgetOptions) -> ForgetReport:
         """Forget snapshots by name or by rules; with `dry_run` only say which, and why."""

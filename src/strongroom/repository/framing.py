@@ -27,6 +27,8 @@ class Kind(IntEnum):
     TOMBSTONE = 4
     JOURNAL = 5
     EPOCH = 6
+    DRILL = 10
+    PROOF = 11
 
     @property
     def purpose(self) -> str:
