@@ -27,6 +27,8 @@ class Kind(IntEnum):
     TOMBSTONE = 4
     JOURNAL = 5
     EPOCH = 6
+    HOLD = 7
+    ERASURE = 8
 
     @property
     def purpose(self) -> str:
