@@ -15,9 +15,10 @@ from strongroom.credentials import secret_of
 from strongroom.errors import Damaged, WrongKey, WrongRequest
 from strongroom.model import Selection
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, Store, open_store
+from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, Store, holds, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.holding import hold_records
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
+    from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_batches import Batch
     from strongroom.operations.journal_status import StreamStatus
     from strongroom.operations.prune import PruneOptions, PruneReport
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from strongroom.operations.restore_plan import RestorePlan, Rung
     from strongroom.operations.undo import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
+    from strongroom.repository.holds import HoldRecord, Release
 
 
 class Strongroom:
@@ -238,6 +241,20 @@ class Strongroom:
         from strongroom.operations.prune import prune
 
         return prune(self.repository, options, progress)
+
+    def hold(self, options: HoldOptions) -> HoldReport:
+        """Put snapshots, collections, a tenant or a source under a legal hold: nothing of them may go by any road."""
+        from strongroom.operations.hold import place_hold
+
+        return place_hold(self.repository, options)
+
+    def holds(self) -> list[HoldRecord]:
+        """All holds that were ever placed, oldest first, with their releases."""
+        return hold_records(self.repository)
+
+    def release_hold(self, hold: str, *, reason: str, authority: str) -> Release:
+        """End the hold whose id begins so; the hold and its release stay in the repository."""
+        return holds.release(self.repository, hold, reason, authority)
 
     def key_slots(self) -> list[KeySlot]:
         """All key slots, oldest first."""

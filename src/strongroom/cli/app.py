@@ -419,6 +419,7 @@ def _make_key_file(path: Path) -> Secret:
 for name in (  # last: their commands are registered on `app`
     "restoring",
     "pruning",
+    "holding",
     "journal",
     "doctoring",
     "recovering",
