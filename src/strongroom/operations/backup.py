@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ from strongroom.snapshots.artifacts import ArtifactWriter
 from strongroom.snapshots.commit import commit
 from strongroom.snapshots.fingerprints import Fingerprinter
 from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.holding import TENANT
 from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection
 
 __all__ = ["BackupOptions", "BackupReport", "backup", "root_of", "without_password"]
@@ -79,10 +80,10 @@ class _Backup:
             before = predecessor_of(self._repository, writer, self._source, engine.name, known)
             record, finish = before.unread(source, engine.version(), self._options.model) if self._may_rely else None, None
             if record is not None:
-                self._require_residence(one.name for one in record.collections)
+                self._require_residence(record.description())
             if record is None:
                 with engines.prepared(self._url), source.freeze(self._progress) as frozen:
-                    self._require_residence(one.name for one in frozen.description.collections)
+                    self._require_residence(frozen.description)
                     record = self._unchanged(frozen, before)
                     finish = None if record else self._read(frozen, writer, before, asking, unfinished)
             packs = writer.close()
@@ -106,10 +107,13 @@ class _Backup:
                 remember(record)
         return BackupReport(Snapshot(snapshot_id, record), tuple(self._partly))
 
-    def _require_residence(self, collections: Iterable[str]) -> None:
-        """Before a row is read. Raises Refused if the repository's policy keeps one of them out of its region."""
-        tags = self._options.tags
-        Residence.of(self._repository).require(self._source, list(collections), tags, tags.get("tenant"))
+    def _require_residence(self, description: Description) -> None:
+        """Before a row is read. Raises Refused if the repository's policy keeps one of the collections out of its region."""
+        residence = Residence.of(self._repository)
+        names, tags = [one.name for one in description.collections], self._options.tags
+        told = [tags.get(TENANT), *(one.catalog.get(TENANT) for one in description.collections)]
+        for tenant in {one for one in told if isinstance(one, str)} or {None}:
+            residence.require(self._source, names, tags, tenant)
 
     @property
     def _may_rely(self) -> bool:

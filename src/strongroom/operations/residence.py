@@ -10,6 +10,7 @@ from strongroom.repository import Repository
 from strongroom.repository.policies import published
 from strongroom.repository.region import region_of
 from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.holding import subject_of
 
 
 class Residence:
@@ -43,8 +44,10 @@ class Residence:
         return None if found is None else refusal(found, self._region, source, self._place)
 
     def problem_of_snapshot(self, snapshot: Snapshot) -> Refused | None:
-        record = snapshot.manifest
-        return self.problem(record.source, [one.name for one in record.collections], record.tags, record.tags.get("tenant"))
+        record, names = snapshot.manifest, [one.name for one in snapshot.manifest.collections]
+        whose = subject_of(snapshot.id, record).tenants or [None]
+        problems = (self.problem(record.source, names, record.tags, tenant) for tenant in whose)
+        return next((one for one in problems if one is not None), None)
 
     def require(
         self, source: str, collections: Iterable[str | None], tags: Mapping[str, str] | None = None, tenant: str | None = None

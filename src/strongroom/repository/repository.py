@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
@@ -61,6 +61,8 @@ class Repository:
         self.stand_in: StandIn | None = None
         """Who is asked for what this store can't give: replicas, if it was opened with some."""
         self._index = BlobIndex()
+        self.proving: Callable[[Place], None] = lambda _: None
+        """Hears of each blob that was read from a pack and found right."""
         self._damaged: set[str] = set()
         self._seen: set[str] | None = None
         self._distrusting = False
@@ -218,21 +220,18 @@ class Repository:
         """A blob as it is coded in a pack that has it whole, to be copied into another. Raises Damaged."""
         return self._open_anywhere(blob_id)[0]
 
-    def open_blob(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
-        """Both of them, from this store alone. Raises Damaged."""
-        return self._open_here(blob_id)
-
     def open_place(self, place: Place) -> tuple[CodedBlob, Bytes]:
         """A blob from one pack: as it is coded, and plain, checked. Raises NotFound or Damaged."""
         sealed = self.store.read(place.pack.name, place.blob.offset, place.blob.stored)
-        return self.reader(place.pack).coded(place.blob, sealed)
+        found = self.reader(place.pack).coded(place.blob, sealed)
+        self.proving(place)
+        return found
 
     def _open_anywhere(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
-        if self.stand_in is not None:
-            return self.stand_in.blob(blob_id, self._open_here)
-        return self._open_here(blob_id)
+        return self.open_blob(blob_id) if self.stand_in is None else self.stand_in.blob(blob_id, self.open_blob)
 
-    def _open_here(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
+    def open_blob(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
+        """As it is coded and plain, from this store alone. Raises Damaged."""
         first: Damaged | None = None
         for place in self.places(blob_id):
             try:
@@ -380,9 +379,9 @@ class Repository:
     def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
         """Put `new` in the place of `old`: the new slot is durable before the old one goes. Raises WrongKey."""
         slots, _ = self.key_slots()
-        replaced = next((slot for slot in slots if slot.open(old) is not None), None)
+        replaced = next((slot for slot, _ in key_slots.opening(slots, old)), None)
         if replaced is None:
-            raise WrongKey(f"no key slot opens with this {old.kind}")
+            raise WrongKey(f"no key slot opens with {old.called}")
         fresh = self.add_key(new, replaced.label, cost=cost)
         self._take_away(replaced)
         return fresh

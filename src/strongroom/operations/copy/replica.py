@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from strongroom.errors import AlreadyExists, NoRepository, NotFound, Overtaken, Refused, WrongRequest
+from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Overtaken, Refused, WrongRequest
 from strongroom.operations.copy.journals import send_journals
 from strongroom.operations.copy.packs import send_packs
 from strongroom.operations.copy.plan import CopyOptions, Plan, plan_copy
@@ -16,7 +16,9 @@ from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tombstones
 from strongroom.repository import region as regions
+from strongroom.repository.declarations import declarations
 from strongroom.repository.evacuation import secure, still_hold
+from strongroom.repository.framing import Kind
 from strongroom.repository.reading_back import as_written
 from strongroom.repository.repository import INDEX
 from strongroom.repository.store import PROBES, Listed, try_conditional_create
@@ -25,6 +27,8 @@ from strongroom.snapshots.history import Snapshot
 
 _OF_THE_STORE = (PROBES, REPAIRS, regions.FOLDER, INDEX, PACKS, SNAPSHOTS, key_slots.FOLDER, "journal/", tombstones.FOLDER)
 """What isn't copied as it is: it belongs to one store, or has an order of its own."""
+_DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
+"""What names what was declared before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ class _Copy:
         transport = self._transport(replica)
         self._send_slots(replica, transport, here, there)
         rest = [name for name in here if not name.startswith(_OF_THE_STORE) and name not in there and name != config.NAME]
-        self._send(transport, here, [name for name in rest if not name.startswith("audit/")])
+        self._send_declarations(transport, here, there)
+        self._send(transport, here, [name for name in rest if not name.startswith(("audit/", *_DECLARED))])
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)
         send_journals(self.primary, replica, transport, plan.streams)
@@ -192,6 +197,20 @@ class _Copy:
         for name in there:
             if name.rpartition("/")[2] in revoked and not name.startswith((PACKS, SNAPSHOTS, INDEX)):
                 replica.store.delete(name)
+
+    def _send_declarations(self, transport: Transport, here: dict[str, int], there: dict[str, int]) -> None:
+        """One after another, none before those that it names: else a replica would miss one. Where one is missing here, none goes."""
+        for folder, kind in _DECLARED.items():
+            if not any(name.startswith(folder) and name not in there for name in here):
+                continue
+            try:
+                found = declarations(self.primary.store, self.primary.keys, kind, folder)
+            except Damaged as error:
+                transport.damaged[error.subject] = error.problem
+                continue
+            for name in (folder + one.id for one in found):
+                if name in here and name not in there and not self._send(transport, here, [name]):
+                    break
 
     def _explain_absence(self, replica: Repository) -> None:
         """What was forgotten before it came here is no theft; what is here stays. So are trimmed segments explained."""
