@@ -294,7 +294,9 @@ def test_no_service_that_only_a_slot_names_is_asked(services: Callable[[str], Se
             (room.path / "keys" / content_hash(content).hex()).write_bytes(content)
         room.run("snapshots").done()
         room.run("snapshots", STRONGROOM_KMS=None, STRONGROOM_PASSWORD="guess").failed(12)
-        room.run("key", "list").done()
+        (room.path / "keys" / name).unlink()  # and takes the real one away: only his are left
+        room.run("snapshots").failed(12, "no key slot")
+        room.run("key", "rewrap").failed(12)
     assert heard == []
 
 
