@@ -180,6 +180,8 @@ def test_the_architecture_names_every_part() -> None:
 def commands(group: Any, path: str = "strongroom") -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
+            if len(command.params) > 1:  # it does something itself
+                yield f"{path} {name}", command
             yield from commands(command, f"{path} {name}")
         else:
             yield f"{path} {name}", command

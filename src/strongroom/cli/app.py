@@ -416,5 +416,14 @@ def _make_key_file(path: Path) -> Secret:
     return Secret.key_file(content)
 
 
-for name in ("restoring", "pruning", "journal", "doctoring", "recovering"):  # last: their commands are registered on `app`
+for name in (  # last: their commands are registered on `app`
+    "restoring",
+    "pruning",
+    "holding",
+    "journal",
+    "doctoring",
+    "recovering",
+    "covering",
+    "drilling",
+):
     import_module(f"strongroom.cli.{name}")

@@ -316,6 +316,8 @@ def show_verify(report: VerifyReport) -> None:
     verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {_counted(len(report.findings), 'findings')}", "red")
     looked = ", ".join(_counted(value, name) for name, value in report.looked_at.items())
     _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
+    if report.unkept:
+        line(("!", "yellow"), f" what was proven could not be kept for the coverage: {report.unkept}", to=err)
 
 
 def show_repair(report: RepairReport) -> None:

@@ -366,3 +366,11 @@ class ScratchElsewhere(Protocol):
 
     def drop_scratch(self, url: str) -> None:
         """Take away what a restore left at the URL that `scratch` gave; what can't be is left. Repeatable."""
+
+
+@runtime_checkable
+class ScratchRestarts(Protocol):
+    """An `Engine` whose scratch target is a server of its own, which can be stopped and started."""
+
+    def restart_scratch(self, url: str) -> None:
+        """Stop the server at the URL that `scratch` gave, and start it on what it had written to its files. Raises EngineFailed."""

@@ -204,7 +204,7 @@ class Objects:
                     for chunk in obstore.list(self._backend, prefix=prefix.rstrip("/"), chunk_size=1000):
                         fresh = [item for item in chunk if item["path"] not in given]
                         given.update(item["path"] for item in fresh)
-                        yield from (Listed(item["path"], int(item["size"])) for item in fresh)
+                        yield from (Listed(item["path"], int(item["size"]), item["last_modified"].timestamp()) for item in fresh)
                 return
             except NotFound:  # there isn't even a bucket
                 return

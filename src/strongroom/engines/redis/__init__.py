@@ -36,6 +36,12 @@ class Redis:
 
         return start(directory)
 
+    def restart_scratch(self, url: str) -> None:
+        """By an RDB file, as a server that is shut down in order leaves one."""
+        from strongroom.engines.redis.scratch import restart
+
+        restart(address_of(url))
+
     def source(self, url: str) -> RedisSource:
         return RedisSource(address_of(url))
 
