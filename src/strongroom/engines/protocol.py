@@ -305,7 +305,8 @@ class WholeOnly(Protocol):
 
 class Engine(Protocol):
     """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme. One that has an attribute
-    `experimental` that is true has never met what it is for: see `engines.is_experimental`."""
+    `experimental` that is true has never met what it is for: see `engines.is_experimental`. One whose URLs mean no TLS
+    names the scheme that means it in an attribute `encrypted_scheme`."""
 
     @property
     def name(self) -> str: ...

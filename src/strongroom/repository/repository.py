@@ -367,9 +367,9 @@ class Repository:
     def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
         """Put `new` in the place of `old`: the new slot is durable before the old one goes. Raises WrongKey."""
         slots, _ = self.key_slots()
-        replaced = next((slot for slot in slots if slot.open(old) is not None), None)
+        replaced = next((slot for slot, _ in key_slots.opening(slots, old)), None)
         if replaced is None:
-            raise WrongKey(f"no key slot opens with this {old.kind}")
+            raise WrongKey(f"no key slot opens with {old.called}")
         fresh = self.add_key(new, replaced.label, cost=cost)
         self._take_away(replaced)
         return fresh

@@ -22,6 +22,7 @@ class Redis:
 
     name = "redis"
     loading = "strongroom.engines.redis:load"
+    encrypted_scheme = "rediss"
 
     def version(self) -> str:
         return f"redis-py {library().__version__}"
@@ -50,3 +51,5 @@ class Redis:
 
 class SecureRedis(Redis):
     """The same by TLS: only the URL's scheme is another."""
+
+    encrypted_scheme = ""
