@@ -207,13 +207,27 @@ class Strongroom:
         options = VerifyOptions(Level.DATA if level is None else level, budget, scratch)
         return verify(self.repository, snapshot, options, progress)
 
-    def drill(self, target: str | None = None, *, out: Path | None = None, progress: Progress = SILENT, **wish: Any) -> DrillReport:
+    def drill(
+        self,
+        target: str | None = None,
+        *,
+        source: str | None = None,
+        moment: str = "newest",
+        seed: int | None = None,
+        objectives: Mapping[str, float] | str = "",
+        scratch: Path | None = None,
+        budget: int | None = None,
+        out: Path | None = None,
+        progress: Progress = SILENT,
+    ) -> DrillReport:
         """Restore a recovery point (`moment`: 'newest', 'random', 'at=TIME') to a scratch target, or a free one that a URL names,
-        restart it, verify and measure it. `wish` are the other fields of `DrillOptions`; `out` is where reports are written."""
-        from strongroom.operations.drill import DrillOptions, drill
+        restart it, verify and measure it. `objectives` are such as 'rpo=5m,rto=30m,recall=0.95,p95=50ms', or limits by name in
+        seconds and shares. `out` is where reports are written for people and pipelines."""
+        from strongroom.operations.drill import DrillOptions, drill, objectives_of
         from strongroom.operations.drill.publishing import publish
 
-        report = drill(self.repository, DrillOptions(target=target, **wish), progress)
+        options = DrillOptions(source, moment, seed, objectives_of(objectives), scratch, target, budget)
+        report = drill(self.repository, options, progress)
         if out is not None:
             publish(self.repository, report, out)
         return report
