@@ -16,6 +16,7 @@ from strongroom.repository.framing import Kind, unseal
 from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.repository.key_slots import read_slot
+from strongroom.repository.keyring import open_slot
 from strongroom.repository.packs import read_directory
 from strongroom.repository.store import try_conditional_create
 
@@ -65,11 +66,11 @@ def _ways_in(
         content = replica.store.read(config.NAME)
         yield replica.keys, replica.identity, content, replica.store.url, _slots_from(store, replica, secret)
     for slot in _own_slots(store):
-        master = slot.open(secret)
-        if master is not None:
+        wrapped = slot.open(secret)
+        if wrapped is not None:
             repository_id = bytes.fromhex(slot.body["repository"])
             settings = config.Config(repository_id, slot.created, _overwrites(store))
-            yield Keys.of(master, repository_id), slot.identity, settings.encode(), "a key slot", {}
+            yield open_slot(store, slot, wrapped, repository_id), slot.identity, settings.encode(), "a key slot", {}
 
 
 def _slots_from(store: Store, replica: Repository, secret: Secret) -> dict[str, bytes]:
