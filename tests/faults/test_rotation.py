@@ -16,6 +16,8 @@ from worlds import CHEAP, Sources, restored
 from strongroom.errors import Damaged, Overtaken, Refused, StrongroomError, UnsafeStore, WrongKey
 from strongroom.operations.backup import backup
 from strongroom.operations.key_status import key_status
+from strongroom.operations.repair import repair
+from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store
 from strongroom.repository.crypto import Epoch, Keys, content_hash
 from strongroom.repository.framing import HEADER_BYTES, Kind, unseal
@@ -312,6 +314,31 @@ def test_a_slot_that_was_removed_and_put_back_is_left_out(store: Store) -> None:
     with pytest.raises(Refused, match="put it back"):
         rotated(repository)
     assert content_hash(content).hex() == slot.id
+
+
+# -- damage ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harm", ["missing", "flipped"])
+def test_what_begins_an_epoch_is_missed_and_comes_back_from_a_copy(store: Store, sources: Sources, harm: str) -> None:
+    repository = Repository.open(store, MINE)
+    rotated(repository)
+    back_up(repository, sources.second)
+    repository.add_key(ANOTHER, "newer", cost=CHEAP)  # wraps the new keys itself
+    replica = Repository.open(copied(store), MINE)
+    content = store.read(name_of(1))
+    store.delete(name_of(1))
+    if harm == "flipped":
+        store.create(name_of(1), content[:99] + bytes([content[99] ^ 1]) + content[100:])
+    with pytest.raises(Damaged):
+        Repository.open(copied(store), THEIRS)
+    report = verify(Repository.open(store, ANOTHER), options=VerifyOptions(level=Level.OBJECTS))
+    assert name_of(1) in {finding.subject for finding in report.findings}
+    mended = repair(store, THEIRS, replicas=[replica], looking=VerifyOptions(level=Level.OBJECTS))
+    assert name_of(1) in {outcome.finding.subject for outcome in mended.outcomes}
+    assert store.read(name_of(1)) == content
+    assert Repository.open(store, THEIRS).keys.newest.tag == repository.keys.newest.tag
+    assert not verify(Repository.open(store, ANOTHER), options=VerifyOptions(level=Level.OBJECTS)).findings
 
 
 # -- status ----------------------------------------------------------------------------------------------------------------
