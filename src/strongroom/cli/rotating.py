@@ -79,14 +79,14 @@ def _opened(repo: str, key_file: object) -> tuple[Strongroom, Secret]:
 
 
 def _age(text: str) -> timedelta | None:
-    from strongroom.cli.pruning import _hours
+    from strongroom.policy.retention import Duration
 
     if not text:
         return None
-    found = _hours(text)
-    if found <= timedelta():
-        raise WrongRequest(f"--max-age {text}: it must be longer than nothing", hint="write 90d or 12h")
-    return found
+    found = Duration.parse(text)
+    if found.years or found.months or not (found.days or found.hours):
+        raise WrongRequest(f"--max-age {text} has years or months, or is nothing", hint="write days and hours, such as 90d or 12h")
+    return timedelta(days=found.days, hours=found.hours)
 
 
 def _show_rotation(done: Rotation) -> None:
