@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_batches import Batch
     from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.key_status import KeyStatus
     from strongroom.operations.prune import PruneOptions, PruneReport
     from strongroom.operations.repair import RepairReport
     from strongroom.operations.restore import RestoreReport
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from strongroom.operations.undo import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
     from strongroom.repository.holds import HoldRecord, Release
+    from strongroom.repository.rotation import Rotation
 
 
 class Strongroom:
@@ -291,6 +294,24 @@ class Strongroom:
         from strongroom.repository.key_renewal import rewrap
 
         return rewrap(self.repository, secret, fresh)
+
+    def rotate_keys(self, secret: Secret, *, without: Iterable[str] = (), drop: bool = False) -> Rotation:
+        """Begin a new epoch: what is written from now on, no slot of `without` and no slot that was left out can open."""
+        from strongroom.repository.rotation import rotate
+
+        return rotate(self.repository, secret, without=without, drop=drop)
+
+    def upgrade_key(self, secret: Secret) -> list[KeySlot]:
+        """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""
+        from strongroom.repository.rotation import upgrade
+
+        return upgrade(self.repository, secret)
+
+    def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
+        """Each slot and epoch with its age, against the greatest that is allowed."""
+        from strongroom.operations.key_status import key_status
+
+        return key_status(self.repository, max_age)
 
 
 def init_repository(

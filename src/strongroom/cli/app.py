@@ -423,6 +423,7 @@ for name in (  # last: their commands are registered on `app`
     "journal",
     "doctoring",
     "recovering",
+    "rotating",
     "covering",
     "drilling",
 ):

@@ -30,6 +30,7 @@ from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
+from strongroom.repository.slot_making import add_slot
 from strongroom.repository.store import Store, require_conditional_create, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
@@ -346,11 +347,7 @@ class Repository:
     def add_key(self, secret: Secret, label: str, *, cost: Argon2Cost | None = None) -> KeySlot:
         """One more secret that opens the repository."""
         created = self.clock.now().isoformat()
-        slot, content = key_slots.make_slot(
-            self.config.repository_id, self.keys.master, secret, label, created, cost or Argon2Cost()
-        )
-        create_once(self.store, slot.name, content)
-        return slot
+        return add_slot(self.store, self.keys, secret, label, created, cost or Argon2Cost())
 
     def remove_key(self, prefix: str) -> KeySlot:
         """Remove the slot whose id begins so, be it a damaged one. Raises NotFound, or Refused for the last that opens."""
@@ -384,6 +381,8 @@ class Repository:
         if not self.key_slots()[0]:
             create_once(self.store, slot.name, content)
             raise Refused("another process removed the other key slots: this one was put back", hint="see 'strongroom key list'")
+        if slot.version == 2:
+            self.bury(What.REVOKED, [slot.id])
 
 
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
