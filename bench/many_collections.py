@@ -59,7 +59,10 @@ def measured(what: str, function: Callable[[], Any]) -> None:
     found = function()
     peak = [resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds, own = time.monotonic() - began, time.process_time() - worked
-    print(f"{what:<12} {seconds:8.1f} s, {own:7.1f} s of it this process's; peak {peak[0]} MB, a child {peak[1]} MB  {found}", flush=True)
+    print(
+        f"{what:<12} {seconds:8.1f} s, {own:7.1f} s of it this process's; peak {peak[0]} MB, a child {peak[1]} MB  {found}",
+        flush=True,
+    )
 
 
 def main(kind: str, count: int, place: Path) -> None:
