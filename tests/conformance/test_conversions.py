@@ -160,11 +160,11 @@ def check_payload(one: Conversion, target: str, before: Any, after: Any) -> None
         assert (one.verdict in (Verdict.CHANGED, Verdict.LOST)) == (not equal), (key, one, pairs[0])
 
 
-def _cases():
+def _cases() -> Any:
     for case, (source, _, _) in SOURCES.items():
         for name in RAW:
             if name != source:
-                quick = name in QUICK and case == "columns" or (case, name) in (("payloads", "chroma"), ("cosine", "hnswlib"))
+                quick = (name in QUICK and case == "columns") or (case, name) in (("payloads", "chroma"), ("cosine", "hnswlib"))
                 yield pytest.param(case, name, id=f"{case}-{name}", marks=() if quick else pytest.mark.soak)
 
 
@@ -184,7 +184,7 @@ def _restored(case: str, name: str, tmp_path: Path) -> tuple[Any, Any, Any]:
     return report.plan, seen(source), seen(target)
 
 
-@pytest.mark.parametrize(("case", "name"), _cases())
+@pytest.mark.parametrize(("case", "name"), list(_cases()))
 def test_each_part_becomes_what_the_plan_says(case, name, tmp_path):
     plan, before, after = _restored(case, name, tmp_path)
     parts = {one.part.partition(" ")[0] for one in plan.conversions}
