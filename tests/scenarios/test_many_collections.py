@@ -67,14 +67,14 @@ class Counting(Silent):
     most = 0
 
     def advance(self, amount: int) -> None:
-        self.most = max(self.most, len(os.listdir("/proc/self/fd")))
+        self.most = max(self.most, len(list(Path("/proc/self/fd").iterdir())))
 
 
 def test_no_file_is_held_open_for_each_of_them(tmp_path: Path) -> None:
     """A process may have a few thousand descriptors, and 10,000 collections have 50,000 files."""
     source = chroma(tmp_path, 60)
     room = init_repository(str(tmp_path / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
-    counting, before = Counting(), len(os.listdir("/proc/self/fd"))
+    counting, before = Counting(), len(list(Path("/proc/self/fd").iterdir()))
     record = room.backup(source, progress=counting).snapshot.manifest
-    assert len(record.artifacts) > 60
-    assert 0 < counting.most < before + 50
+    assert len(record.artifacts) > 200
+    assert 0 < counting.most < before + 120, "beside those of what is being stored"
