@@ -27,6 +27,7 @@ class Kind(IntEnum):
     TOMBSTONE = 4
     JOURNAL = 5
     EPOCH = 6
+    POLICY = 12
 
     @property
     def purpose(self) -> str:
