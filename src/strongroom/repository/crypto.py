@@ -127,6 +127,11 @@ class Keys:
         """A box with a key of its own for one object: `salt` is SALT_BYTES random bytes, new for each object."""
         return Box(derive(self.master, purpose, salt=salt + self.repository_id))
 
+    @property
+    def public_key(self) -> bytes:
+        """The 32 bytes by which anybody can check what `sign` signed (`signed_by`)."""
+        return self._verifying.public_bytes_raw()
+
     def sign(self, message: bytes) -> bytes:
         return self._signing.sign(message)
 
@@ -136,3 +141,12 @@ class Keys:
             self._verifying.verify(signature, message)
         except InvalidSignature as error:
             raise NotAuthentic from error
+
+
+def signed_by(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Did the holder of this Ed25519 key (32 bytes) sign the message? False for what can't be a key or a signature, too."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

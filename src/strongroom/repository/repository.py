@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
@@ -58,6 +58,8 @@ class Repository:
         self.unlisted = BlobIndex()
         """Packs that no index object lists, by their own directories; filled by `read_directories`."""
         self._index = BlobIndex()
+        self.proving: Callable[[Place], None] = lambda _: None
+        """Hears of each blob that was read from a pack and found right."""
         self._damaged: set[str] = set()
         self._seen: set[str] | None = None
         self._distrusting = False
@@ -218,7 +220,9 @@ class Repository:
     def open_place(self, place: Place) -> tuple[CodedBlob, Bytes]:
         """A blob from one pack: as it is coded, and plain, checked. Raises NotFound or Damaged."""
         sealed = self.store.read(place.pack.name, place.blob.offset, place.blob.stored)
-        return self.reader(place.pack).coded(place.blob, sealed)
+        found = self.reader(place.pack).coded(place.blob, sealed)
+        self.proving(place)
+        return found
 
     def _open_anywhere(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
         first: Damaged | None = None
@@ -363,9 +367,9 @@ class Repository:
     def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
         """Put `new` in the place of `old`: the new slot is durable before the old one goes. Raises WrongKey."""
         slots, _ = self.key_slots()
-        replaced = next((slot for slot in slots if slot.open(old) is not None), None)
+        replaced = next((slot for slot, _ in key_slots.opening(slots, old)), None)
         if replaced is None:
-            raise WrongKey(f"no key slot opens with this {old.kind}")
+            raise WrongKey(f"no key slot opens with {old.called}")
         fresh = self.add_key(new, replaced.label, cost=cost)
         self._take_away(replaced)
         return fresh

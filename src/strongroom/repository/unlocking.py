@@ -33,15 +33,16 @@ def unlock(store: Store, secret: Secret) -> Unlocked:
     """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
     settings = read_config(store)
     slots, problems = read_slots(store, settings)
-    for slot in slots:
-        master = slot.open(secret)
-        if master is not None:
-            return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems))
+    for slot, master in key_slots.opening(slots, secret):
+        return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems))
     if problems:
         raise problems[0]
     if not slots:
         raise Damaged(key_slots.FOLDER, "every key slot is gone, and with them the only way to the data")
-    raise WrongKey(f"no key slot of {store.url} opens with this {secret.kind}")
+    hint = (
+        None if secret.service is None else "see 'strongroom key list' for the services of its slots; any other slot opens it too"
+    )
+    raise WrongKey(f"no key slot of {store.url} opens with {secret.called}", hint=hint)
 
 
 def read_config(store: Store) -> config.Config:

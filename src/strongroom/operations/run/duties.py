@@ -9,12 +9,12 @@ from typing import Protocol
 from strongroom.errors import NotFound, StrongroomError, VerificationFailed, WrongRequest
 from strongroom.operations.backup import without_password
 from strongroom.operations.forget import ForgetOptions
-from strongroom.operations.run import backing
+from strongroom.operations.run import backing, holding
 from strongroom.operations.run.room import Drills, Room
 from strongroom.operations.verify import Level
 from strongroom.policy.document import Document
-from strongroom.policy.quantities import size
-from strongroom.policy.tasks import Seen, Task, Work, rules_of
+from strongroom.policy.quantities import seconds, size
+from strongroom.policy.tasks import Seen, Task, Work, reason, rules_of
 
 Done = tuple[str, dict[str, object]]
 
@@ -59,15 +59,30 @@ class Duties:
         def tell(text: str) -> None:
             self._tell(task, "held_back" if "answers slower" in text else "hook", text)
 
-        return backing.make(
-            self._document, task, url, lambda: self._around.open(task.repository), self.stop, tell, self._around.hidden
-        )
+        def opened() -> Room:
+            room = self._around.open(task.repository)
+            self._hold(room, task.source)
+            return room
+
+        return backing.make(self._document, task, url, opened, self.stop, tell, self._around.hidden)
+
+    def _hold(self, room: Room, source: str) -> None:
+        """The holds of all policies of a source, in whichever of their repositories this is."""
+        seen, one = self._seen().get(source), self._document.sources[source]
+        wanted = [
+            hold
+            for policy in self._document.policies.values()
+            if reason(source, one, policy.match, seen) is not None
+            for hold in policy.holds
+        ]
+        holding.ensure(room, without_password(self._around.url(source)), wanted)
 
     def _retain(self, task: Task) -> Done:
         """By the rules of all policies of the source together: what one keeps no other may forget."""
         retention = self._document.policies[task.policy].retention
         assert retention is not None  # noqa: S101 - it is what the task is of
         room = self._around.open(task.repository)
+        self._hold(room, task.source)
         rules = rules_of(self._document, task.source, task.repository, self._seen().get(task.source))
         try:
             report = room.forget(ForgetOptions(rules=rules, source=without_password(self._around.url(task.source))))
@@ -95,7 +110,9 @@ class Duties:
         room = self._around.open(task.repository)
         if not isinstance(room, Drills):
             raise WrongRequest("this version has no drills", hint="leave 'drills' out of the policy")
-        report = room.drill(source=without_password(self._around.url(task.source)), moment=task.other)
+        promised = self._document.policies[task.policy].objectives
+        limits = {name: seconds(text) for name, text in (("rpo", promised.rpo), ("rto", promised.rto)) if text is not None}
+        report = room.drill(source=without_password(self._around.url(task.source)), moment=task.other, objectives=limits)
         facts: dict[str, object] = {"passed": report.passed, "rto": report.rto, "rpo": report.rpo}
         if not report.passed:
             raise VerificationFailed(report.line, hint="'strongroom drill' shows the report")
@@ -108,8 +125,6 @@ class Duties:
 def refusal(document: Document) -> StrongroomError | None:
     """Why a daemon can't do what a document asks for, None if it can."""
     for name, policy in document.policies.items():
-        if policy.holds:
-            return WrongRequest(f"policy {name}: this version places no holds", hint="place them with 'strongroom hold'")
         if policy.replicas or document.repositories[policy.repository].replicas:
             return WrongRequest(f"policy {name}: this version has no replication", hint="leave 'replicas' out of the policy")
     return None

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
     from strongroom.operations.backup import BackupReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
+    from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_status import StreamStatus
     from strongroom.operations.prune import PruneReport
     from strongroom.operations.verify import Level, VerifyReport
+    from strongroom.repository.holds import HoldRecord
 
 
 class Room(Protocol):
@@ -41,6 +43,10 @@ class Room(Protocol):
     def forget(self, options: ForgetOptions) -> ForgetReport: ...
 
     def prune(self) -> PruneReport: ...
+
+    def hold(self, options: HoldOptions) -> HoldReport: ...
+
+    def holds(self) -> list[HoldRecord]: ...
 
     def journal_status(self, source: str | None = None, *, ask: bool = False) -> list[StreamStatus]: ...
 
