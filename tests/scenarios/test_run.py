@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import faiss
+import numpy as np
 import pytest
 from commands import COMMAND, PASSWORD, Ended, Place, environment, strongroom
 
@@ -204,19 +206,21 @@ def test_a_bandwidth_limit_holds_a_backup_back(policed: Policed) -> None:
 
 
 def test_a_slow_source_pauses_a_backup_until_it_answers(policed: Policed) -> None:
-    slow = policed.folder / "slow"
+    slow, index = policed.folder / "slow", policed.folder / "large.faiss"
     slow.touch()
+    vectors = faiss.IndexFlatL2(32)
+    vectors.add(np.random.default_rng(1).normal(size=(200_000, 32)).astype(np.float32))  # several blocks
+    faiss.write_index(vectors, str(index))
     query = {"command": ["/bin/sh", "-c", f"if test -e {slow}; then sleep 0.3; fi"]}
-    latency = {"ceiling": "200ms", "every": "20ms", "query": query, "patience": "30s"}
-    policed.document["sources"]["docs"]["limits"] = {"read": "500kB", "latency": latency}
-    policed.policy["schedule"] = [{"kind": "full", "interval": "1s"}]
+    latency = {"ceiling": "200ms", "every": "20ms", "query": query, "patience": "60s"}
+    policed.document["sources"]["docs"] = {"url": f"faiss://{index}", "limits": {"latency": latency}}
     policed.document["notifications"]["log"]["on"] = ["held_back", "failed", "done"]
+    count = len(policed.snapshots())
     process = policed.start()
     try:
         while "pauses" not in wait_for(process, "held_back")["text"]:
             pass
-        count = len(policed.snapshots())
-        time.sleep(1.5)
+        time.sleep(5)
         assert len(policed.snapshots()) == count
         slow.unlink()
         done = wait_for(process, "done")

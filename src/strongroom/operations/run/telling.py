@@ -77,6 +77,8 @@ class Teller:
                 self._deliver(event)
             except StrongroomError as error:
                 self._failed(f"{self._name}: {error}")
+            except Exception as error:  # noqa: BLE001 - what is told next must not be lost with this one
+                self._failed(f"{self._name}: {type(error).__name__}")
 
     def _deliver(self, event: Event) -> None:
         content = json.dumps(event.as_json(), ensure_ascii=False).encode()
@@ -133,7 +135,8 @@ def mail(smtp: Smtp, event: Event, password: str | None) -> None:
     """Raises NotTold."""
     message = EmailMessage()
     message["From"], message["To"] = smtp.sender, ", ".join(smtp.to)
-    message["Subject"] = f"[strongroom] {event.what}: {event.source or event.repository or event.policy}"
+    subject = f"[strongroom] {event.what}: {event.source or event.repository or event.policy}"
+    message["Subject"] = " ".join(subject.split())  # no header of its own
     message.set_content(f"{event.text}\n\n{_listed(event.as_json())}\n")
     context = ssl.create_default_context()
     try:
