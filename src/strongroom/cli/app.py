@@ -426,5 +426,6 @@ for name in (  # last: their commands are registered on `app`
     "rotating",
     "covering",
     "drilling",
+    "policing",
 ):
     import_module(f"strongroom.cli.{name}")
