@@ -424,7 +424,9 @@ for name in (  # last: their commands are registered on `app`
     "doctoring",
     "recovering",
     "copying",
+    "rotating",
     "covering",
     "drilling",
+    "policing",
 ):
     import_module(f"strongroom.cli.{name}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from strongroom.errors import Refused
 from strongroom.policy.residency import Residency, Rule, refusal, residency_of
 from strongroom.repository import Repository
-from strongroom.repository.policies import published
+from strongroom.repository.policies import newest
 from strongroom.repository.region import region_of
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.holding import subject_of
@@ -59,5 +59,5 @@ class Residence:
 
 
 def _published(repository: Repository) -> Residency:
-    policy = published(repository)
-    return residency_of(policy.body if policy else None)
+    policy = newest(repository)
+    return residency_of(policy.document if policy else None)

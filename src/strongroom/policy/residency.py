@@ -6,39 +6,42 @@ a store of which nobody has said where it lies is in none.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
+from urllib.parse import urlsplit
 
 from strongroom.errors import Damaged, Refused
 
 _WORDS = {"name", "source", "collection", "tenant", "tags", "regions"}
+_ANY = ("*",)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`source`, `collection`, `tenant`, the values of `tags` and `regions` are patterns (* ? [...]). Without a tenant's pattern a
-    rule is for all; with one, it is for that tenant, and for what names none a rule of '*' alone."""
+    """Patterns (* ? [...]), of which one must match: of the source's URL, the collection's name, the tenant; and all of `tags`, by
+    their values. What names no tenant is matched by '*' alone. `regions` are those that are allowed."""
 
     name: str
     regions: tuple[str, ...]
-    source: str = "*"
-    collection: str = "*"
-    tenant: str = "*"
+    source: tuple[str, ...] = _ANY
+    collection: tuple[str, ...] = _ANY
+    tenant: tuple[str, ...] = _ANY
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def matches(self, source: str, collection: str | None, tenant: str | None, tags: Mapping[str, str] | None) -> bool:
         """`collection` None: of any name, `tags` None: not known; a rule that might match does."""
         return (
-            fnmatchcase(source, self.source)
-            and (collection is None or fnmatchcase(collection, self.collection))
-            and (self.tenant == "*" or (tenant is not None and fnmatchcase(tenant, self.tenant)))
+            _fits(source, self.source)
+            and (collection is None or _fits(collection, self.collection))
+            and ("*" in self.tenant or (tenant is not None and _fits(tenant, self.tenant)))
             and (tags is None or all(key in tags and fnmatchcase(tags[key], value) for key, value in self.tags.items()))
         )
 
     def allows(self, region: str | None) -> bool:
-        return region is not None and any(fnmatchcase(region, one) for one in self.regions)
+        return region is not None and _fits(region, self.regions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,25 +103,57 @@ def refusal(found: Breach, region: str | None, source: str = "", place: str = ""
     return Refused(f"residency rule {found.rule.name!r} keeps {what}{of} in {allowed}, and {where}: nothing was sent", hint=hint)
 
 
-def residency_of(body: Mapping[str, Any] | None) -> Residency:
-    """The rules of a policy document's "residency": a list of objects with the fields of `Rule`. Raises Damaged if it can't be
-    understood: then nobody knows what is allowed."""
-    said = (body or {}).get("residency") or []
-    if not isinstance(said, list):
+def residency_of(document: Mapping[str, Any] | None) -> Residency:
+    """The rules of a published policy: those of each policy of a policy file that has a "residency", and those of a list of that
+    name, objects with the fields of `Rule`. Raises Damaged if it can't be understood: then nobody knows what is allowed."""
+    said = document or {}
+    listed, policies = said.get("residency") or [], said.get("policies") or {}
+    if not isinstance(listed, list) or not isinstance(policies, dict):
         raise _not_understood("it is no list of rules")
-    return Residency(tuple(_rule(number, one) for number, one in enumerate(said, 1)))
+    rules = [_rule(one, f"rule {number}") for number, one in enumerate(listed, 1)]
+    try:
+        rules += [_of_policy(name, one, said.get("sources") or {}) for name, one in policies.items() if one.get("residency")]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _not_understood("its policies aren't those of a policy file") from error
+    return Residency(tuple(rules))
 
 
-def _rule(number: int, said: Any) -> Rule:
+def _of_policy(name: str, policy: Mapping[str, Any], sources: Mapping[str, Any]) -> Rule:
+    """A policy of a policy file matches sources by their names there."""
+    match = policy.get("match") or {}
+    urls = list(_ANY)
+    if match.get("source") is not None:
+        urls = [glob.escape(_shown(one["url"])) for called, one in sources.items() if _fits(called, match["source"])]
+    words = {"collection": match.get("collection"), "tenant": match.get("tenant"), "tags": match.get("tag")}
+    return _rule({"name": name, "source": urls, "regions": policy["residency"]["regions"], **words}, name)
+
+
+def _shown(url: str) -> str:
+    """As snapshots name their source: without a password."""
+    parts = urlsplit(url)
+    return url if parts.password is None else parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@")).geturl()
+
+
+def _rule(said: Any, name: str) -> Rule:
     if not isinstance(said, dict) or said.keys() - _WORDS:
-        raise _not_understood(f"rule {number} has more than {', '.join(sorted(_WORDS))}")
+        raise _not_understood(f"{name} has more than {', '.join(sorted(_WORDS))}")
     regions, tags = said.get("regions"), said.get("tags") or {}
     if not isinstance(regions, list) or not isinstance(tags, dict) or not _texts([*regions, *tags, *tags.values()]):
-        raise _not_understood(f"rule {number} must name its regions, and its tags by name")
-    patterns = {word: said.get(word) or "*" for word in ("source", "collection", "tenant")}
-    if not _texts(patterns.values()):
-        raise _not_understood(f"rule {number} has a pattern that is no text")
-    return Rule(str(said.get("name") or f"rule {number}"), tuple(regions), tags=dict(tags), **patterns)
+        raise _not_understood(f"{name} must name its regions, and its tags by name")
+    patterns = {word: _patterns(said.get(word), name) for word in ("source", "collection", "tenant")}
+    return Rule(str(said.get("name") or name), tuple(regions), tags=dict(tags), **patterns)
+
+
+def _patterns(said: Any, name: str) -> tuple[str, ...]:
+    """None is anything; an empty list is nothing."""
+    patterns = [said] if isinstance(said, str) else list(_ANY) if said is None else said
+    if not isinstance(patterns, list) or not _texts(patterns):
+        raise _not_understood(f"{name} has a pattern that is no text")
+    return tuple(patterns)
+
+
+def _fits(text: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(text, one) for one in patterns)
 
 
 def _texts(values: Iterable[object]) -> bool:
@@ -126,6 +161,5 @@ def _texts(values: Iterable[object]) -> bool:
 
 
 def _not_understood(problem: str) -> Damaged:
-    return Damaged(
-        "the published policy, residency", problem, hint="publish a policy that this Strongroom understands, or use a newer one"
-    )
+    hint = "publish a policy that this Strongroom understands, or use a newer one"
+    return Damaged("the published policy, residency", problem, hint=hint)

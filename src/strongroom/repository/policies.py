@@ -1,32 +1,91 @@
-"""What the repository's owners have laid down: policy documents, which every backup and copy reads.
+"""Which policy holds for a repository? Documents published in it, signed: policies/<id>. The greatest version is the newest.
 
-The body is JSON of whoever publishes it (`strongroom.yaml` as it was checked); `policy.residency` reads its "residency".
+Who holds the repository reads from it what may be done, whatever file its machine has. A store can take one away, not make one:
+this machine remembers which version it saw, so that one that was taken away is missed.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from strongroom.model import Json
-from strongroom.repository.documents import Document, Documents
-from strongroom.repository.framing import Kind
+import zstandard
+
+from strongroom.errors import Damaged, NotFound, WrongRequest
+from strongroom.repository.crypto import SIGNATURE_BYTES, NotAuthentic
+from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.repository import Repository
+from strongroom.repository.versions import VersionMemory, withdraw_if_met
+from strongroom.repository.writer import create_once
 
 FOLDER = "policies/"
+FORMAT = 1
+_LONGEST = 4 << 20
 
 
-def published(repository: Repository) -> Document | None:
-    """The policy that counts: the newest; None if none was ever published. Raises Damaged if one can't be read, or if this machine
-    saw a newer one: then nobody knows what is allowed."""
-    return Documents(repository, FOLDER, Kind.POLICY).newest()
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One document: its id (64 hex digits), its version (from 1), when it was published (ISO, UTC), and what it says (JSON)."""
+
+    id: str
+    version: int
+    at: str
+    document: Mapping[str, Any]
 
 
-def publish(repository: Repository, body: Mapping[str, Json], *, expected: int | None = None) -> Document:
-    """Publish a policy, durably; it gets the next version. `expected`: the version that it was made from (0 for none). Raises
-    Overtaken if another one is there by now, or was published at the same moment."""
-    return Documents(repository, FOLDER, Kind.POLICY).publish(body, expected=expected)
+def publish(repository: Repository, document: Mapping[str, Any]) -> Published:
+    """Store a document as the newest, durably; the same again is what is there already. Raises Damaged if one that is there can't
+    be read: its version isn't known then; Overtaken if another one was published at the same moment, and nothing of this stays."""
+    known = history(repository)
+    memory = VersionMemory.of(repository, "policies")
+    if known and known[-1].document == document and known[-1].version >= memory.version:
+        return known[-1]
+    version = max(known[-1].version if known else 0, memory.version) + 1
+    at = repository.clock.now().isoformat()
+    body = {"strongroom_policy": FORMAT, "version": version, "at": at, "document": dict(document)}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    if len(text) > _LONGEST:
+        raise WrongRequest(f"a policy has at most {_LONGEST:,} bytes", hint="split it into several files")
+    plain = zstandard.compress(text)
+    object_id, content = seal(repository.keys, Kind.POLICY, repository.keys.sign(plain) + plain)
+    create_once(repository.store, FOLDER + object_id, content)
+    withdraw_if_met(repository, FOLDER + object_id, (one.id for one in history(repository) if one.version >= version))
+    memory.saw(version)
+    return Published(object_id, version, at, body["document"])  # type: ignore[arg-type]
 
 
-def versions(repository: Repository) -> list[Document]:
-    """All that were published and are there, oldest first."""
-    return Documents(repository, FOLDER, Kind.POLICY).all()
+def newest(repository: Repository) -> Published | None:
+    """The document that holds; None if there never was one. Raises Damaged if any can't be read (it may be the newest), or if this
+    machine saw a newer one than is there."""
+    found = history(repository)
+    VersionMemory.of(repository, "policies").require(FOLDER, found[-1].version if found else 0)
+    return found[-1] if found else None
+
+
+def history(repository: Repository) -> list[Published]:
+    """All documents, the newest last; of two published at once with one version the later. Raises Damaged."""
+    found = []
+    for listed in repository.store.list(FOLDER):
+        try:
+            found.append(_decode(repository, listed.name, repository.store.read(listed.name)))
+        except NotFound as error:
+            raise Damaged(listed.name, "it is listed and not there") from error
+    return sorted(found, key=lambda one: (one.version, one.at, one.id))
+
+
+def _decode(repository: Repository, name: str, content: bytes) -> Published:
+    plain = unseal(repository.keys, Kind.POLICY, name, content)
+    try:
+        repository.keys.verify(plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:])
+        if zstandard.frame_content_size(plain[SIGNATURE_BYTES:]) > _LONGEST:
+            raise Damaged(name, "it claims to be longer than any policy")
+        body = json.loads(zstandard.decompress(plain[SIGNATURE_BYTES:]))
+        if body["strongroom_policy"] != FORMAT:
+            raise Damaged(name, "a newer Strongroom wrote this policy")
+        return Published(name.rpartition("/")[2], int(body["version"]), str(body["at"]), dict(body["document"]))
+    except NotAuthentic as error:
+        raise Damaged(name, "its signature isn't this repository's") from error
+    except (ValueError, KeyError, TypeError, RecursionError, zstandard.ZstdError) as error:
+        raise Damaged(name, "it is not a policy") from error

@@ -30,6 +30,7 @@ from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
+from strongroom.repository.slot_making import add_slot
 from strongroom.repository.stand_in import StandIn
 from strongroom.repository.store import Store, require_conditional_create, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
@@ -358,11 +359,7 @@ class Repository:
     def add_key(self, secret: Secret, label: str, *, cost: Argon2Cost | None = None) -> KeySlot:
         """One more secret that opens the repository."""
         created = self.clock.now().isoformat()
-        slot, content = key_slots.make_slot(
-            self.config.repository_id, self.keys.master, secret, label, created, cost or Argon2Cost()
-        )
-        create_once(self.store, slot.name, content)
-        return slot
+        return add_slot(self.store, self.keys, secret, label, created, cost or Argon2Cost())
 
     def remove_key(self, prefix: str) -> KeySlot:
         """Remove the slot whose id begins so, be it a damaged one. Raises NotFound, or Refused for the last that opens."""

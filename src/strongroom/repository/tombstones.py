@@ -4,7 +4,7 @@
     tombstones/unlisted/<id>    packs that no index object listed when a prune saw them first
     tombstones/condemned/<id>   packs that will be deleted
     tombstones/absent/<id>      snapshots that a replica was not given, though others name them
-    tombstones/revoked/<id>     key slots and other keys that were taken away: in no replica may they come back
+    tombstones/revoked/<id>     key slots that were removed: no new epoch is sealed to one, and no replica gets one back
     tombstones/trimmed/<id>     from which segment on streams of the journal are kept: 32 hex digits of the stream, 32 of its number
 
 A tombstone is signed and sealed like a manifest, and its JSON says itself what it means: a store can take one away, not make one.

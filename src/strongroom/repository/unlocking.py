@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from strongroom.errors import Damaged, NoRepository, NotFound, WrongKey
-from strongroom.repository import config, key_slots
+from strongroom.repository import config, epoch_memory, key_slots, keyring
 from strongroom.repository.crypto import Keys
 from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
@@ -33,8 +33,17 @@ def unlock(store: Store, secret: Secret) -> Unlocked:
     """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
     settings = read_config(store)
     slots, problems = read_slots(store, settings)
-    for slot, master in key_slots.opening(slots, secret):
-        return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems))
+    left_out: WrongKey | None = None
+    for slot, wrapped in key_slots.opening(slots, secret):
+        try:
+            keys = keyring.open_slot(store, slot, wrapped, settings.repository_id)
+        except WrongKey as error:
+            left_out = error
+            continue
+        epoch_memory.check(keys)
+        return Unlocked(settings, keys, slot.identity, tuple(problems))
+    if left_out is not None:
+        raise left_out
     if problems:
         raise problems[0]
     if not slots:

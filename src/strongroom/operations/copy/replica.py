@@ -25,7 +25,19 @@ from strongroom.repository.store import PROBES, Listed, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What, earliest
 from strongroom.snapshots.history import Snapshot
 
-_OF_THE_STORE = (PROBES, REPAIRS, regions.FOLDER, INDEX, PACKS, SNAPSHOTS, key_slots.FOLDER, "journal/", tombstones.FOLDER)
+_KEYRING = "keyring/"
+_OF_THE_STORE = (
+    PROBES,
+    REPAIRS,
+    regions.FOLDER,
+    INDEX,
+    PACKS,
+    SNAPSHOTS,
+    key_slots.FOLDER,
+    _KEYRING,
+    "journal/",
+    tombstones.FOLDER,
+)
 """What isn't copied as it is: it belongs to one store, or has an order of its own."""
 _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
 """What names what was declared before it."""
@@ -138,9 +150,9 @@ class _Copy:
         if (own := regions.declared(self.primary)) is not None and own.id == said.id:
             hint = f"say where it lies: strongroom region set -r {self.target.url} REGION"
             raise Refused(f"the region of {self.target.url} is a copy of the primary's: nothing was sent", hint=hint)
-        if self.options.region not in (None, said.body["region"]):
+        if self.options.region not in (None, said.name):
             hint = "leave --region out, or correct it with 'strongroom region set'"
-            raise Refused(f"{self.target.url} is in {said.body['region']}, not in {self.options.region}", hint=hint)
+            raise Refused(f"{self.target.url} is in {said.name}, not in {self.options.region}", hint=hint)
 
     def _plan(self, replica: Repository | None, here: dict[str, int], there: dict[str, int]) -> Plan:
         region = regions.region_of(replica) if replica else None
@@ -157,8 +169,8 @@ class _Copy:
         if not self.primary.config.overwriting:
             try_conditional_create(self.target)
         store = as_written(self.target, self.primary.config)
-        slots = [one for one in self.primary.store.list(key_slots.FOLDER) if one.name not in there]
-        self._transport_to(store).send(slots)
+        for folder in (_KEYRING, key_slots.FOLDER):
+            self._transport_to(store).send(one for one in self.primary.store.list(folder) if one.name not in there)
         with suppress(AlreadyExists):  # two copiers at once, or a lost answer: which one it is, is looked at next
             store.create(config.NAME, self.primary.config.encode())
         replica = open_replica(self.primary, self.target)
@@ -192,6 +204,7 @@ class _Copy:
         fresh = {one: at for one, at in revoked.items() if one not in known}
         if fresh:
             tombstones.bury(replica.store, replica.keys, Tombstone(What.REVOKED, fresh))
+        self._send(transport, here, sorted(name for name in here if name.startswith(_KEYRING) and name not in there))
         slots = [name for name in here if name.startswith(key_slots.FOLDER) and name not in there]
         self._send(transport, here, [name for name in slots if name.removeprefix(key_slots.FOLDER) not in known])
         for name in there:
@@ -199,7 +212,7 @@ class _Copy:
                 replica.store.delete(name)
 
     def _send_declarations(self, transport: Transport, here: dict[str, int], there: dict[str, int]) -> None:
-        """One after another, none before those that it names: else a replica would miss one. Where one is missing here, none goes."""
+        """One after another, none before those that it names: a replica would miss them. Where one is missing here, none goes."""
         for folder, kind in _DECLARED.items():
             if not any(name.startswith(folder) and name not in there for name in here):
                 continue
