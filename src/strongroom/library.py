@@ -406,12 +406,14 @@ def open_reading(
     key_file: str | Path | None = None,
     replicas: Iterable[str] = (),
     clock: Clock = SYSTEM_CLOCK,
+    **wish: bool,
 ) -> Strongroom:
     """Open to read: a blob that is damaged or missing is read from a replica, and all of it where the repository itself is gone or
-    can't be reached (`stand_ins` says so). Replicas: those given, of STRONGROOM_REPLICAS, and those this machine knows of."""
+    can't be reached (`stand_ins` says so). Replicas: those given, of STRONGROOM_REPLICAS, and those this machine knows of. `wish`:
+    `stale_ok` takes an older snapshot for 'latest', `by_blob=False` reads all from one store. Raises as `open_repository`."""
     from strongroom.operations.fall_over import open_with_stand_ins
 
-    return Strongroom(*open_with_stand_ins(location, secret_of(password, key_file), tuple(replicas), clock))
+    return Strongroom(*open_with_stand_ins(location, secret_of(password, key_file), tuple(replicas), clock, **wish))
 
 
 def open_named(document: Document, name: str, clock: Clock = SYSTEM_CLOCK) -> Strongroom:

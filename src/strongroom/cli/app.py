@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strongroom.cli.everywhere import Group
+from strongroom.cli.falling_over import Replicas, StaleOk, open_to_read
 from strongroom.errors import StrongroomError, WrongRequest, from_os_error
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def init(
     repo: Repo,
     key_file: KeyFile = None,
     json: AsJson = False,
+    region: Annotated[str | None, typer.Option(help="Where its store lies, such as eu-central-1.")] = None,
     without: Annotated[
         bool, typer.Option("--without-conditional-creates", help="For a store that has none: no journals, more requests.")
     ] = False,
@@ -70,7 +72,7 @@ def init(
     from strongroom.library import init_repository
 
     password = None if kms else _asked_password(key_file, confirm=True)
-    room = init_repository(repo, password=password, key_file=key_file, kms=kms, overwriting=without)
+    room = init_repository(repo, password=password, key_file=key_file, kms=kms, overwriting=without, region=region)
     _say_service(room.key_slots()[0])
     name, url = room.repository.config.repository_id.hex(), room.repository.store.url
     _say(json, {"repository": name, "url": url}, lambda: render.show_done(f"repository {name[:12]} at {url}"))
@@ -110,11 +112,11 @@ def backup(
 
 
 @app.command()
-def snapshots(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
+def snapshots(repo: Repo, replica: Replicas = None, key_file: KeyFile = None, json: AsJson = False) -> None:
     """List the snapshots, oldest first. Exit code 4 if one can't be read."""
     from strongroom.cli import render
 
-    room = _open(repo, key_file)
+    room = open_to_read(repo, key_file, replica)
     found, damaged, journals = room.snapshots(), room.damaged_snapshots(), room.journal_status()
     _say(json, render.snapshot_list(found, journals), lambda: render.show_snapshots(found, journals))
     for problem in damaged:
@@ -127,13 +129,15 @@ def snapshots(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> Non
 def show(
     repo: Repo,
     snapshot: Annotated[str, typer.Argument(help="'latest' or the beginning of an id.")] = "latest",
+    replica: Replicas = None,
+    stale_ok: StaleOk = False,
     key_file: KeyFile = None,
     json: AsJson = False,
 ) -> None:
     """Show what a snapshot holds and what it doesn't."""
     from strongroom.cli import render
 
-    found = _open(repo, key_file).snapshot(snapshot)
+    found = open_to_read(repo, key_file, replica, stale_ok=stale_ok).snapshot(snapshot)
     _say(json, render.snapshot_detail(found), lambda: render.show_snapshot(found))
 
 
@@ -175,6 +179,7 @@ def verify(
     ] = None,
     from_source: Annotated[bool, typer.Option(help="Repair from the sources that broken snapshots were made of, too.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what a repair would do and change nothing.")] = False,
+    replica: Replicas = None,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -189,7 +194,7 @@ def verify(
         return
     if from_ or dry_run:
         raise WrongRequest("--from and --dry-run are for a repair", hint="add --repair")
-    room = _open(repo, key_file)
+    room = open_to_read(repo, key_file, replica, by_blob=False)
     with _progress(quiet) as progress:
         report = room.verify(snapshot, level=Level[level.name], budget=budget, scratch=scratch, progress=progress)
     _say(json, {**render.plain(report), "passed": report.passed}, lambda: render.show_verify(report))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _progress, _require_command, _say, app
-from strongroom.errors import WrongRequest
+from strongroom.cli.journal import _stop_on_signals
+from strongroom.errors import WrongRequest, from_os_error
 
 if TYPE_CHECKING:
     from strongroom.operations.copy import CopyReport
+    from strongroom.operations.replicate import Lag
 
-Region = Annotated[str | None, typer.Option(help="Where the replica lies, if nobody has said so yet.")]
+Region = Annotated[str | None, typer.Option("--region", help="Where the replica lies, if nobody has said so yet.")]
+To = Annotated[list[str] | None, typer.Option("--to", help="Path or URL of a replica, new or present; repeatable.")]
 LeaveOut = Annotated[bool, typer.Option("--leave-out", help="Leave out what residency forbids, instead of refusing all.")]
 FollowForget = Annotated[bool, typer.Option("--follow-forget", help="Forget at the replica what was forgotten.")]
 Sources = Annotated[list[str] | None, typer.Option("--source", help="Only snapshots of this source; repeatable.")]
@@ -33,7 +38,7 @@ def copy_command(
     snapshots: Annotated[list[str] | None, typer.Argument(help="'latest' or beginnings of ids; all without any.")] = None,
     source: Sources = None,
     collection: Collections = None,
-    region_: Annotated[str | None, typer.Option("--region", help="Where the replica lies, if nobody has said so yet.")] = None,
+    region_: Region = None,
     leave_out: LeaveOut = False,
     follow_forget: FollowForget = False,
     read_back: Annotated[bool, typer.Option("--read-back", help="Read all that was stored there, and compare.")] = False,
@@ -56,6 +61,79 @@ def copy_command(
     _say(json, {**render.plain(report), "whole": report.whole}, lambda: show_copy(report))
     if not report.whole:
         raise typer.Exit(4)
+
+
+@app.command("replicate")
+def replicate_command(
+    repo: Repo,
+    to: To = None,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Stop when each is complete, or has failed.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only show how far behind each is.")] = False,
+    metrics_file: Annotated[Path | None, typer.Option(help="Keep the lag here, as Prometheus reads it.")] = None,
+    source: Sources = None,
+    collection: Collections = None,
+    leave_out: LeaveOut = False,
+    follow_forget: FollowForget = False,
+    memory: Memory = "128M",
+    bandwidth: Bandwidth = "0",
+    key_file: KeyFile = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Keep replicas in step until interrupted, each at its own pace. Exit code 1 if one could not be completed at the end."""
+    from strongroom.operations.copy import CopyOptions, Selection
+    from strongroom.operations.replicate import Lag, ReplicateOptions
+
+    room, lags = _open(repo, key_file), dict[str, Lag]()
+
+    def tell(lag: Lag) -> None:
+        lags[lag.target] = lag
+        _write_metrics(metrics_file, list(lags.values()))
+        if not quiet and not status:
+            from strongroom.cli import render
+
+            render.err.print(_lag_line(lag), highlight=False)
+
+    if status:
+        for lag in room.replicas(to or ()):
+            tell(lag)
+    else:
+        stop = threading.Event()
+        _stop_on_signals(stop)
+        chosen = Selection((), tuple(source or ()), tuple(collection or ()))
+        copying = CopyOptions(chosen, None, leave_out, follow_forget, size_of(memory), size_of(bandwidth))
+        room.replicate(to or (), ReplicateOptions(copying, every, once), stop=stop, tell=tell)
+    from strongroom.cli import render
+
+    _say(json, list(lags.values()), lambda: render.line("\n".join(map(_lag_line, lags.values()))))
+    if any(lag.problem for lag in lags.values()):
+        raise typer.Exit(1)
+
+
+def _write_metrics(path: Path | None, lags: list[Lag]) -> None:
+    """Whole or not at all: a collector may read it at any time."""
+    if path is None:
+        return
+    from strongroom.operations.replicate import metrics
+
+    fresh = path.with_name(f".{path.name}.fresh")
+    try:
+        fresh.write_text(metrics(lags))
+        fresh.replace(path)
+    except OSError as error:
+        raise from_os_error(error, str(path)) from error
+
+
+def _lag_line(lag: Lag) -> str:
+    from strongroom.cli.bars import amount
+
+    if lag.problem:
+        return f"{lag.target}: {lag.seconds:,.0f} s behind; {lag.problem}"
+    if not lag.objects:
+        return f"{lag.target}: in step"
+    what = f"{lag.snapshots} snapshots, {lag.segments} segments, {lag.objects:,} objects, {amount(lag.bytes, 'bytes')}"
+    return f"{lag.target}: {lag.seconds:,.0f} s behind; it lacks {what}"
 
 
 @region.callback(invoke_without_command=True)

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _pairs, _progress, _say, _say_experimental, app
+from strongroom.cli import falling_over
+from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _pairs, _progress, _say, _say_experimental, app
+from strongroom.cli.falling_over import Replicas, StaleOk, open_to_read
 from strongroom.errors import WrongRequest
 
 
@@ -37,6 +39,8 @@ def restore(
     rung: Annotated[RungName | None, typer.Option(help="Take this rung even if a better one is possible.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once the new state is verified.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
+    replica: Replicas = None,
+    stale_ok: StaleOk = False,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -48,7 +52,8 @@ def restore(
     snapshot, place = _places(what, target, at, source, undoing=undoing)
     renames = _pairs(rename or [], "--rename")
     with nullcontext() if dry_run else engines.prepared(place):
-        room = _open(repo, key_file, lambda: (import_module("strongroom.operations.restore"), engines.target_of(place)))
+        load = lambda: (import_module("strongroom.operations.restore"), engines.target_of(place))  # noqa: E731
+        room = open_to_read(repo, key_file, replica, stale_ok=stale_ok, load=load)
         _say_experimental(place)
         from strongroom.cli import render
         from strongroom.operations.restore_plan import Rung
@@ -65,7 +70,8 @@ def restore(
         tell = render.show_plan if undoing and not json else None
         with _progress(quiet) as progress:
             report = room.restore(snapshot, place, overwrite=overwrite, tell=tell, progress=progress, **wish)
-    _say(json, report, lambda: render.show_restore(report))
+    elsewhere = falling_over.tell(room)
+    _say(json, {**render.plain(report), "elsewhere": elsewhere} if elsewhere else report, lambda: render.show_restore(report))
 
 
 def _places(what: str, target: str | None, at: str | None, source: str | None, *, undoing: bool) -> tuple[str, str]:

@@ -113,7 +113,8 @@ class _Backup:
         residence = Residence.of(self._repository)
         names, tags = [one.name for one in description.collections], self._options.tags
         told = [tags.get(TENANT), *(one.catalog.get(TENANT) for one in description.collections)]
-        for tenant in [one for one in told if isinstance(one, str)] or [None]:
+        tenants: list[str | None] = [one for one in told if isinstance(one, str)]
+        for tenant in tenants or [None]:
             residence.require(self._source, names, tags, tenant)
 
     @property

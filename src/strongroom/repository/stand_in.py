@@ -17,3 +17,6 @@ class StandIn(Protocol):
 
     def manifest(self, snapshot_id: str, here: Callable[[str], bytes]) -> bytes:
         """The signed bytes of a manifest."""
+
+    def require_fresh(self) -> None:
+        """Before the newest snapshot there is passes for the newest. Raises Refused where a newer one is known."""

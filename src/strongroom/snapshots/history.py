@@ -171,6 +171,8 @@ def _earlier(repository: Repository, snapshot: Snapshot, steps: int) -> Snapshot
 
 def _latest(repository: Repository) -> Snapshot:
     """Of the others their headlines are enough, by which this machine knows that they are older."""
+    if repository.stand_in is not None:
+        repository.stand_in.require_fresh()
     known, damaged = headlines(repository)
     if not damaged and not known:
         raise NotFound("the repository has no snapshot yet", hint="make one with 'strongroom backup SOURCE'")
