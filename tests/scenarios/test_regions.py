@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +27,6 @@ from strongroom.repository.region import region_of
 
 PASSWORD = "three regions"
 CHEAP = Argon2Cost(1, 1, 64)
-sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 
 
 def build(folder: Path, name: str, seed: int) -> str:
@@ -144,37 +141,6 @@ def test_a_region_is_cut_off_and_another_is_lost(world: World, tmp_path: Path) -
     assert restored(seeded, newest, tmp_path / "from-seeded") == content
 
 
-def test_a_backup_that_residency_forbids_reads_and_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from faulty_store import FaultyStore
-
-    from strongroom.engines.faiss import frozen as faiss_frozen  # noqa: F401
-
-    room = init_repository(str(tmp_path / "us"), password=PASSWORD, cost=CHEAP)
-    people = build(tmp_path / "sources", "people", 2)
-    publish(room.repository, {"residency": [{"name": "gdpr", "collection": "people*", "regions": ["eu-*"]}]})
-    counting = FaultyStore(room.repository.store)
-    room.repository.store = counting
-    read: list[str] = []
-    from strongroom.operations.collection_reading import CollectionReading
-
-    monkeypatch.setattr(CollectionReading, "measure", lambda self, block: read.append("rows"))
-    with pytest.raises(Refused, match=r"'gdpr' keeps collection 'people'.*nobody has said in which region") as refused:
-        room.backup(people)
-    assert refused.value.exit_code == 5
-    from strongroom.repository.region import name_region
-
-    room.repository.store = counting.inner
-    name_region(room.repository, "us-east-1")
-    room.repository.store = counting
-    with pytest.raises(Refused, match=r"'gdpr' keeps collection 'people'.*is in us-east-1"):
-        room.backup(people)
-    assert {one.name for one in counting.operations if one.verb == "create"} == {"config"}  # refused: it shows what the store does
-    assert read == []
-    with pytest.raises(Refused, match="gdpr"):
-        room.follow(people)
-    assert {one.name for one in counting.operations if one.verb == "create"} == {"config"}
-
-
 def test_a_damaged_blob_comes_from_a_replica(tmp_path: Path) -> None:
     room = init_repository(str(tmp_path / "primary"), password=PASSWORD, cost=CHEAP)
     docs = build(tmp_path / "sources", "docs", 1)
@@ -231,30 +197,3 @@ def test_lag_and_metrics(tmp_path: Path) -> None:
     nowhere = lag_of(room.repository, open_store(str(tmp_path / "nowhere")))
     assert nowhere.problem
     assert nowhere.seconds > 0
-    assert json.loads(json.dumps(lag.snapshots)) == 1
-
-
-def test_a_quiet_cycle_is_one_listing(tmp_path: Path) -> None:
-    from faulty_store import FaultyStore
-
-    room = init_repository(str(tmp_path / "primary"), password=PASSWORD, cost=CHEAP)
-    room.backup(build(tmp_path / "sources", "docs", 1))
-    target = FaultyStore(open_store(str(tmp_path / "replica")))
-    primary = FaultyStore(room.repository.store)
-    room.repository.store = primary
-    stop, cycles = threading.Event(), []
-    running = threading.Thread(
-        target=replicate,
-        args=(room.repository, [target], ReplicateOptions(every=0.05)),
-        kwargs={"stop": stop, "tell": cycles.append},
-    )
-    running.start()
-    try:
-        wait_for(lambda: len(cycles) == 1)
-        before, asked = len(primary.operations), len(target.operations)
-        wait_for(lambda: len(primary.operations) >= before + 5)
-        assert {(one.verb, one.name) for one in primary.operations[before:]} == {("list", "")}
-        assert len(target.operations) == asked
-    finally:
-        stop.set()
-        running.join()

@@ -114,8 +114,8 @@ def open_with_stand_ins(
     stale_ok: bool = False,
     by_blob: bool = True,
 ) -> tuple[Repository, StandIns]:
-    """The repository, or the freshest of its replicas if it is gone, damaged or can't be reached. Without `by_blob` all is read from
-    what was opened: a verification must look at that. Raises what the primary raised if no replica opens; WrongKey always."""
+    """The repository, or the freshest of its replicas if it is gone, damaged or can't be reached. Without `by_blob` all is read
+    from what was opened: a verification must look at that. Raises what the primary raised if no replica opens; WrongKey always."""
     store = open_store(location)
     urls = tuple(dict.fromkeys(open_store(one).url for one in (*replicas, *known(store.url))))
     stand_ins = StandIns(secret, urls, clock, stale_ok=stale_ok, by_blob=by_blob)

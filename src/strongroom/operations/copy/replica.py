@@ -249,7 +249,7 @@ class _Copy:
 
     def _send_manifests(self, replica: Repository, transport: Transport, ready: list[Snapshot], withheld: frozenset[str]) -> int:
         """None before those that it names as its predecessors: else their absence would look like theft."""
-        self._withhold(replica, ready, withheld)
+        self._withhold(replica, withheld)
         made, started = 0, len(ready)
         while ready:
             ids = {one.id for one in ready}
@@ -261,10 +261,10 @@ class _Copy:
             self._explain_absence(replica)  # they may have been forgotten meanwhile
         return made
 
-    def _withhold(self, replica: Repository, ready: list[Snapshot], withheld: frozenset[str]) -> None:
+    def _withhold(self, replica: Repository, withheld: frozenset[str]) -> None:
+        """Say of what this replica isn't given that it isn't missing."""
         known = earliest(replica.tombstones(What.ABSENT)) if withheld else {}
-        fresh = withheld - known.keys() if ready else frozenset()
-        if fresh:
+        if fresh := withheld - known.keys():
             replica.bury(What.ABSENT, sorted(fresh))
 
     def _size(self, name: str) -> int | None:
