@@ -106,7 +106,7 @@ def replicate_command(
         room.replicate(to or (), ReplicateOptions(copying, every, once), stop=stop, tell=tell)
     from strongroom.cli import render
 
-    _say(json, list(lags.values()), lambda: render.line("\n".join(map(_lag_line, lags.values()))))
+    _say(json, list(lags.values()), lambda: [*map(render.line, map(_lag_line, lags.values()))].clear())
     if any(lag.problem for lag in lags.values()):
         raise typer.Exit(1)
 

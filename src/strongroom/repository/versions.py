@@ -41,7 +41,7 @@ class VersionMemory:
         """Remember the newest one that is there. Raises Damaged if a newer one was."""
         seen = self.version
         if newest < seen:
-            hint = "find out who took it away; publish it again, which makes it the newest"
+            hint = "find out who took it away, then say it anew: that makes it the newest"
             raise Damaged(folder, f"version {seen} was here, and the newest now is {newest}: rolled back", hint=hint)
         self.saw(newest)
 

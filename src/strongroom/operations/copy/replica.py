@@ -140,11 +140,16 @@ class _Copy:
                     raise Refused(f"{self.target.url} is no replica, and not empty: nothing was sent", hint=hint) from None
             return None
 
+    def _said_of(self, replica: Repository | None) -> regions.Region | None:
+        """Of a store that was lost and is seeded anew --region says it: that it was named once doesn't count."""
+        anew = replica is None or (self.options.region and not any(True for _ in replica.store.list(regions.FOLDER)))
+        return None if anew or replica is None else regions.declared(replica)
+
     def _require_own_region(self, replica: Repository | None) -> None:
         """Raises Refused if the word about the region came with other objects, copied by other means."""
         if self.options.region is not None:
             regions.require_name(self.options.region)
-        said = regions.declared(replica) if replica else None
+        said = self._said_of(replica)
         if said is None:
             return
         if (own := regions.declared(self.primary)) is not None and own.id == said.id:
@@ -155,8 +160,8 @@ class _Copy:
             raise Refused(f"{self.target.url} is in {said.name}, not in {self.options.region}", hint=hint)
 
     def _plan(self, replica: Repository | None, here: dict[str, int], there: dict[str, int]) -> Plan:
-        region = regions.region_of(replica) if replica else None
-        residence = Residence.at(self.primary, self.target.url, region or self.options.region)
+        said = self._said_of(replica)
+        residence = Residence.at(self.primary, self.target.url, said.name if said else self.options.region)
         present = {name for name, size in there.items() if here.get(name) == size}
         fresh = {name.removeprefix(SNAPSHOTS) for name in here if name.startswith(SNAPSHOTS) and name not in present}
         forgotten = frozenset(earliest(replica.tombstones(What.FORGOTTEN))) if replica else frozenset()
@@ -173,15 +178,12 @@ class _Copy:
             self._transport_to(store).send(one for one in self.primary.store.list(folder) if one.name not in there)
         with suppress(AlreadyExists):  # two copiers at once, or a lost answer: which one it is, is looked at next
             store.create(config.NAME, self.primary.config.encode())
-        replica = open_replica(self.primary, self.target)
-        if self.options.region is not None and regions.region_of(replica) is None:
-            with suppress(Overtaken):
-                regions.name_region(replica, self.options.region)
-        return replica
+        return open_replica(self.primary, self.target)
 
     def _transport(self, replica: Repository) -> Transport:
-        if self.options.region is not None and regions.region_of(replica) is None:
-            regions.name_region(replica, self.options.region)
+        if self.options.region is not None and not any(True for _ in replica.store.list(regions.FOLDER)):
+            with suppress(Overtaken):  # two copiers at once
+                regions.name_region(replica, self.options.region)
         replica.require_safe_store()
         return self._transport_to(replica.store)
 
