@@ -16,12 +16,15 @@ from strongroom.errors import Refused, StrongroomError
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.copy import CopyOptions, Selection, copy, open_replica
 from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.hold import HoldOptions
 from strongroom.operations.prune import PruneOptions, prune
 from strongroom.operations.verify import verify
 from strongroom.repository import Repository, Secret, open_store
+from strongroom.repository.holds import Scope
 from strongroom.repository.local_store import LocalStore
 from strongroom.repository.policies import publish
 from strongroom.repository.region import name_region, region_of
+from strongroom.repository.tombstones import What
 
 ROWS = 300
 
@@ -174,6 +177,43 @@ def test_forgotten_here_stays_there_unless_asked(room: Strongroom, sources: Sour
     assert back.snapshots == 0
 
 
+def test_a_tombstone_alone_keeps_no_snapshot_from_a_replica(room: Strongroom, tmp_path: Path) -> None:
+    """Who may only add objects buries what he can't delete."""
+    room.repository.bury(What.FORGOTTEN, room.repository.manifest_ids())
+    assert copy(room.repository, LocalStore(tmp_path / "replica")).snapshots == 2
+    assert copy(room.repository, LocalStore(tmp_path / "replica")).left_out == ()
+    assert require_consistent(room, tmp_path / "replica") == 2
+
+
+def test_what_a_replica_forgot_does_not_come_back(room: Strongroom, tmp_path: Path) -> None:
+    copy(room.repository, LocalStore(tmp_path / "replica"))
+    first = room.snapshots()[0].id
+    Strongroom(opened(tmp_path / "replica")).forget(ForgetOptions((first,)))
+    report = copy(room.repository, LocalStore(tmp_path / "replica"))
+    assert (report.snapshots, report.left_out) == (0, (f"snapshot {first[:12]}: it was forgotten at the replica",))
+
+
+def test_a_hold_reaches_the_replica_and_keeps_it_there(room: Strongroom, tmp_path: Path) -> None:
+    copy(room.repository, LocalStore(tmp_path / "replica"))
+    first = room.snapshots()[0].id
+    replica = Strongroom(opened(tmp_path / "replica"))
+    replica.hold(HoldOptions(Scope(snapshots=(first,)), "case 7", "the court"))
+    room.forget(ForgetOptions((first,)))
+    report = copy(room.repository, LocalStore(tmp_path / "replica"), CopyOptions(follow_forget=True))
+    assert report.forgotten == ()
+    assert "case 7, at the replica too" in report.left_out[0]
+    assert require_consistent(room, tmp_path / "replica") == 2
+    last = room.snapshots()[-1].id
+    for number in range(3):
+        room.hold(HoldOptions(Scope(snapshots=(last,)), f"case {number}", "the court"))
+    target = FaultyStore(LocalStore(tmp_path / "other"))
+    copy(room.repository, target)
+    sent = [one.name for one in target.operations if one.verb == "create" and one.name.startswith("holds/")]
+    assert [name.removeprefix("holds/") for name in sent] == [one.hold.id for one in room.holds()]
+    with pytest.raises(Refused, match="the court"):
+        Strongroom(opened(tmp_path / "other")).forget(ForgetOptions((last,)))
+
+
 def test_a_key_that_was_taken_away_never_comes_back(room: Strongroom, tmp_path: Path) -> None:
     leaver = Secret.passphrase("leaver")
     slot = room.add_key(leaver, "leaver", cost=CHEAP)
@@ -228,6 +268,43 @@ def test_a_copy_that_residency_forbids_sends_nothing(room: Strongroom, sources: 
     there = {blob.id for pack in replica.index.packs.values() for blob in pack.blobs}
     assert there == needed  # not a blob of what may not be there
     assert copy(room.repository, LocalStore(tmp_path / "eu"), CopyOptions(region="eu-central-1")).snapshots == 2
+
+
+def test_a_pack_of_both_is_taken_apart(room: Strongroom, sources: Sources, tmp_path: Path) -> None:
+    """A prune wrote what it kept of two sources' packs into one."""
+    held = {path: path.read_bytes() for path in (sources.second, sources.first)}
+    other = build_source(tmp_path / "other", "second", 2, changed=3, rows=ROWS)
+    sources.second.write_bytes(other.read_bytes())
+    sources.first.write_bytes(sources.changed.read_bytes())
+    gone = [one.id for one in room.snapshots()]
+    try:
+        for source in (sources.first, sources.second):
+            room.backup(f"faiss://{source}", reread=True)
+    finally:
+        for path, content in held.items():
+            path.write_bytes(content)
+    room.forget(ForgetOptions(tuple(gone)))
+    prune(room.repository, PruneOptions(grace=timedelta(0), max_unused=0))
+    kept = {one.manifest.source: {bytes.fromhex(blob) for blob in one.manifest.blobs()} for one in room.snapshots()}
+    first, second = kept[f"faiss://{sources.first}"], kept[f"faiss://{sources.second}"]
+    packs = [{blob.id for blob in pack.blobs} for pack in opened(tmp_path / "primary").index.packs.values()]
+    assert any(pack & first - second and pack & second - first for pack in packs)
+    rule = {"name": "second", "source": f"faiss://{sources.second}", "regions": ["eu-*"]}
+    publish(room.repository, {"residency": [rule]})
+    copy(room.repository, LocalStore(tmp_path / "us"), CopyOptions(region="us-east-1", leave_out=True))
+    there = {blob.id for pack in opened(tmp_path / "us").index.packs.values() for blob in pack.blobs}
+    assert there == first
+    assert require_consistent(room, tmp_path / "us") == 1
+
+
+def test_no_snapshot_comes_before_its_predecessor(room: Strongroom, sources: Sources, tmp_path: Path) -> None:
+    room.backup(f"faiss://{sources.changed}")
+    target = FaultyStore(LocalStore(tmp_path / "replica"))
+    copy(room.repository, target)
+    order = [one.name.rpartition("/")[2] for one in target.operations if one.verb == "create" and one.name.startswith("snapshots/")]
+    assert order == [one.id for one in room.snapshots()]
+    last = [one.verb == "create" and one.name.startswith(("packs/", "index/")) for one in target.operations]
+    assert not any(last[[one.name for one in target.operations].index(f"snapshots/{order[0]}") :])
 
 
 def test_a_region_that_was_copied_is_none(room: Strongroom, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from strongroom.errors import Refused, StrongroomError, UnsafeStore, WrongRequest
+from strongroom.errors import StrongroomError, WrongRequest
 from strongroom.journal.segments import decode_front, number_in
 from strongroom.operations.copy import CopyOptions, copy, open_replica
 from strongroom.operations.replicas import remember, synced
@@ -52,8 +52,8 @@ def replicate(
     stop: threading.Event | None = None,
     tell: Callable[[Lag], None] = lambda _: None,
 ) -> list[Lag]:
-    """Copy to every target again and again until `stop` is set; one that is slow or away holds up no other. A target that policy or
-    an unsafe store forbids is given up. Raises what stopped the only target, or the first of all of them."""
+    """Copy to every target again and again until `stop` is set; one that is slow or away holds up no other, and is tried again
+    with growing pauses. Raises what failed last if at the end all of them fail."""
     if not targets or len({one.url for one in targets}) < len(targets):
         raise WrongRequest("replicate needs different places to replicate to", hint="give each with --to URL")
     following = [_Following(primary, one, options or ReplicateOptions(), stop or threading.Event(), tell) for one in targets]
@@ -63,9 +63,9 @@ def replicate(
     for thread in threads:
         while thread.is_alive():  # so that signals are heard
             thread.join(0.5)
-    failed = [one.fatal for one in following if one.fatal is not None]
-    if len(failed) == len(following):
-        raise failed[0]
+    for one in following:
+        if one.failed is not None and (one.broken or all(other.failed for other in following)):
+            raise one.failed
     return [one.lag for one in following]
 
 
@@ -76,7 +76,8 @@ class _Following:
     options: ReplicateOptions
     stop: threading.Event
     tell: Callable[[Lag], None]
-    fatal: Exception | None = None
+    failed: Exception | None = None
+    broken: bool = False
     cycles: int = 0
     _seen: dict[str, int] | None = None
     lag: Lag = Lag("", 0.0)
@@ -86,15 +87,15 @@ class _Following:
         while True:
             try:
                 self._cycle()
+                self.failed = None
                 pause = self.options.every
-            except (Refused, UnsafeStore, WrongRequest) as error:
-                self.fatal = error
             except StrongroomError as error:
+                self.failed = error
                 self._say(behind(self.primary, self.target.url, str(error)))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except Exception as error:  # noqa: BLE001 - a thread's failure must be told by who started it
-                self.fatal = error
-            if self.fatal is not None or self.options.once or self.stop.wait(pause):
+                self.failed, self.broken = error, True
+            if self.broken or self.options.once or self.stop.wait(pause):
                 return
 
     def _cycle(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Overtaken, Refused, WrongRequest
 from strongroom.operations.copy.journals import send_journals
@@ -45,7 +45,7 @@ _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """What was copied to `target`. `left_out`: by residency; `damaged`: at the source, so not copied; `incomplete`: snapshots of
+    """What was copied to `target`. `left_out`: by residency, or forgotten there, or not forgotten for a hold; `damaged`: at the source, so not copied; `incomplete`: snapshots of
     which a blob is nowhere whole; `different`: other bytes are at the replica under that name (it went its own way); `forgotten`
     at the replica because they were at the source."""
 
@@ -92,6 +92,7 @@ class _Copy:
     options: CopyOptions
     progress: Progress
     incomplete: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
 
     def run(self) -> CopyReport:
         if self.target.url == self.primary.store.url:
@@ -117,7 +118,7 @@ class _Copy:
             made,
             transport.moved,
             transport.moved_bytes,
-            plan.left_out,
+            (*plan.left_out, *self.kept),
             (*plan.damaged, *(f"{name}: {problem}" for name, problem in sorted(transport.damaged.items()))),
             tuple(self.incomplete),
             tuple(sorted(transport.different)),
@@ -165,7 +166,9 @@ class _Copy:
         present = {name for name, size in there.items() if here.get(name) == size}
         fresh = {name.removeprefix(SNAPSHOTS) for name in here if name.startswith(SNAPSHOTS) and name not in present}
         forgotten = frozenset(earliest(replica.tombstones(What.FORGOTTEN))) if replica else frozenset()
-        return plan_copy(self.primary, residence, self.options, frozenset(fresh) - forgotten)
+        plan = plan_copy(self.primary, residence, self.options, frozenset(fresh) - forgotten)
+        again = tuple(f"snapshot {one[:12]}: it was forgotten at the replica" for one in sorted(forgotten & fresh))
+        return replace(plan, left_out=(*plan.left_out, *again))
 
     # -- the steps, in their order ---------------------------------------------------------------------------------------------
 
@@ -228,8 +231,9 @@ class _Copy:
                     break
 
     def _explain_absence(self, replica: Repository) -> None:
-        """What was forgotten before it came here is no theft; what is here stays. So are trimmed segments explained."""
-        known, present = earliest(replica.tombstones(What.FORGOTTEN)), set(replica.manifest_ids())
+        """What was forgotten, and is gone at the primary, before it came here is no theft; what is at either stays. A tombstone
+        alone orders nothing: who may only add objects at the primary must not keep a snapshot from its replicas."""
+        known, present = earliest(replica.tombstones(What.FORGOTTEN)), {*replica.manifest_ids(), *self.primary.manifest_ids()}
         buried = self.primary.tombstones(What.FORGOTTEN)
         absent = {one: at for one, at in earliest(buried).items() if one not in known and one not in present}
         if absent:
@@ -278,5 +282,10 @@ class _Copy:
     def _follow_forget(self, replica: Repository) -> tuple[str, ...]:
         """By the same rules as at the primary: what a hold keeps stays."""
         gone = frozenset(earliest(self.primary.tombstones(What.FORGOTTEN))) - frozenset(self.primary.manifest_ids())
-        names = tuple(sorted(gone.intersection(replica.manifest_ids())))
-        return forget(replica, ForgetOptions(names)).forgotten if names else ()
+        done: list[str] = []
+        for name in sorted(gone.intersection(replica.manifest_ids())):
+            try:
+                done += forget(replica, ForgetOptions((name,))).forgotten
+            except Refused as error:
+                self.kept.append(f"{error}, at the replica too")
+        return tuple(done)
