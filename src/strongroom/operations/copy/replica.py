@@ -45,9 +45,13 @@ _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
 
 @dataclass(frozen=True, slots=True)
 class CopyReport:
-    """What was copied to `target`. `left_out`: by residency, or forgotten there, or not forgotten for a hold; `damaged`: at the source, so not copied; `incomplete`: snapshots of
-    which a blob is nowhere whole; `different`: other bytes are at the replica under that name (it went its own way); `forgotten`
-    at the replica because they were at the source."""
+    """What was copied to `target`.
+
+    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold         `damaged`  at the source, so not copied
+    `incomplete`  snapshots of which a blob is nowhere whole
+    `different`   other bytes are at the replica under that name: it went its own way
+    `forgotten`   at the replica because they were at the source
+    """
 
     target: str
     snapshots: int
