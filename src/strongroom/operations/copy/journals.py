@@ -21,6 +21,8 @@ def send_journals(primary: Repository, replica: Repository, transport: Transport
     for stream in chosen:
         numbers, present = here.get(stream, {}), there.get(stream, {})
         missing = [number for number in sorted(numbers) if number not in present]
+        if not _is_beginning(primary, replica, transport, stream, max(numbers.keys() & present.keys(), default=None)):
+            continue
         claims = {one.name: one.size for one in primary.store.list(f"{FOLDER}{stream}/epochs/")}
         known = {one.name for one in replica.store.list(f"{FOLDER}{stream}/epochs/")}
         transport.send([Listed(name, size) for name, size in sorted(claims.items()) if name not in known])
@@ -29,6 +31,23 @@ def send_journals(primary: Repository, replica: Repository, transport: Transport
             listed = Listed(segment_name(stream, number), numbers[number])
             if not transport.send([listed], lambda name, content: _require_segment(primary, name, content)):
                 break
+
+
+def _is_beginning(primary: Repository, replica: Repository, transport: Transport, stream: str, last: int | None) -> bool:
+    """Is the replica's stream the same up to the last segment that both have? Each holds the hash of the one before. If it went its
+    own way, nothing is sent: the chain would break."""
+    if last is None:
+        return True
+    name = segment_name(stream, last)
+    if primary.store.read(name) == replica.store.read(name):
+        return True
+    try:
+        _require_segment(primary, name, primary.store.read(name))
+    except Damaged as error:
+        transport.damaged[name] = error.problem
+    else:
+        transport.different.add(name)
+    return False
 
 
 def _require_segment(primary: Repository, name: str, content: bytes) -> None:

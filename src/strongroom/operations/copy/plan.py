@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from strongroom.errors import Refused
 from strongroom.journal.stream import read_tail, streams
 from strongroom.operations.residence import Residence
 from strongroom.repository import Repository
@@ -74,7 +75,7 @@ def plan_copy(primary: Repository, residence: Residence, options: CopyOptions, f
         if problem is None:
             taken.append(snapshot)
         elif options.leave_out:
-            left.append(f"snapshot {snapshot.id[:12]}: {problem}")
+            left.append(f"snapshot {snapshot.id[:12]}: {_why(problem)}")
         else:
             raise problem
     kept, refused = ([], []) if chosen.snapshots or chosen.collections else _streams(primary, residence, options)
@@ -97,7 +98,11 @@ def _streams(primary: Repository, residence: Residence, options: CopyOptions) ->
         if problem is None:
             kept.append(stream)
         elif options.leave_out:
-            left.append(f"journal of {source}: {problem}")
+            left.append(f"journal of {source}: {_why(problem)}")
         else:
             raise problem
     return kept, left
+
+
+def _why(problem: Refused) -> str:
+    return str(problem).removesuffix(": nothing was sent")

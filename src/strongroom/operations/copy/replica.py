@@ -47,7 +47,8 @@ _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
 class CopyReport:
     """What was copied to `target`.
 
-    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold         `damaged`  at the source, so not copied
+    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold
+    `damaged`     at the source, so not copied
     `incomplete`  snapshots of which a blob is nowhere whole
     `different`   other bytes are at the replica under that name: it went its own way
     `forgotten`   at the replica because they were at the source
