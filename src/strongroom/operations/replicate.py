@@ -9,9 +9,12 @@ from datetime import datetime
 
 from strongroom.errors import StrongroomError, WrongRequest
 from strongroom.journal.segments import decode_front, number_in
+from strongroom.journal.stream import read_tail
 from strongroom.operations.copy import CopyOptions, copy, open_replica
 from strongroom.operations.replicas import remember, synced
+from strongroom.operations.residence import Residence
 from strongroom.repository import PACKS, SNAPSHOTS, Repository, Store
+from strongroom.repository.region import region_of
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import history
 
@@ -133,13 +136,24 @@ def lag_of(primary: Repository, target: Store) -> Lag:
     partial = bool(earliest(replica.tombstones(What.ABSENT)))
     lacking = {name: size for name, size in here.items() if there.get(name) != size}
     snapshots = {name.removeprefix(SNAPSHOTS) for name in lacking if name.startswith(SNAPSHOTS)} - excused
-    streams = {found[0] for name in there if (found := number_in(name)) is not None}
-    missing = [name for name in lacking if (found := number_in(name)) and (not partial or found[0] in streams)]
+    missing = _segments(primary, replica, lacking, there)
     packs = [] if partial or not snapshots else [name for name in lacking if name.startswith(PACKS)]
     names = [*packs, *missing, *(SNAPSHOTS + one for one in snapshots)]
     oldest = min((*_created(primary, snapshots), *_sealed(primary, missing)), default=None)
     seconds = max(0.0, primary.clock.now().timestamp() - oldest) if oldest is not None else 0.0
     return Lag(target.url, seconds, len(snapshots), len(missing), len(names), sum(lacking[name] for name in names))
+
+
+def _segments(primary: Repository, replica: Repository, lacking: Iterable[str], there: Iterable[str]) -> list[str]:
+    """Those that the replica lacks, but for streams of which residency lets it have nothing."""
+    missing = [(found[0], name) for name in lacking if (found := number_in(name)) is not None]
+    unknown = {stream for stream, _ in missing} - {found[0] for name in there if (found := number_in(name)) is not None}
+    residence = Residence.at(primary, replica.store.url, region_of(replica)) if unknown else None
+    for stream in unknown:
+        tail = read_tail(primary, stream)
+        if residence is not None and tail is not None and residence.problem(tail.head.source, ()) is not None:
+            missing = [one for one in missing if one[0] != stream]
+    return [name for _, name in missing]
 
 
 def behind(primary: Repository, target: str, problem: str) -> Lag:

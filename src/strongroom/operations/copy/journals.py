@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from strongroom.errors import Damaged
+from strongroom.errors import Damaged, NotFound
 from strongroom.journal.segments import FOLDER, decode_changes, decode_front, segment_name
 from strongroom.journal.stream import streams
 from strongroom.operations.copy.transport import Transport
@@ -39,12 +39,15 @@ def _is_beginning(primary: Repository, replica: Repository, transport: Transport
     if last is None:
         return True
     name = segment_name(stream, last)
-    if primary.store.read(name) == replica.store.read(name):
-        return True
     try:
-        _require_segment(primary, name, primary.store.read(name))
+        ours = primary.store.read(name)
+        if ours == replica.store.read(name):
+            return True
+        _require_segment(primary, name, ours)
     except Damaged as error:
         transport.damaged[name] = error.problem
+    except NotFound:  # trimmed since it was listed: the next copy sees it
+        return False
     else:
         transport.different.add(name)
     return False
