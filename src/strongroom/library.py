@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from strongroom.operations.coverage import CoverageReport
     from strongroom.operations.diff import DiffReport
     from strongroom.operations.drill import DrillHistory, DrillReport
-    from strongroom.operations.fall_over import StandIns
+    from strongroom.operations.fall_over import Reading, StandIns
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
@@ -56,7 +56,6 @@ class Strongroom:
     def __init__(self, repository: Repository, stand_ins: StandIns | None = None) -> None:
         self.repository = repository
         self.stand_ins = stand_ins
-        """The replicas that reading falls over to, if it was opened with them (`open_reading`)."""
 
     def backup(
         self,
@@ -272,31 +271,14 @@ class Strongroom:
     def copy(self, to: str, options: CopyOptions | None = None, *, progress: Progress = SILENT) -> CopyReport:
         """Make or complete a replica in another store: the same repository, in a second place."""
         from strongroom.operations.copy import copy
-        from strongroom.operations.replicas import remember
 
-        report = copy(self.repository, open_store(to), options, progress)
-        remember(self.repository.store.url, report.target)
-        return report
+        return copy(self.repository, open_store(to), options, progress)
 
-    def replicate(
-        self,
-        to: Iterable[str],
-        options: ReplicateOptions | None = None,
-        *,
-        stop: threading.Event | None = None,
-        tell: Callable[[Lag], None] = lambda _: None,
-    ) -> list[Lag]:
-        """Keep replicas in step until `stop` is set, each at its own pace. Gives how far behind each is at the end."""
+    def replicate(self, to: Iterable[str], options: ReplicateOptions | None = None, **wish: Any) -> list[Lag]:
+        """Keep replicas in step, each at its own pace, until `stop` (an Event) is set; `tell` hears of each one's `Lag`."""
         from strongroom.operations.replicate import replicate
 
-        return replicate(self.repository, [open_store(one) for one in to], options, stop=stop, tell=tell)
-
-    def replicas(self, to: Iterable[str] = ()) -> list[Lag]:
-        """How far behind these replicas are, or those that this machine knows of. Changes nothing."""
-        from strongroom.operations.replicas import known
-        from strongroom.operations.replicate import lag_of
-
-        return [lag_of(self.repository, open_store(one)) for one in list(to) or known(self.repository.store.url)]
+        return replicate(self.repository, [open_store(one) for one in to], options, **wish)
 
     def publish_policy(self, document: Mapping[str, Any]) -> Published:
         """Store a policy document, signed, as the newest that holds for this repository."""
@@ -374,17 +356,11 @@ def init_repository(
     clock: Clock = SYSTEM_CLOCK,
     cost: Argon2Cost | None = None,
     overwriting: bool = False,
-    region: str | None = None,
 ) -> Strongroom:
-    """Make a new repository at a path or URL, in a region. `overwriting` is for a store without conditional creates: no journal can
-    be kept there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
-    from strongroom.repository.region import name_region, require_name
-
-    place, secret = require_name(region) if region else None, secret_of(password, key_file, kms)
-    room = Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
-    if place:
-        name_region(room.repository, place)
-    return room
+    """Make a new repository at a path or URL. `overwriting` is for a store without conditional creates: no journal can be kept
+    there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
+    secret = secret_of(password, key_file, kms)
+    return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
 
 
 def open_repository(
@@ -394,26 +370,16 @@ def open_repository(
     key_file: str | Path | None = None,
     kms: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
+    reading: Reading | None = None,
 ) -> Strongroom:
-    """Open the repository at a path or URL; `kms` is the URL of a key service. Raises NoRepository, WrongKey or Damaged."""
-    return Strongroom(Repository.open(open_store(location), secret_of(password, key_file, kms), clock=clock))
-
-
-def open_reading(
-    location: str,
-    *,
-    password: str | None = None,
-    key_file: str | Path | None = None,
-    replicas: Iterable[str] = (),
-    clock: Clock = SYSTEM_CLOCK,
-    **wish: bool,
-) -> Strongroom:
-    """Open to read: a blob that is damaged or missing is read from a replica, and all of it where the repository itself is gone or
-    can't be reached (`stand_ins` says so). Replicas: those given, of STRONGROOM_REPLICAS, and those this machine knows of. `wish`:
-    `stale_ok` takes an older snapshot for 'latest', `by_blob=False` reads all from one store. Raises as `open_repository`."""
+    """Open the repository at a path or URL; `kms` is the URL of a key service. To read alone, with `reading`, what it can't give
+    comes from replicas, all of it if it is gone (`stand_ins` says so). Raises NoRepository, WrongKey or Damaged."""
+    secret = secret_of(password, key_file, kms)
+    if reading is None:
+        return Strongroom(Repository.open(open_store(location), secret, clock=clock))
     from strongroom.operations.fall_over import open_with_stand_ins
 
-    return Strongroom(*open_with_stand_ins(location, secret_of(password, key_file), tuple(replicas), clock, **wish))
+    return Strongroom(*open_with_stand_ins(location, secret, reading, clock))
 
 
 def open_named(document: Document, name: str, clock: Clock = SYSTEM_CLOCK) -> Strongroom:

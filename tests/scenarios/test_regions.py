@@ -17,13 +17,14 @@ from seaweed import SeaweedFS
 from tcp_proxy import TcpProxy
 
 from strongroom.errors import Refused, StrongroomError
-from strongroom.library import Strongroom, init_repository, open_reading, open_repository
+from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.copy import CopyOptions, copy, open_replica
-from strongroom.operations.replicate import Lag, ReplicateOptions, lag_of, metrics, replicate
+from strongroom.operations.fall_over import Reading
+from strongroom.operations.replicate import Lag, ReplicateOptions, lag_of, lags_of, metrics, replicate
 from strongroom.operations.verify import verify
 from strongroom.repository import Argon2Cost, Store, open_store
 from strongroom.repository.policies import publish
-from strongroom.repository.region import region_of
+from strongroom.repository.region import name_region, region_of
 
 PASSWORD = "three regions"
 CHEAP = Argon2Cost(1, 1, 64)
@@ -79,7 +80,8 @@ def world(seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("STRONGROOM_REQUEST_SECONDS", "3")
     bucket = f"west-{os.getpid()}-{tmp_path.name[-8:].lower().strip('_')}".replace("_", "-")
     seaweed.make_bucket(bucket)
-    room = init_repository(str(tmp_path / "central"), password=PASSWORD, cost=CHEAP, region="eu-central-1")
+    room = init_repository(str(tmp_path / "central"), password=PASSWORD, cost=CHEAP)
+    name_region(room.repository, "eu-central-1")
     docs, people = build(tmp_path / "sources", "docs", 1), build(tmp_path / "sources", "people", 2)
     rule = {"name": "people stay in Europe", "source": people, "regions": ["eu-*"]}
     publish(room.repository, {"residency": [rule]})
@@ -130,12 +132,13 @@ def test_a_region_is_cut_off_and_another_is_lost(world: World, tmp_path: Path) -
         copy(room.repository, world.east)
     primary = Path(tmp_path / "central")
     shutil.rmtree(primary)
-    whole = open_reading(str(primary), password=PASSWORD, replicas=[world.west.url, world.east.url])
+    whole = open_repository(str(primary), password=PASSWORD, reading=Reading(replicas=(world.west.url, world.east.url)))
     assert whole.stand_ins is not None
     assert whole.stand_ins.instead == world.west.url  # the one that lacks nothing
     assert restored(whole, "latest", tmp_path / "from-west") == Path(world.people.removeprefix("faiss://")).read_bytes()
     again = open_store(str(tmp_path / "central-again"))
-    assert copy(open_reading(world.west.url, password=PASSWORD).repository, again, CopyOptions(region="eu-central-1")).whole
+    west = open_repository(world.west.url, password=PASSWORD).repository
+    assert copy(west, again, CopyOptions(region="eu-central-1")).whole
     seeded = open_repository(str(tmp_path / "central-again"), password=PASSWORD)
     assert verify(seeded.repository, None).passed
     assert restored(seeded, newest, tmp_path / "from-seeded") == content
@@ -152,11 +155,11 @@ def test_a_damaged_blob_comes_from_a_replica(tmp_path: Path) -> None:
             path.unlink()
     with pytest.raises(StrongroomError):
         restored(open_repository(str(tmp_path / "primary"), password=PASSWORD), "latest", tmp_path / "alone")
-    reading = open_reading(str(tmp_path / "primary"), password=PASSWORD)  # the replica is remembered
+    reading = open_repository(str(tmp_path / "primary"), password=PASSWORD, reading=Reading())  # the replica is remembered
     assert restored(reading, "latest", tmp_path / "out") == content
     assert reading.stand_ins is not None
     assert any("came from" in line and "replica" in line for line in reading.stand_ins.said())
-    looking = open_reading(str(tmp_path / "primary"), password=PASSWORD, by_blob=False)
+    looking = open_repository(str(tmp_path / "primary"), password=PASSWORD, reading=Reading(by_blob=False))
     assert not looking.verify().passed
 
 
@@ -168,13 +171,13 @@ def test_a_stale_replica_is_not_taken_for_the_newest(tmp_path: Path) -> None:
     room.copy(str(tmp_path / "replica"))
     change(docs, 9)
     room.backup(docs)
-    assert room.replicas()[0].snapshots == 1
+    assert lags_of(room.repository, [])[0].snapshots == 1
     shutil.rmtree(tmp_path / "primary")
-    reading = open_reading(str(tmp_path / "primary"), password=PASSWORD)
+    reading = open_repository(str(tmp_path / "primary"), password=PASSWORD, reading=Reading())
     with pytest.raises(Refused, match="its latest isn't the latest"):
         reading.snapshot("latest")
     assert restored(reading, first, tmp_path / "by-id") == old
-    accepted = open_reading(str(tmp_path / "primary"), password=PASSWORD, stale_ok=True)
+    accepted = open_repository(str(tmp_path / "primary"), password=PASSWORD, reading=Reading(stale_ok=True))
     assert restored(accepted, "latest", tmp_path / "out") == old
     with pytest.raises(StrongroomError):
         open_repository(str(tmp_path / "primary"), password=PASSWORD)  # what writes doesn't fall over

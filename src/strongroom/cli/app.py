@@ -70,9 +70,14 @@ def init(
     """Make a new, encrypted repository."""
     from strongroom.cli import render
     from strongroom.library import init_repository
+    from strongroom.repository.region import name_region, require_name
 
+    if region:
+        require_name(region)
     password = None if kms else _asked_password(key_file, confirm=True)
-    room = init_repository(repo, password=password, key_file=key_file, kms=kms, overwriting=without, region=region)
+    room = init_repository(repo, password=password, key_file=key_file, kms=kms, overwriting=without)
+    if region:
+        name_region(room.repository, region)
     _say_service(room.key_slots()[0])
     name, url = room.repository.config.repository_id.hex(), room.repository.store.url
     _say(json, {"repository": name, "url": url}, lambda: render.show_done(f"repository {name[:12]} at {url}"))

@@ -83,7 +83,7 @@ def replicate_command(
 ) -> None:
     """Keep replicas in step until interrupted, each at its own pace. Exit code 1 if one could not be completed at the end."""
     from strongroom.operations.copy import CopyOptions, Selection
-    from strongroom.operations.replicate import Lag, ReplicateOptions
+    from strongroom.operations.replicate import Lag, ReplicateOptions, lags_of
 
     room, lags = _open(repo, key_file), dict[str, Lag]()
 
@@ -96,7 +96,7 @@ def replicate_command(
             render.err.print(_lag_line(lag), highlight=False)
 
     if status:
-        for lag in room.replicas(to or ()):
+        for lag in lags_of(room.repository, to or ()):
             tell(lag)
     else:
         stop = threading.Event()

@@ -33,11 +33,12 @@ def open_to_read(
 
     if not replicas and not known(open_store(repo).url):
         return _open(repo, key_file, load)
-    from strongroom.library import open_reading
+    from strongroom.library import open_repository
+    from strongroom.operations.fall_over import Reading
 
     load()
-    password = _asked_password(key_file)
-    room = open_reading(repo, password=password, key_file=key_file, replicas=replicas or (), stale_ok=stale_ok, by_blob=by_blob)
+    reading = Reading(tuple(replicas or ()), stale_ok, by_blob)
+    room = open_repository(repo, password=_asked_password(key_file), key_file=key_file, reading=reading)
     tell(room)
     return room
 

@@ -24,6 +24,16 @@ N = TypeVar("N")
 _GONE = (NoRepository, Unreachable, Damaged, StoreDenied, NotFound)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """From which `replicas` (URLs) too, beside those of STRONGROOM_REPLICAS and those that this machine knows of. `stale_ok` takes
+    an older snapshot for 'latest'; without `by_blob` all is read from one store."""
+
+    replicas: tuple[str, ...] = ()
+    stale_ok: bool = False
+    by_blob: bool = True
+
+
 @dataclass
 class StandIns:
     """The replicas of an opened repository. `instead`: the URL of the one that was opened in the primary's place, `because` why;
@@ -31,13 +41,12 @@ class StandIns:
 
     secret: Secret = field(repr=False)
     urls: tuple[str, ...]
+    reading: Reading
     clock: Clock = SYSTEM_CLOCK
     instead: str = ""
     because: str = ""
     stale: tuple[str, ...] = ()
     given: Counter[str] = field(default_factory=Counter)
-    stale_ok: bool = False
-    by_blob: bool = True
     problems: dict[str, str] = field(default_factory=dict)
     _opened: dict[str, Repository | None] = field(default_factory=dict)
     _away: StrongroomError | None = None
@@ -45,18 +54,18 @@ class StandIns:
 
     def blob(self, blob_id: bytes, here: Callable[[bytes], tuple[CodedBlob, Bytes]]) -> tuple[CodedBlob, Bytes]:
         """From the primary while it gives it, else from the first replica that has it whole."""
-        if not self.by_blob:
+        if not self.reading.by_blob:
             return here(blob_id)
         return self._first(here, blob_id, lambda replica: replica.open_blob(blob_id))
 
     def manifest(self, snapshot_id: str, here: Callable[[str], bytes]) -> bytes:
-        if not self.by_blob:
+        if not self.reading.by_blob:
             return here(snapshot_id)
         return self._first(here, snapshot_id, lambda replica: replica.read_manifest(snapshot_id))
 
     def require_fresh(self) -> None:
         """Before 'latest' is taken from a replica. Raises Refused (5) if it lacks what this machine saw as the newest."""
-        if self.stale and not self.stale_ok:
+        if self.stale and not self.reading.stale_ok:
             raise Refused(
                 f"{self.instead} lacks {len(self.stale)} snapshots that are newer, {self.stale[0][:12]} among them: "
                 "its latest isn't the latest",
@@ -106,19 +115,13 @@ class StandIns:
 
 
 def open_with_stand_ins(
-    location: str,
-    secret: Secret,
-    replicas: tuple[str, ...] = (),
-    clock: Clock = SYSTEM_CLOCK,
-    *,
-    stale_ok: bool = False,
-    by_blob: bool = True,
+    location: str, secret: Secret, reading: Reading, clock: Clock = SYSTEM_CLOCK
 ) -> tuple[Repository, StandIns]:
-    """The repository, or the freshest of its replicas if it is gone, damaged or can't be reached. Without `by_blob` all is read
-    from what was opened: a verification must look at that. Raises what the primary raised if no replica opens; WrongKey always."""
+    """The repository, or the freshest of its replicas if it is gone, damaged or can't be reached. Raises what the primary raised if
+    no replica opens; WrongKey always."""
     store = open_store(location)
-    urls = tuple(dict.fromkeys(open_store(one).url for one in (*replicas, *known(store.url))))
-    stand_ins = StandIns(secret, urls, clock, stale_ok=stale_ok, by_blob=by_blob)
+    urls = tuple(dict.fromkeys(open_store(one).url for one in (*reading.replicas, *known(store.url))))
+    stand_ins = StandIns(secret, urls, reading, clock)
     try:
         repository = Repository.open(store, secret, clock=clock)
         if urls:

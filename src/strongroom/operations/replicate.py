@@ -11,9 +11,9 @@ from strongroom.errors import StrongroomError, WrongRequest
 from strongroom.journal.segments import decode_front, number_in
 from strongroom.journal.stream import read_tail
 from strongroom.operations.copy import CopyOptions, copy, open_replica
-from strongroom.operations.replicas import remember, synced
+from strongroom.operations.replicas import known, remember, synced
 from strongroom.operations.residence import Residence
-from strongroom.repository import PACKS, SNAPSHOTS, Repository, Store
+from strongroom.repository import PACKS, SNAPSHOTS, Repository, Store, open_store
 from strongroom.repository.region import region_of
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import history
@@ -144,6 +144,11 @@ def lag_of(primary: Repository, target: Store) -> Lag:
     return Lag(target.url, seconds, len(snapshots), len(missing), len(names), sum(lacking[name] for name in names))
 
 
+def lags_of(primary: Repository, targets: Sequence[str]) -> list[Lag]:
+    """Of these replicas, or of those that this machine knows of."""
+    return [lag_of(primary, open_store(one)) for one in targets or known(primary.store.url)]
+
+
 def _segments(primary: Repository, replica: Repository, lacking: Iterable[str], there: Iterable[str]) -> list[str]:
     """Those that the replica lacks, but for streams of which residency lets it have nothing."""
     missing = [(found[0], name) for name in lacking if (found := number_in(name)) is not None]
@@ -160,16 +165,16 @@ def behind(primary: Repository, target: str, problem: str) -> Lag:
     """Of a replica that can't be asked: what came since this machine last completed it."""
     since = synced(primary.store.url, target)
     try:
-        known, _ = history.headlines(primary)
+        found, _ = history.headlines(primary)
     except StrongroomError as error:
         return Lag(target, max(0.0, primary.clock.now().timestamp() - since) if since else 0.0, problem=f"{problem}; {error}")
-    later = [at for at in (_seconds(one.created) for one in known) if at > since]
+    later = [at for at in (_seconds(one.created) for one in found) if at > since]
     return Lag(target, max(0.0, primary.clock.now().timestamp() - min(later)) if later else 0.0, len(later), problem=problem)
 
 
 def _created(primary: Repository, snapshots: set[str]) -> Iterable[float]:
-    known, _ = history.headlines(primary) if snapshots else ([], [])
-    return [_seconds(one.created) for one in known if one.id in snapshots]
+    found, _ = history.headlines(primary) if snapshots else ([], [])
+    return [_seconds(one.created) for one in found if one.id in snapshots]
 
 
 def _sealed(primary: Repository, names: Iterable[str]) -> Iterable[float]:

@@ -12,6 +12,7 @@ from strongroom.operations.copy.packs import send_packs
 from strongroom.operations.copy.plan import CopyOptions, Plan, plan_copy
 from strongroom.operations.copy.transport import Pace, Transport
 from strongroom.operations.forget import ForgetOptions, forget
+from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tombstones
@@ -117,6 +118,7 @@ class _Copy:
         made = self._send_snapshots(replica, transport, plan)
         send_journals(self.primary, replica, transport, plan.streams)
         self._send(transport, here, sorted(name for name in rest if name.startswith("audit/")))
+        remember(self.primary.store.url, self.target.url)
         forgotten = self._follow_forget(replica) if self.options.follow_forget else ()
         return CopyReport(
             self.target.url,
