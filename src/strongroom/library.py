@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from strongroom.access.gate import gated
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.credentials import secret_of
 from strongroom.errors import Damaged, WrongKey, WrongRequest
+from strongroom.governance import Governed
 from strongroom.model import Selection
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, Store, open_store
+from strongroom.repository import Argon2Cost, Repository, Secret, Store, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 
@@ -35,11 +37,10 @@ if TYPE_CHECKING:
     from strongroom.operations.verify import Level, VerifyReport
 
 
-class Strongroom:
-    """An opened repository and all that can be asked of it. Methods raise subclasses of StrongroomError."""
-
-    def __init__(self, repository: Repository) -> None:
-        self.repository = repository
+@gated
+class Strongroom(Governed):
+    """An opened repository and all that can be asked of it. Methods raise subclasses of StrongroomError. Each passes the gate:
+    may this key do it (access/roles), and who did what (the audit log)?"""
 
     def backup(
         self,
@@ -214,22 +215,6 @@ class Strongroom:
 
         return prune(self.repository, options, progress)
 
-    def key_slots(self) -> list[KeySlot]:
-        """All key slots, oldest first."""
-        return self.repository.key_slots()[0]
-
-    def add_key(self, secret: Secret, label: str = "", *, cost: Argon2Cost | None = None) -> KeySlot:
-        """One more secret that opens the repository."""
-        return self.repository.add_key(secret, label, cost=cost)
-
-    def remove_key(self, prefix: str) -> KeySlot:
-        """Remove the slot whose id begins so; never the last one."""
-        return self.repository.remove_key(prefix)
-
-    def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
-        """Replace the slot that `old` opens by one for `new`."""
-        return self.repository.change_passphrase(old, new, cost=cost)
-
 
 def init_repository(
     location: str,
@@ -243,7 +228,9 @@ def init_repository(
     """Make a new repository at a path or URL. `overwriting` is for a store without conditional creates: no journal can be kept
     there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
     secret = secret_of(password, key_file)
-    return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
+    room = Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
+    room.access.begun()
+    return room
 
 
 def open_repository(

@@ -87,6 +87,25 @@ class Box:
             raise NotAuthentic from error
 
 
+class Signer:
+    """The Ed25519 key pair of one identity. Never printed."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = self._private.public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        return self._private.sign(message)
+
+
+def verify_signature(public: bytes, signature: bytes, message: bytes) -> None:
+    """Raises NotAuthentic unless the owner of a public key (32 bytes) signed the message."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError) as error:
+        raise NotAuthentic from error
+
+
 def block_cipher(key: bytes) -> Callable[[Bytes, Bytes], int]:
     """AES-256 of each 16-byte block by itself, from one buffer into another that is 15 bytes longer; for one thread. A building
     block of fingerprints, never of secrecy."""
@@ -126,6 +145,11 @@ class Keys:
     def box(self, purpose: str, salt: bytes) -> Box:
         """A box with a key of its own for one object: `salt` is SALT_BYTES random bytes, new for each object."""
         return Box(derive(self.master, purpose, salt=salt + self.repository_id))
+
+    @property
+    def public(self) -> bytes:
+        """The public key (32 bytes) of the repository's signatures."""
+        return self._verifying.public_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
         return self._signing.sign(message)

@@ -27,6 +27,8 @@ class Kind(IntEnum):
     TOMBSTONE = 4
     JOURNAL = 5
     EPOCH = 6
+    AUDIT = 9
+    APPROVAL = 14
 
     @property
     def purpose(self) -> str:

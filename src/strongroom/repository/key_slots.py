@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from strongroom.errors import Damaged, WrongRequest
@@ -18,28 +19,30 @@ from strongroom.repository.crypto import (
     Argon2Cost,
     Box,
     NotAuthentic,
+    Signer,
     content_hash,
     derive,
     key_of_passphrase,
     random_bytes,
 )
-from strongroom.repository.identity import AccessRole, Identity
+from strongroom.repository.identity import AccessRole, Bearer, Identity
 
 FOLDER = "keys/"
-PASSPHRASE, KEY_FILE = "passphrase", "key file"
-_KINDS = (PASSPHRASE, KEY_FILE)
+PASSPHRASE, KEY_FILE, TOKEN = "passphrase", "key file", "token"
+_KINDS = (PASSPHRASE, KEY_FILE, TOKEN)
 SLOT_SALT_BYTES = 16
 UNREADABLE = {"kind": "unreadable", "label": "", "created": ""}
 """What stands for the body of a slot that is damaged or another repository's, so that it can be named and removed."""
 
-_KEY_FILE_START = b"strongroom-key-1:"
+_STARTS = {KEY_FILE: b"strongroom-key-1:", TOKEN: b"strongroom-token-1:"}
+_SIGNER_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
     """What opens a slot: a passphrase or the content of a key file. Never printed."""
 
-    kind: str  # 'passphrase' or 'key file'
+    kind: str  # 'passphrase', 'key file' or 'token'
     value: bytes = field(repr=False)
 
     @classmethod
@@ -51,19 +54,20 @@ class Secret:
 
     @classmethod
     def key_file(cls, content: bytes) -> Secret:
-        """Raises WrongRequest if these aren't a key file's bytes."""
+        """Of a key file's bytes, or a token's. Raises WrongRequest if they are neither's."""
+        kind = TOKEN if content.startswith(_STARTS[TOKEN]) else KEY_FILE
         try:
-            raw = base64.b64decode(content.strip().removeprefix(_KEY_FILE_START), validate=True)
+            raw = base64.b64decode(content.strip().removeprefix(_STARTS[kind]), validate=True)
         except ValueError:
             raw = b""
-        if not content.startswith(_KEY_FILE_START) or len(raw) != KEY_BYTES:
+        if not content.startswith(_STARTS[kind]) or len(raw) != KEY_BYTES:
             raise WrongRequest("that is not a Strongroom key file", hint="make one with 'strongroom key add --new-key-file PATH'")
-        return cls(KEY_FILE, raw)
+        return cls(kind, raw)
 
 
-def new_key_file() -> bytes:
-    """The content of a fresh key file."""
-    return _KEY_FILE_START + base64.b64encode(random_bytes(KEY_BYTES)) + b"\n"
+def new_key_file(kind: str = KEY_FILE) -> bytes:
+    """The content of a fresh key file, or of a token."""
+    return _STARTS[kind] + base64.b64encode(random_bytes(KEY_BYTES)) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +96,41 @@ class KeySlot:
     @property
     def identity(self) -> Identity:
         """Raises ValueError if the slot names a role that this program doesn't know."""
-        return Identity(self.id, self.label, AccessRole(self.body.get("role", AccessRole.ADMIN)))
+        until, signer = self.body.get("expires"), base64.b64decode(self.body.get("signer", ""))
+        expires = datetime.fromisoformat(until).astimezone(UTC) if until else None
+        role = AccessRole(self.body.get("role", AccessRole.ADMIN))
+        return Identity(self.id, self.label, role, self.body.get("person", self.id), signer, expires)
+
+    @property
+    def lasts(self) -> bool:
+        """Is it one that may be the last of all: an administrator's, and no token?"""
+        return self.kind != UNREADABLE["kind"] and self.identity.role == AccessRole.ADMIN and not self.identity.is_token
 
     def open(self, secret: Secret) -> bytes | None:
         """The master key, or None if the secret isn't this slot's."""
+        opened = self.unwrap(secret)
+        return opened[0] if opened else None
+
+    def unwrap(self, secret: Secret) -> tuple[bytes, Signer | None] | None:
+        """The master key, and what signs for this slot if it has that; None if the secret isn't this slot's."""
         if secret.kind != self.kind:
             return None
         try:
-            return _wrapping_box(self.body, secret).open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
+            key = _wrapping_key(self.body, secret)
+            master = Box(key).open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
         except NotAuthentic:
             return None
+        return master, _signer(key) if "signer" in self.body else None
 
 
 def make_slot(
-    repository_id: bytes, master: bytes, secret: Secret, label: str, created: str, cost: Argon2Cost
+    repository_id: bytes,
+    master: bytes,
+    secret: Secret,
+    label: str,
+    created: str,
+    cost: Argon2Cost,
+    bearer: Bearer = Bearer(),  # noqa: B008 - frozen
 ) -> tuple[KeySlot, bytes]:
     """A new slot for `secret` and the bytes of its object."""
     body: dict[str, Any] = {
@@ -118,7 +143,12 @@ def make_slot(
     }
     if secret.kind == PASSPHRASE:
         body["argon2id"] = {"passes": cost.passes, "lanes": cost.lanes, "memory_kib": cost.memory}
-    body["wrapped"] = base64.b64encode(_wrapping_box(body, secret).seal(0, master, _bound(body))).decode()
+    key = _wrapping_key(body, secret)
+    body |= {"role": bearer.role.value, "person": bearer.person or random_bytes(16).hex(), "issuer": bearer.issuer}
+    body["signer"] = base64.b64encode(_signer(key).public).decode()
+    if bearer.expires is not None:
+        body["expires"] = bearer.expires.isoformat()
+    body["wrapped"] = base64.b64encode(Box(key).seal(0, master, _bound(body))).decode()
     content = json.dumps(body, sort_keys=True).encode()
     return KeySlot(content_hash(content).hex(), body), content
 
@@ -132,8 +162,7 @@ def read_slot(name: str, content: bytes, repository_id: bytes) -> KeySlot:
         body = json.loads(content)
         belongs = body["repository"] == repository_id.hex()
         whole = all(isinstance(body[part], str) for part in ("kind", "label", "created", "salt", "wrapped"))
-        AccessRole(body.get("role", AccessRole.ADMIN))
-        sane = whole and (body["kind"] not in _KINDS or _is_sane(body))
+        sane = whole and (body["kind"] not in _KINDS or _is_sane(body)) and _is_somebody(KeySlot(slot_id, body))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(name, "it is not a key slot") from error
     if not sane:
@@ -159,9 +188,21 @@ def _bound(body: dict[str, Any]) -> bytes:
     return json.dumps({key: value for key, value in body.items() if key != "wrapped"}, sort_keys=True).encode()
 
 
-def _wrapping_box(body: dict[str, Any], secret: Secret) -> Box:
-    """One box a slot: the salt makes its key new, so that nonce 0 is used once."""
+def _is_somebody(slot: KeySlot) -> bool:
+    """Raises ValueError or TypeError if it names a role or a time that can't be."""
+    named = all(isinstance(slot.body.get(part, ""), str) for part in ("person", "issuer", "signer", "expires"))
+    identity = slot.identity
+    return named and len(identity.signer) in (0, _SIGNER_BYTES) and identity.is_token == (slot.kind == TOKEN)
+
+
+def _signer(wrapping_key: bytes) -> Signer:
+    """A slot's own key pair: only who has the slot's secret can sign for it."""
+    return Signer(derive(wrapping_key, "slot signature"))
+
+
+def _wrapping_key(body: dict[str, Any], secret: Secret) -> bytes:
+    """One key a slot: the salt makes it new, so that nonce 0 is used once."""
     salt = base64.b64decode(body["salt"])
-    if secret.kind == KEY_FILE:
-        return Box(derive(secret.value, "key file slot", salt=salt))
-    return Box(derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot"))
+    if secret.kind in (KEY_FILE, TOKEN):
+        return derive(secret.value, f"{secret.kind} slot", salt=salt)
+    return derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot")
