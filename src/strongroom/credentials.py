@@ -17,11 +17,12 @@ def secret_from(
 ) -> Secret | None:
     """The secret that a key file or the environment names, None if they name none.
 
-    Looked at in this order: `key_file`, <prefix>KEY_FILE, <prefix>PASSWORD, <prefix>PASSWORD_FILE, <prefix>PASSWORD_COMMAND.
+    Looked at in this order: `key_file`, <prefix>KEY_FILE, STRONGROOM_TOKEN_FILE unless it is another prefix, <prefix>PASSWORD,
+    <prefix>PASSWORD_FILE, <prefix>PASSWORD_COMMAND.
     Raises NotFound, StoreDenied, WrongRequest or WrongKey if what is named can't be read.
     """
     variables = os.environ if environment is None else environment
-    named_file = key_file or variables.get(f"{prefix}KEY_FILE")
+    named_file = key_file or variables.get(f"{prefix}KEY_FILE") or _token_file(variables, prefix)
     if named_file:
         return Secret.key_file(_read(Path(named_file)))
     if f"{prefix}PASSWORD" in variables:
@@ -39,7 +40,11 @@ def is_named(
     """Would `secret_from` have a secret to read? Reads nothing and runs no command."""
     variables = os.environ if environment is None else environment
     others = (variables.get(f"{prefix}{name}") for name in ("KEY_FILE", "PASSWORD_FILE", "PASSWORD_COMMAND"))
-    return bool(key_file) or f"{prefix}PASSWORD" in variables or any(others)
+    return bool(key_file or _token_file(variables, prefix)) or f"{prefix}PASSWORD" in variables or any(others)
+
+
+def _token_file(variables: Mapping[str, str], prefix: str) -> str | None:
+    return variables.get("STRONGROOM_TOKEN_FILE") if prefix == "STRONGROOM_" else None
 
 
 def secret_of(password: str | None, key_file: str | Path | None) -> Secret:

@@ -99,11 +99,11 @@ class Governed:
 
         return audit.operations(self.repository)
 
-    def verify_audit(self) -> Findings:
-        """Is the audit log whole, in order, and written by who it says?"""
+    def verify_audit(self, expected: str | None = None) -> Findings:
+        """Is the audit log whole, in order, and written by who it says? `expected` is the `hash` that was told earlier."""
         from strongroom.access import audit
 
-        return audit.verify(self.repository)
+        return audit.verify(self.repository, expected)
 
     def export_audit(self) -> Export:
         """The audit log as signed JSON lines, that can be checked without the repository."""

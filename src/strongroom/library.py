@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strongroom.access.gate import gated
+from strongroom.access.gate import gated, repairing
+from strongroom.access.recorded import outcome_of, without_secrets
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.credentials import secret_of
 from strongroom.errors import Damaged, WrongKey, WrongRequest
@@ -211,8 +212,11 @@ class Strongroom(Governed):
 
     def prune(self, options: PruneOptions | None = None, progress: Progress = SILENT) -> PruneReport:
         """Free the room of what no snapshot needs; takes no lock."""
+        from strongroom.access.tokens import remove_ended
         from strongroom.operations.prune import prune
 
+        if options is None or not options.dry_run:
+            remove_ended(self.repository)
         return prune(self.repository, options, progress)
 
 
@@ -263,8 +267,10 @@ def capture_index(
 
     if ship and room is None:
         raise WrongRequest("there is no repository to ship to", hint="give strongroom.open(...)")
-    shipping = (room.repository, options or FollowOptions()) if ship and room is not None else None
-    return capture(index, source, every=every_ms / 1000, anew=anew, ship=shipping)
+    if room is None or not ship:
+        return capture(index, source, every=every_ms / 1000, anew=anew)
+    with room.access.doing("capture", {"source": without_secrets(source)}):
+        return capture(index, source, every=every_ms / 1000, anew=anew, ship=(room.repository, options or FollowOptions()))
 
 
 def repair_repository(
@@ -298,16 +304,20 @@ def repair_repository(
     stores = [open_store(one) for one in given if one not in live]
     if any(one.url == store.url for one in stores):
         raise WrongRequest(f"{store.url} can't be repaired from itself", hint="give another copy with --from")
-    return repair(
-        store,
-        secret,
-        snapshot,
-        replicas=[_opened_replica(one, sources_secret or secret, clock) for one in stores],
-        looking=VerifyOptions(Level.DATA if level is None else level, budget, scratch),
-        options=RepairOptions(live, own_sources, dry_run),
-        clock=clock,
-        progress=progress,
-    )
+    said = {"snapshot": snapshot or "", "sources": [without_secrets(one) for one in given], "dry_run": dry_run}
+    with repairing(store, secret, clock, said) as deed:
+        report = repair(
+            store,
+            secret,
+            snapshot,
+            replicas=[_opened_replica(one, sources_secret or secret, clock) for one in stores],
+            looking=VerifyOptions(Level.DATA if level is None else level, budget, scratch),
+            options=RepairOptions(live, own_sources, dry_run),
+            clock=clock,
+            progress=progress,
+        )
+        deed.outcome = outcome_of(report)
+    return report
 
 
 def _opened_replica(store: Store, secret: Secret, clock: Clock) -> Repository:

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from strongroom.access.roles import VERBS, may, verb_of
+from strongroom.access.roles import VERBS, command_of, may, verb_of
 from strongroom.errors import AlreadyExists, Damaged, NotFound, Refused, Unreachable, WrongRequest
 from strongroom.repository import Repository
 from strongroom.repository.crypto import random_bytes
@@ -190,9 +190,7 @@ def answer(repository: Repository, prefix: str, *, granted: bool, reason: str = 
     if who.person == asked.person and granted:
         raise Refused("nobody approves a request of their own", hint="ask somebody who has another key")
     if not may(who.role, asked.verb):
-        raise Refused(
-            f"the role {who.role.value} may not {asked.verb.replace('_', ' ')}, nor grant it", hint="ask an administrator"
-        )
+        raise Refused(f"the role {who.role.value} may not {command_of(asked.verb)}, nor grant it", hint="ask an administrator")
     if asked.state not in (State.PENDING, State.GRANTED):
         raise Refused(f"request {asked.id[:12]} is {asked.state.value}", hint="ask for it anew: 'strongroom approval request'")
     said = {"request": asked.id, "granted": granted, "reason": reason, "at": _now(repository)}
@@ -288,7 +286,7 @@ def _answer(repository: Repository, asked: Request, part: str, slots: Mapping[st
 
 def permit(repository: Repository, rule: Rule, verb: str, arguments: Mapping[str, Any], approval: str) -> Permit:
     """What holds an approval while it is used. Raises Refused unless it was granted, to this person, for exactly this."""
-    words = verb.replace("_", " ")
+    words = command_of(verb)
     if not approval:
         hint = f"ask for it: strongroom approval request --reason TEXT {words} ..., then add --approval ID"
         raise Refused(f"{words} needs {rule.people} people here", hint=hint)
@@ -351,7 +349,7 @@ def _nonce(path: os.PathLike[str]) -> str:
 def describe(asked: Request) -> str:
     """What was asked for, in a line."""
     said = " ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in asked.arguments.items())
-    return f"{asked.verb.replace('_', ' ')} {said}".strip()
+    return f"{command_of(asked.verb)} {said}".strip()
 
 
 def _signing(repository: Repository) -> Identity:

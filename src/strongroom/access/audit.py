@@ -140,7 +140,7 @@ def _is(somebody: Mapping[str, Any], who: str) -> bool:
 # -- whether it is whole -----------------------------------------------------------------------------------------------------
 
 
-def verify(repository: Repository) -> Findings:
+def verify(repository: Repository, expected: str | None = None) -> Findings:
     """Look at every entry. Finds what was taken away, put in another order, altered, or written in another one's name; and what was
     taken off the end, if this machine ever saw it or somebody wrote after it."""
     log = log_of(repository)
@@ -148,6 +148,8 @@ def verify(repository: Repository) -> Findings:
     problems, notes = [*_chained(stored), *_witnessed(log, stored)], list(_stepped_back(stored))
     forged, told = _forged(repository, stored)
     problems += forged
+    if expected is not None and expected not in {one.hash for one in stored}:
+        problems.append(f"the entry {expected[:16]}, which was the last one once, is gone")
     problems += _planted(repository, stored, told)
     found = operations_in(record for _, record in _records(stored))
     unfinished = [one for one in found if one.result == "unfinished" and one.verb != "verify_audit"]

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from strongroom.access import approvals
 from strongroom.access.recorded import arguments_of, outcome_of, without_secrets
-from strongroom.access.roles import Verb, may, needed_for, verb_of
-from strongroom.errors import Refused, StrongroomError, WrongRequest
+from strongroom.access.roles import Verb, command_of, may, needed_for, row_of, verb_of
+from strongroom.clock import Clock
+from strongroom.errors import Damaged, Refused, StrongroomError, WrongRequest
 from strongroom.journal.times import parse_time
-from strongroom.repository import Repository
+from strongroom.repository import Repository, Secret, Store
 from strongroom.repository.audit_log import AuditLog
 from strongroom.repository.turned_away import user
 from strongroom.repository.unlocking import require_valid
@@ -32,6 +33,7 @@ _LOOK_EVERY = 3600.0
 """Seconds within which a process that looks again at the same thing leaves no new entry."""
 _INTERRUPTED = 130
 _within: ContextVar[bool] = ContextVar("within", default=False)
+_asking: ContextVar[bool] = ContextVar("asking", default=False)
 
 
 class Requested(Exception):
@@ -60,7 +62,7 @@ class Gate:
         self.log = AuditLog(repository.store, repository.keys, repository.signer)
         self.reason = os.environ.get("STRONGROOM_REASON", "")
         self.approval = os.environ.get("STRONGROOM_APPROVAL", "")
-        self.requesting = bool(os.environ.get("STRONGROOM_REQUEST_APPROVAL"))
+        self.requesting = _asking.get()
         self._looked: dict[str, float] = {}
 
     @contextmanager
@@ -89,6 +91,10 @@ class Gate:
         """The first entry of a new repository: who made it, and the key slots that there are."""
         self._write(Deed("init", {"url": without_secrets(self.repository.store.url)}), "done")
 
+    def did(self, deed: Deed) -> None:
+        """What was done before there was a log to write it into."""
+        self._write(deed, "done")
+
     def _admitted(self, deed: Deed, verb: Verb) -> approvals.Permit:
         """Raises Refused, and says so in the log if that can be written, or Requested."""
         try:
@@ -114,24 +120,24 @@ class Gate:
             return None
         rule = approvals.rule_of(self.repository)
         if rule is not None and deed.verb in rule.reasons and not self.reason:
-            words = deed.verb.replace("_", " ")
-            raise Refused(f"{words} needs a reason here", hint="give one: strongroom --reason TEXT ..., or STRONGROOM_REASON")
+            raise Refused(
+                f"{command_of(deed.verb)} needs a reason here", hint="give one: strongroom --reason TEXT ..., or STRONGROOM_REASON"
+            )
         return rule
 
     def _free(self, deed: Deed, verb: Verb) -> approvals.Permit:
         """What needs no second person; it isn't done either if it was only to be asked for."""
         if self.requesting and not verb.looks:
-            words = deed.verb.replace("_", " ")
-            raise WrongRequest(f"{words} needs no approval here", hint="just do it; 'strongroom approval list' shows the rule")
+            raise WrongRequest(
+                f"{command_of(deed.verb)} needs no approval here", hint="just do it; 'strongroom approval list' shows the rule"
+            )
         return approvals.FREE
 
     def _require_role(self, deed: Deed) -> None:
         identity = self.repository.identity
-        if not may(identity.role, deed.verb):
-            words = deed.verb.replace("_", " ")
-            raise Refused(
-                f"the role {identity.role.value} may not {words}", hint=f"it needs a key of the role {needed_for(deed.verb)}"
-            )
+        row = row_of(deed.verb, deed.arguments)
+        if not may(identity.role, row):
+            raise Refused(f"the role {identity.role.value} may not {command_of(row)}", hint=f"it needs the role {needed_for(row)}")
 
     def _settled(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments with each name and time that means another thing later replaced by what it means now."""
@@ -181,6 +187,32 @@ class Gate:
     def _slots(self) -> dict[str, Any]:
         """What the first entry says besides: which slots there were when the log began."""
         return {"slots": [outcome_of(slot) for slot in self.repository.key_slots()[0]]}
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Repositories that are opened inside are asked for approval instead of being changed: what needs it raises Requested."""
+    token = _asking.set(True)
+    try:
+        yield
+    finally:
+        _asking.reset(token)
+
+
+@contextmanager
+def repairing(store: Store, secret: Secret, clock: Clock, arguments: Mapping[str, Any]) -> Iterator[Deed]:
+    """As `Gate.doing`, of a repository that may be too damaged to be opened: then it is logged once it opens again.
+    Raises WrongKey."""
+    try:
+        gate = Gate(Repository.open(store, secret, clock=clock))
+    except Damaged:
+        deed = Deed("repair", dict(arguments))
+        yield deed
+        with suppress(StrongroomError):
+            Gate(Repository.open(store, secret, clock=clock)).did(deed)
+        return
+    with gate.doing("repair", arguments) as deed:
+        yield deed
 
 
 def gated(kind: Kind) -> Kind:

@@ -5,7 +5,9 @@ A verb that stands in no row is for administrators alone: whoever adds one and f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from strongroom.repository.identity import AccessRole
 
@@ -34,8 +36,10 @@ VERBS: dict[str, Verb] = {
     "snapshot": Verb(_ALL, looks=True),
     "journal_status": Verb(_ALL, looks=True),
     "verify": Verb(_ALL),
+    "verify_by_restoring": _for(OPERATOR, RESTORER, AUDITOR),
     # making snapshots and keeping journals
     "backup": _for(OPERATOR),
+    "capture": _for(OPERATOR),
     "follow": _for(OPERATOR),
     "release": _for(OPERATOR),
     "journal_batches": _for(OPERATOR, RESTORER, looks=True),
@@ -65,11 +69,45 @@ VERBS: dict[str, Verb] = {
     "prune": _for(governed=True),
     "repair": _for(governed=True),
 }
+_COMMANDS = {
+    "verify_by_restoring": "verify --level restore",
+    "require_approval": "approval require",
+    "grant_approval": "approval grant",
+    "deny_approval": "approval deny",
+    "verify_audit": "audit verify",
+    "export_audit": "audit export",
+    "audit": "audit show",
+    "key_slots": "key list",
+    "add_key": "key add",
+    "remove_key": "key remove",
+    "change_passphrase": "key passwd",
+    "create_token": "token create",
+    "tokens": "token list",
+    "revoke_token": "token revoke",
+    "journal_status": "journal status",
+    "journal_batches": "journal batches",
+    "follow": "journal follow",
+    "release": "journal release",
+    "snapshot": "show",
+    "plan_restore": "restore --dry-run",
+    "approvals": "approval list",
+    "repair": "verify --repair",
+}
 FOR_ADMINS = Verb(frozenset({ADMIN}), governed=True)
 
 
 def verb_of(name: str) -> Verb:
     return VERBS.get(name, FOR_ADMINS)
+
+
+def row_of(name: str, arguments: Mapping[str, Any]) -> str:
+    """The row of the table that counts for a call: some verbs do more if they are asked to."""
+    return "verify_by_restoring" if name == "verify" and arguments.get("level") in ("restore", "answers") else name
+
+
+def command_of(name: str) -> str:
+    """How a verb is called on the command line."""
+    return _COMMANDS.get(name, name.replace("_", " "))
 
 
 def may(role: AccessRole, name: str) -> bool:
@@ -89,4 +127,4 @@ def outranks(role: AccessRole, other: AccessRole) -> bool:
 
 def table() -> dict[str, list[str]]:
     """Each verb and the roles that may do it."""
-    return {name.replace("_", " "): [role.value for role in AccessRole if may(role, name)] for name in VERBS}
+    return {command_of(name): [role.value for role in AccessRole if may(role, name)] for name in VERBS}

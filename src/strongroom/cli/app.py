@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from strongroom.errors import StrongroomError, WrongRequest, from_os_error
+from strongroom.repository.identity import AccessRole
 
 if TYPE_CHECKING:
     from strongroom.library import Strongroom
@@ -42,8 +43,13 @@ class LevelName(StrEnum):
 
 
 @app.callback(invoke_without_command=True)
-def strongroom(context: typer.Context) -> None:
+def strongroom(
+    context: typer.Context,
+    reason: Annotated[str | None, typer.Option(help="Why; for the audit log. Else STRONGROOM_REASON.")] = None,
+    approval: Annotated[str | None, typer.Option(help="The request that approves it. Else STRONGROOM_APPROVAL.")] = None,
+) -> None:
     """Backup and restore for vector databases: rows, index, catalog and lineage as one versioned artifact."""
+    _because(reason, approval)
     _require_command(context)
 
 
@@ -241,6 +247,7 @@ def key_add(
     new_key_file_path: Annotated[
         Path | None, typer.Option("--new-key-file", help="Make a key file here instead of adding a password.")
     ] = None,
+    role: Annotated[AccessRole, typer.Option(help="What it is for: see 'strongroom role table'.")] = AccessRole.ADMIN,
     key_file: KeyFile = None,
     json: AsJson = False,
 ) -> None:
@@ -248,7 +255,7 @@ def key_add(
     from strongroom.cli import render
 
     room = _open(repo, key_file)
-    slot = room.add_key(_make_key_file(new_key_file_path) if new_key_file_path else _new_secret(), label)
+    slot = room.add_key(_make_key_file(new_key_file_path) if new_key_file_path else _new_secret(), label, role=role)
     _say(json, _slot(slot), lambda: render.show_done(f"key slot {slot.id[:12]} added"))
 
 
@@ -282,6 +289,13 @@ def key_passwd(repo: Repo, json: AsJson = False) -> None:
     room = open_repository(repo, password=present.value.decode())
     fresh = room.change_passphrase(present, _new_secret())
     _say(json, _slot(fresh), lambda: render.show_done(f"password changed: key slot {fresh.id[:12]}"))
+
+
+def _because(reason: str | None, approval: str | None) -> None:
+    """What goes with whatever this process does."""
+    for name, given in (("STRONGROOM_REASON", reason), ("STRONGROOM_APPROVAL", approval)):
+        if given is not None:
+            os.environ[name] = given
 
 
 def _require_command(context: typer.Context) -> None:
@@ -365,7 +379,8 @@ def _pairs(texts: list[str], option: str) -> dict[str, str]:
 
 
 def _slot(slot: KeySlot) -> dict[str, str]:
-    return {"id": slot.id, "kind": slot.kind, "label": slot.label, "created": slot.created}
+    said = {"id": slot.id, "kind": slot.kind, "label": slot.label, "created": slot.created}
+    return {**said, "role": slot.identity.role.value}
 
 
 def _new_secret() -> Secret:
@@ -381,10 +396,13 @@ def _new_secret() -> Secret:
 
 
 def _make_key_file(path: Path) -> Secret:
-    """Made readable by its owner alone, durable before it is relied on, never over an existing file."""
     from strongroom.repository import Secret, new_key_file
 
-    content = new_key_file()
+    return Secret.key_file(_write_private(path, new_key_file()))
+
+
+def _write_private(path: Path, content: bytes) -> bytes:
+    """Made readable by its owner alone, durable before it is relied on, never over an existing file."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -395,8 +413,17 @@ def _make_key_file(path: Path) -> Secret:
         raise StrongroomError(f"{path} is already there", hint="give the path of a new file, or move the old one away") from error
     except OSError as error:
         raise from_os_error(error, str(path)) from error
-    return Secret.key_file(content)
+    return content
 
 
-for name in ("restoring", "pruning", "journal", "doctoring"):  # last: their commands are registered on `app`
+for name in (
+    "restoring",
+    "pruning",
+    "journal",
+    "doctoring",
+    "roles",
+    "tokens",
+    "approving",
+    "auditing",
+):  # last: their commands are registered on `app`
     import_module(f"strongroom.cli.{name}")

@@ -331,10 +331,10 @@ def show_repair(report: RepairReport) -> None:
 
 
 def show_keys(slots: Sequence[KeySlot]) -> None:
-    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<10}  label", "bold"))
+    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<10}  {'role':<8}  label", "bold"))
     for slot in slots:
         created = slot.created[:19].replace("T", " ")
-        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<10}  {slot.label}")
+        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<10}  {slot.identity.role.value:<8}  {slot.label}")
 
 
 def _text(*parts: Part) -> Text:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _pairs, _progress, _say, _say_experimental, app
+from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _because, _open, _pairs, _progress, _say, _say_experimental, app
 from strongroom.errors import WrongRequest
 
 
@@ -37,6 +37,8 @@ def restore(
     rung: Annotated[RungName | None, typer.Option(help="Take this rung even if a better one is possible.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once the new state is verified.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
+    approval: Annotated[str | None, typer.Option(metavar="ID", help="The request that approves it, where two people must.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; for the audit log.")] = None,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -44,6 +46,7 @@ def restore(
     """Restore a snapshot, or a moment, verified before it is put in place. Repeatable after any failure."""
     from strongroom import engines
 
+    _because(reason, approval)
     undoing = (undo, where, between) != (None, None, None)
     snapshot, place = _places(what, target, at, source, undoing=undoing)
     renames = _pairs(rename or [], "--rename")
