@@ -59,11 +59,14 @@ class Gate:
 
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
-        self.log = AuditLog(repository.store, repository.keys, repository.signer)
         self.reason = os.environ.get("STRONGROOM_REASON", "")
         self.approval = os.environ.get("STRONGROOM_APPROVAL", "")
         self.requesting = _asking.get()
         self._looked: dict[str, float] = {}
+
+    @property
+    def log(self) -> AuditLog:
+        return AuditLog(self.repository.store, self.repository.keys, self.repository.signer)
 
     @contextmanager
     def doing(self, name: str, arguments: Mapping[str, Any]) -> Iterator[Deed]:

@@ -52,9 +52,9 @@ def outcome_of(result: Any) -> dict[str, Any]:
 
 
 def _told(value: Any, depth: int, *, brief: bool = False) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or (isinstance(value, bool | int | float) and not isinstance(value, Enum)):
         return value
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, Enum):
         return without_secrets(value)
     simple = _simple(value)
     if simple is not _LEFT_OUT or depth >= _DEEPEST:
