@@ -17,9 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from strongroom.errors import AlreadyExists, Damaged, NotFound, Unreachable
+from strongroom.errors import AlreadyExists, Damaged, NotFound, StrongroomError, Unreachable
 from strongroom.repository.crypto import Keys, Signer, content_hash
 from strongroom.repository.framing import Kind
+from strongroom.repository.reading_back import ReadingBack
 from strongroom.repository.signed_records import SignedRecord, open_record, seal_record
 from strongroom.repository.state import alone_at, state_directory
 from strongroom.repository.store import Store
@@ -67,17 +68,18 @@ class AuditLog:
     def append(self, said: Mapping[str, Any], first: Callable[[], Mapping[str, Any]] = dict) -> int:
         """Add an entry, durably; gives its number. The first of all says what `first` gives, too. Raises what the store raises:
         then it may or may not be there."""
-        end = self.witnessed() or self._end()
+        end, safe = self.witnessed() or self._end(), self._note().get("safe")
+        store = ReadingBack(self._store) if safe is False else self._store
         for _ in range(_TRIES):
             number, previous = (end.number + 1, end.hash) if end else (0, NOTHING)
             name = entry_name(number)
             more = first() if number == 0 else {}
             body = {"strongroom_audit": FORMAT, **said, **more, "number": number, "previous": previous}
             content = seal_record(self._keys, Kind.AUDIT, name, body, self._signer)
-            there = self._create(name, content)
+            there = _create(store, name, content)
             end = End(number, content_hash(there).hex())
             if there == content:
-                self._witness(end)
+                self._witness(end, _refuses(store, name, content) if safe is None else safe)
                 return number
             end = self._end(number) or end
         raise Unreachable(f"{self._store.url}: others write into the audit log all the time", busy=True)
@@ -90,23 +92,11 @@ class AuditLog:
 
     def witnessed(self) -> End | None:
         """The end that this machine saw last in this store."""
-        found = self._notes().get(self._store.url)
+        found = self._note()
         try:
-            return End(int(found["number"]), str(found["hash"])) if found else None
+            return End(int(found["number"]), str(found["hash"]))
         except (KeyError, TypeError, ValueError):
             return None
-
-    def _create(self, name: str, content: bytes) -> bytes:
-        """What stands under the name afterwards: ours, or what another one wrote."""
-        try:
-            self._store.create(name, content)
-        except (AlreadyExists, Unreachable, Damaged):  # Damaged: a store without conditions has another one's
-            try:
-                return self._store.read(name)
-            except NotFound:
-                pass
-            raise
-        return content
 
     def _stored(self, number: int) -> Stored | None:
         name = entry_name(number)
@@ -142,15 +132,19 @@ class AuditLog:
     def _names(self, prefix: str) -> Iterator[str]:
         return (listed.name for listed in self._store.list(prefix))
 
-    def _witness(self, end: End) -> None:
+    def _witness(self, end: End, safe: bool | None) -> None:
         """Remember the highest end that was seen. Best effort: a machine that can't has to look for it each time."""
         with suppress(OSError), alone_at(self._path):
             notes, known = self._notes(), self.witnessed()
             if known is None or known.number < end.number:
-                notes[self._store.url] = {"number": end.number, "hash": end.hash}
+                notes[self._store.url] = {"number": end.number, "hash": end.hash, "safe": safe}
                 fresh = self._path.with_suffix(".fresh")
                 fresh.write_text(json.dumps(notes))
                 fresh.replace(self._path)
+
+    def _note(self) -> dict[str, Any]:
+        found = self._notes().get(self._store.url)
+        return found if isinstance(found, dict) else {}
 
     def _notes(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
@@ -158,6 +152,30 @@ class AuditLog:
             if isinstance(notes, dict):
                 return notes
         return {}
+
+
+def _create(store: Store, name: str, content: bytes) -> bytes:
+    """What stands under the name afterwards: ours, or what another one wrote."""
+    try:
+        store.create(name, content)
+    except (AlreadyExists, Unreachable, Damaged):  # Damaged: a store without conditions has another one's
+        try:
+            return store.read(name)
+        except NotFound:
+            pass
+        raise
+    return content
+
+
+def _refuses(store: Store, name: str, content: bytes) -> bool | None:
+    """Does the store refuse to overwrite what was just created? Asked once a machine; the bytes are the same. None: no answer."""
+    try:
+        store.create(name, content)
+    except AlreadyExists:
+        return True
+    except StrongroomError:
+        return None
+    return False
 
 
 def _number_of(name: str) -> int | None:
