@@ -512,6 +512,29 @@ def test_a_key_slot_that_was_made_past_the_log_is_found(busy: Town) -> None:
     assert busy.findings().problems == (f"key slot {planted.id[:12]} (looks good): no entry tells who made it",)
 
 
+@pytest.mark.parametrize("how", ["removed", "renewed", "revoked"])
+def test_a_key_slot_that_was_taken_away_and_put_back_is_found(how: str, busy: Town) -> None:
+    """Whoever kept a copy of the object, and may write to the store, can open the repository with it again."""
+    store, admin = busy.admin.repository.store, busy.admin
+    if how == "revoked":
+        slot = admin.create_token(AccessRole.OBSERVER, timedelta(hours=1), "t").slot
+    else:
+        identity = busy.of(AccessRole.OPERATOR).repository.identity
+        slot = next(one for one in admin.key_slots() if one.id == identity.slot)
+    copy = store.read(slot.name)
+    if how == "removed":
+        admin.remove_key(slot.id)
+    elif how == "revoked":
+        admin.revoke_token(slot.id)
+    else:
+        word = Secret.passphrase(WORDS[AccessRole.OPERATOR])
+        busy.of(AccessRole.OPERATOR).change_passphrase(word, Secret.passphrase("fresh"), cost=CHEAP)
+    assert busy.findings().problems == ()
+    store.create(slot.name, copy)
+    (problem,) = busy.findings().problems
+    assert problem.startswith(f"key slot {slot.id[:12]} ({slot.label}): it was taken away")
+
+
 def test_entries_of_a_slot_that_is_gone_stay_proven(busy: Town, elsewhere: Callable[[], None]) -> None:
     slot = busy.of(AccessRole.OPERATOR).repository.identity.slot
     busy.admin.remove_key(slot)

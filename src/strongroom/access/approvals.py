@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from strongroom.access.roles import VERBS, command_of, may, verb_of
+from strongroom.access.roles import VERBS, command_of, may, named, verb_of
 from strongroom.errors import AlreadyExists, Damaged, NotFound, Refused, Unreachable, WrongRequest
 from strongroom.repository import Repository
 from strongroom.repository.crypto import random_bytes
@@ -153,9 +153,9 @@ def require(
 
 
 def _governed(verb: str) -> str:
-    name = verb.strip().replace(" ", "_").replace("-", "_")
+    name = named(verb)
     if name not in VERBS or not verb_of(name).governed:
-        governed = ", ".join(one for one, what in VERBS.items() if what.governed)
+        governed = ", ".join(command_of(one) for one, what in VERBS.items() if what.governed)
         raise WrongRequest(f"no second person can be asked for to {verb!r}", hint=f"there are {governed}")
     return name
 

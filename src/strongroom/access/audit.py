@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from strongroom.access.roles import named
 from strongroom.errors import Damaged, WrongRequest
 from strongroom.repository import Repository
 from strongroom.repository.audit_log import FORMAT, NOTHING, AuditLog, Stored, entry_name
@@ -121,7 +122,7 @@ def select(
     found: Sequence[Operation], *, since: datetime | None = None, who: str = "", verb: str = "", result: str = ""
 ) -> list[Operation]:
     """Those of or after a time, of whoever's slot, person, label, role, user or host is (or whose ids begin with) `who`."""
-    wanted = verb.replace(" ", "_").replace("-", "_")
+    wanted = named(verb)
     return [
         one
         for one in found
@@ -152,6 +153,7 @@ def verify(repository: Repository, expected: str | None = None) -> Findings:
         problems.append(f"the entry {expected[:16]}, which was the last one once, is gone")
     problems += _planted(repository, stored, told)
     found = operations_in(record for _, record in _records(stored))
+    problems += _returned(repository, found)
     unfinished = [one for one in found if one.result == "unfinished" and one.verb != "verify_audit"]
     notes += [f"entry {one.number}: {one.verb.replace('_', ' ')} was begun and has no result" for one in unfinished]
     last = stored[-1].hash if stored else NOTHING
@@ -252,6 +254,23 @@ def _planted(repository: Repository, stored: Sequence[Stored], told: set[str]) -
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def _returned(repository: Repository, found: Sequence[Operation]) -> Iterator[str]:
+    """Slots that were taken away, by the log, and are there: somebody kept a copy and put it back."""
+    gone: dict[str, Operation] = {}
+    renewed: dict[str, Operation] = {}
+    for one in found:
+        if one.result == "done" and one.verb in ("remove_key", "revoke_token"):
+            gone[str(one.outcome.get("slot"))] = one
+        if one.result == "done" and one.verb == "change_passphrase":
+            renewed[str(one.outcome.get("person"))] = one
+    for slot in repository.key_slots()[0]:
+        later = renewed.get(slot.identity.person)
+        replaced = later if later is not None and not slot.identity.is_token and later.outcome.get("slot") != slot.id else None
+        by = gone.get(slot.id) or replaced
+        if by is not None:
+            yield f"key slot {slot.id[:12]} ({slot.label}): it was taken away (entry {by.number}), and is there again"
 
 
 # -- out of the repository ---------------------------------------------------------------------------------------------------

@@ -100,6 +100,12 @@ def verb_of(name: str) -> Verb:
     return VERBS.get(name, FOR_ADMINS)
 
 
+def named(text: str) -> str:
+    """The verb that a text means: the name of a method, or of a command, with spaces or dashes."""
+    words = text.strip().replace("-", " ").replace("_", " ")
+    return next((verb for verb, command in _COMMANDS.items() if command.replace("-", " ") == words), words.replace(" ", "_"))
+
+
 def row_of(name: str, arguments: Mapping[str, Any]) -> str:
     """The row of the table that counts for a call: some verbs do more if they are asked to."""
     return "verify_by_restoring" if name == "verify" and arguments.get("level") in ("restore", "answers") else name
