@@ -44,6 +44,12 @@ class Governed:
         """Replace the slot that `old` opens by one for `new`, of the same person and role."""
         return self.repository.change_passphrase(old, new, cost=cost)
 
+    def rewrap_keys(self, secret: Secret, fresh: Secret | None = None) -> list[KeySlot]:
+        """Wrap each slot that `secret` opens anew: by the newest version of its service's key, or by `fresh`."""
+        from strongroom.repository.key_renewal import rewrap
+
+        return rewrap(self.repository, secret, fresh)
+
     def create_token(self, role: AccessRole, expires: timedelta, label: str = "") -> Token:
         """A secret that opens the repository for a while, in a role below one's own."""
         from strongroom.access import tokens

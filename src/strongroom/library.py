@@ -18,15 +18,19 @@ from strongroom.errors import Damaged, WrongKey, WrongRequest
 from strongroom.governance import Governed
 from strongroom.model import Selection
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import Argon2Cost, Repository, Secret, Store, open_store
+from strongroom.repository import Argon2Cost, Repository, Secret, Store, holds, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.holding import hold_records
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.coverage import CoverageReport
     from strongroom.operations.diff import DiffReport
+    from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
+    from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_batches import Batch
     from strongroom.operations.journal_status import StreamStatus
     from strongroom.operations.prune import PruneOptions, PruneReport
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from strongroom.operations.restore_plan import RestorePlan, Rung
     from strongroom.operations.undo import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
+    from strongroom.repository.holds import HoldRecord, Release
 
 
 @gated
@@ -204,6 +209,29 @@ class Strongroom(Governed):
         options = VerifyOptions(Level.DATA if level is None else level, budget, scratch)
         return verify(self.repository, snapshot, options, progress)
 
+    def drill(self, target: str | None = None, *, out: Path | None = None, progress: Progress = SILENT, **wish: Any) -> DrillReport:
+        """Restore a recovery point (`moment`: 'newest', 'random', 'at=TIME') to a scratch target, or a free one that a URL names,
+        restart it, verify and measure it. `wish` are the other fields of `DrillOptions`; `out` is where reports are written."""
+        from strongroom.operations.drill import DrillOptions, drill
+        from strongroom.operations.drill.publishing import publish
+
+        report = drill(self.repository, DrillOptions(target=target, **wish), progress)
+        if out is not None:
+            publish(self.repository, report, out)
+        return report
+
+    def drill_history(self, source: str | None = None) -> DrillHistory:
+        """The reports of all drills, or of one source's, oldest first."""
+        from strongroom.operations.drill import drill_history
+
+        return drill_history(self.repository, source)
+
+    def coverage(self) -> CoverageReport:
+        """How much of what the snapshots need was proven within 1, 7, 30 and 90 days, and what never was."""
+        from strongroom.operations.coverage import coverage
+
+        return coverage(self.repository)
+
     def forget(self, options: ForgetOptions) -> ForgetReport:
         """Forget snapshots by name or by rules; with `dry_run` only say which, and why."""
         from strongroom.operations.forget import forget
@@ -219,29 +247,49 @@ class Strongroom(Governed):
             remove_ended(self.repository)
         return prune(self.repository, options, progress)
 
+    def hold(self, options: HoldOptions) -> HoldReport:
+        """Put snapshots, collections, a tenant or a source under a legal hold: nothing of them may go by any road."""
+        from strongroom.operations.hold import place_hold
+
+        return place_hold(self.repository, options)
+
+    def holds(self) -> list[HoldRecord]:
+        """All holds that were ever placed, oldest first, with their releases."""
+        return hold_records(self.repository)
+
+    def release_hold(self, hold: str, *, reason: str, authority: str) -> Release:
+        """End the hold whose id begins so; the hold and its release stay in the repository."""
+        return holds.release(self.repository, hold, reason, authority)
+
 
 def init_repository(
     location: str,
     *,
     password: str | None = None,
     key_file: str | Path | None = None,
+    kms: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
     cost: Argon2Cost | None = None,
     overwriting: bool = False,
 ) -> Strongroom:
     """Make a new repository at a path or URL. `overwriting` is for a store without conditional creates: no journal can be kept
     there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
-    secret = secret_of(password, key_file)
+    secret = secret_of(password, key_file, kms)
     room = Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
     room.access.begun()
     return room
 
 
 def open_repository(
-    location: str, *, password: str | None = None, key_file: str | Path | None = None, clock: Clock = SYSTEM_CLOCK
+    location: str,
+    *,
+    password: str | None = None,
+    key_file: str | Path | None = None,
+    kms: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Strongroom:
-    """Open the repository at a path or URL. Raises NoRepository, WrongKey or Damaged."""
-    return Strongroom(Repository.open(open_store(location), secret_of(password, key_file), clock=clock))
+    """Open the repository at a path or URL; `kms` is the URL of a key service. Raises NoRepository, WrongKey or Damaged."""
+    return Strongroom(Repository.open(open_store(location), secret_of(password, key_file, kms), clock=clock))
 
 
 def capture_index(

@@ -26,10 +26,12 @@ from strongroom.clock import Clock
 from strongroom.errors import Refused, StoreDenied, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.hold import HoldOptions
 from strongroom.operations.verify import Level
 from strongroom.repository import Repository, Secret
 from strongroom.repository.audit_log import entry_name
 from strongroom.repository.framing import Kind
+from strongroom.repository.holds import Scope
 from strongroom.repository.identity import AccessRole, Bearer
 from strongroom.repository.signed_records import SignedRecord, open_record, seal_record
 from strongroom.repository.turned_away import noted
@@ -114,6 +116,13 @@ def calls(town: Town, tmp_path: Path) -> dict[str, Callable[[Strongroom], Any]]:
         "verify": lambda room: room.verify(level=Level.OBJECTS),
         "forget": lambda room: room.forget(ForgetOptions(("latest",), dry_run=True)),
         "prune": lambda room: room.prune(),
+        "coverage": lambda room: room.coverage(),
+        "drill": lambda room: room.drill(source="no such source"),
+        "drill_history": lambda room: room.drill_history(),
+        "hold": lambda room: room.hold(HoldOptions(Scope(snapshots=("latest",)), "case 1", "court", dry_run=True)),
+        "holds": lambda room: room.holds(),
+        "release_hold": lambda room: room.release_hold("no such hold", reason="r", authority="a"),
+        "rewrap_keys": lambda room: room.rewrap_keys(Secret.passphrase("no such secret")),
         "key_slots": lambda room: room.key_slots(),
         "add_key": lambda room: room.add_key(spare, "spare", cost=CHEAP),
         "remove_key": lambda room: room.remove_key("no such slot"),

@@ -14,7 +14,7 @@ from strongroom.access.roles import named
 from strongroom.errors import Damaged, WrongRequest
 from strongroom.repository import Repository
 from strongroom.repository.audit_log import FORMAT, NOTHING, AuditLog, Stored, entry_name
-from strongroom.repository.crypto import NotAuthentic, content_hash, verify_signature
+from strongroom.repository.crypto import content_hash, signed_by
 from strongroom.repository.signed_records import UNPROVEN, SignedRecord, signed_message
 
 _LEEWAY = timedelta(minutes=1)
@@ -279,7 +279,7 @@ def _returned(repository: Repository, found: Sequence[Operation]) -> Iterator[st
 def export(repository: Repository) -> Export:
     """A first line that says whose log it is, a line an entry, and a last one, signed, that says what all lines before are."""
     keys, stored = repository.keys, log_of(repository).read()
-    public = keys.public.hex()
+    public = keys.public_key.hex()
     head = {"strongroom_audit_export": FORMAT, "repository": keys.repository_id.hex(), "public_key": public}
     lines = [_line(head), *(_line(_exported(one)) for one in stored)]
     sealed = content_hash("".join(lines).encode())
@@ -310,9 +310,7 @@ def check_export(text: str) -> list[str]:
         public = bytes.fromhex(head["public_key"])
         sealed = content_hash("".join(lines[:-1]).encode())
         problems = [] if last["blake3"] == sealed.hex() else ["the lines are not the ones that were exported"]
-        try:
-            verify_signature(bytes.fromhex(last["signer"]), bytes.fromhex(last["signature"]), sealed)
-        except NotAuthentic:
+        if not signed_by(bytes.fromhex(last["signer"]), bytes.fromhex(last["signature"]), sealed):
             problems.append("the last line isn't signed by the key that it names")
         return problems + list(_checked(entries, public))
     except (ValueError, KeyError, TypeError) as error:
@@ -329,9 +327,7 @@ def _checked(entries: Sequence[Mapping[str, Any]], public: bytes) -> Iterator[st
             yield f"entry {one['number']}: {one['damaged']}"
         else:
             said, signed = base64.b64decode(one["text"]), bytes.fromhex(one["signer"]) or public
-            try:
-                verify_signature(signed, bytes.fromhex(one["signature"]), signed_message(one["name"], said))
-            except NotAuthentic:
+            if not signed_by(signed, bytes.fromhex(one["signature"]), signed_message(one["name"], said)):
                 yield f"entry {one['number']}: altered, or not signed by the key that it names"
             if json.loads(said) != one["entry"] or one["entry"]["number"] != one["number"]:
                 yield f"entry {one['number']}: what is shown isn't what was signed"

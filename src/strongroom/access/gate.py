@@ -72,8 +72,8 @@ class Gate:
     def doing(self, name: str, arguments: Mapping[str, Any]) -> Iterator[Deed]:
         """While an operation is done. Raises WrongKey (a token has ended), Refused, or, for what changes or reveals something, what
         the store says to an entry that can't be written."""
-        verb, deed = verb_of(name), Deed(name, dict(arguments))
-        if verb.looks and _within.get():
+        verb, deed = verb_of(row_of(name, arguments)), Deed(name, dict(arguments))
+        if verb.looks and verb.lists and _within.get():
             yield deed
             return
         require_valid(self.repository.identity, self.repository.clock)
@@ -158,7 +158,7 @@ class Gate:
 
     def _tell(self, deed: Deed, verb: Verb, intent: int | None, result: str, error: BaseException | None = None) -> None:
         """What came of it. It is done, or isn't, whatever becomes of this entry: an intent without one is shown as such."""
-        if verb.looks:
+        if verb.looks and verb.lists:
             now = self.repository.clock.timer()
             if error is None and now - self._looked.get(deed.verb, -_LOOK_EVERY) < _LOOK_EVERY:
                 return

@@ -17,16 +17,17 @@ _ALL = frozenset(AccessRole)
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """What is asked of a verb: who may, whether it only looks (logged by one entry, and done even if the log can't be written), and
-    whether a second person or a reason can be asked for."""
+    """What is asked of a verb: who may, whether it only looks (logged by one entry, and done even if the log can't be written; one
+    an hour if it `lists`), and whether a second person or a reason can be asked for."""
 
     roles: frozenset[AccessRole]
     looks: bool = False
+    lists: bool = True
     governed: bool = False
 
 
 def _for(*roles: AccessRole, looks: bool = False, governed: bool = False) -> Verb:
-    return Verb(frozenset(roles) | {ADMIN}, looks, governed)
+    return Verb(frozenset(roles) | {ADMIN}, looks, governed=governed)
 
 
 VERBS: dict[str, Verb] = {
@@ -35,8 +36,10 @@ VERBS: dict[str, Verb] = {
     "damaged_snapshots": Verb(_ALL, looks=True),
     "snapshot": Verb(_ALL, looks=True),
     "journal_status": Verb(_ALL, looks=True),
-    "verify": Verb(_ALL),
+    "verify": Verb(_ALL, looks=True, lists=False),
     "verify_by_restoring": _for(OPERATOR, RESTORER, AUDITOR),
+    "coverage": Verb(_ALL, looks=True),
+    "holds": Verb(_ALL, looks=True),
     # making snapshots and keeping journals
     "backup": _for(OPERATOR),
     "capture": _for(OPERATOR),
@@ -47,6 +50,8 @@ VERBS: dict[str, Verb] = {
     "diff": _for(OPERATOR, RESTORER),
     "plan_restore": _for(OPERATOR, RESTORER, looks=True),
     "restore": _for(RESTORER, governed=True),
+    "drill": _for(OPERATOR, RESTORER),
+    "drill_history": _for(OPERATOR, RESTORER, AUDITOR, looks=True),
     # two people
     "approvals": Verb(_ALL, looks=True),
     "grant_approval": _for(RESTORER),
@@ -61,10 +66,13 @@ VERBS: dict[str, Verb] = {
     "add_key": _for(governed=True),
     "remove_key": _for(governed=True),
     "change_passphrase": Verb(_ALL, governed=True),
+    "rewrap_keys": _for(governed=True),
     "create_token": _for(OPERATOR, RESTORER, AUDITOR, governed=True),
     "tokens": _for(OPERATOR, RESTORER, AUDITOR, looks=True),
     "revoke_token": _for(OPERATOR, RESTORER, AUDITOR),
-    # taking away
+    # holding fast, and taking away
+    "hold": _for(governed=True),
+    "release_hold": _for(governed=True),
     "forget": _for(governed=True),
     "prune": _for(governed=True),
     "repair": _for(governed=True),
@@ -92,6 +100,11 @@ _COMMANDS = {
     "plan_restore": "restore --dry-run",
     "approvals": "approval list",
     "repair": "verify --repair",
+    "drill_history": "drill history",
+    "hold": "hold place",
+    "holds": "hold list",
+    "release_hold": "hold release",
+    "rewrap_keys": "key rewrap",
 }
 FOR_ADMINS = Verb(frozenset({ADMIN}), governed=True)
 

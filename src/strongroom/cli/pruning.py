@@ -31,13 +31,19 @@ def forget(
     keep_tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE or KEY, any number of times.")] = None,
     source: Annotated[str | None, typer.Option(help="Only snapshots of this source.")] = None,
     any_host: Annotated[bool, typer.Option("--any-host", help="A path is the same source on all hosts.")] = False,
+    a_day: Annotated[
+        int | None, typer.Option(min=1, help="So many a day are genuine; else the fullest day before says it.")
+    ] = None,
+    trust_created: Annotated[
+        bool, typer.Option("--trust-created", help="They were made when they say, whenever they were stored: true of a copy.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and why.")] = False,
     key_file: KeyFile = None,
     json: AsJson = False,
 ) -> None:
     """Forget snapshots: those named, or those that no rule keeps. Rules count for each source by itself, in UTC."""
     from strongroom.operations.forget import ForgetOptions
-    from strongroom.policy.retention import Duration, Rules
+    from strongroom.policy.retention import Duration, Rules, Trust
 
     rules = Rules(
         last=keep_last or 0,
@@ -49,7 +55,7 @@ def forget(
         within=None if keep_within is None else Duration.parse(keep_within),
         tags=tuple(_tag(text) for text in keep_tag or []),
     )
-    options = ForgetOptions(tuple(snapshots or ()), rules, source, any_host, dry_run)
+    options = ForgetOptions(tuple(snapshots or ()), rules, source, any_host, dry_run, Trust(a_day or 0, trust_created))
     report = _open(repo, key_file).forget(options)
     _say(json, {"dry_run": dry_run, "snapshots": report.fates}, lambda: _show_forget(report))
 

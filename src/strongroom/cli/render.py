@@ -316,6 +316,8 @@ def show_verify(report: VerifyReport) -> None:
     verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {_counted(len(report.findings), 'findings')}", "red")
     looked = ", ".join(_counted(value, name) for name, value in report.looked_at.items())
     _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
+    if report.unkept:
+        line(("!", "yellow"), f" what was proven could not be kept for the coverage: {report.unkept}", to=err)
 
 
 def show_repair(report: RepairReport) -> None:
@@ -331,10 +333,12 @@ def show_repair(report: RepairReport) -> None:
 
 
 def show_keys(slots: Sequence[KeySlot]) -> None:
-    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<10}  {'role':<8}  label", "bold"))
+    width = max([10, *(len(slot.kind) for slot in slots)])
+    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<{width}}  {'role':<8}  label", "bold"))
     for slot in slots:
-        created = slot.created[:19].replace("T", " ")
-        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<10}  {slot.identity.role.value:<8}  {slot.label}")
+        created, role = slot.created[:19].replace("T", " "), slot.identity.role.value
+        service = f"  ({slot.body['service']})" if "service" in slot.body else ""
+        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<{width}}  {role:<8}  {slot.label}{service}")
 
 
 def _text(*parts: Part) -> Text:

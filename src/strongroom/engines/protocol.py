@@ -305,7 +305,8 @@ class WholeOnly(Protocol):
 
 class Engine(Protocol):
     """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme. One that has an attribute
-    `experimental` that is true has never met what it is for: see `engines.is_experimental`."""
+    `experimental` that is true has never met what it is for: see `engines.is_experimental`. One whose URLs mean no TLS
+    names the scheme that means it in an attribute `encrypted_scheme`."""
 
     @property
     def name(self) -> str: ...
@@ -365,3 +366,11 @@ class ScratchElsewhere(Protocol):
 
     def drop_scratch(self, url: str) -> None:
         """Take away what a restore left at the URL that `scratch` gave; what can't be is left. Repeatable."""
+
+
+@runtime_checkable
+class ScratchRestarts(Protocol):
+    """An `Engine` whose scratch target is a server of its own, which can be stopped and started."""
+
+    def restart_scratch(self, url: str) -> None:
+        """Stop the server at the URL that `scratch` gave, and start it on what it had written to its files. Raises EngineFailed."""

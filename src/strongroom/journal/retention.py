@@ -6,7 +6,7 @@ A tombstone says from which segment on a stream is kept; then the objects go, ol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from strongroom.journal.marks import numbers_of
 from strongroom.journal.segments import segment_name
@@ -39,12 +39,14 @@ def first_needed(found: Sequence[Span], bases: Iterable[Position], read: Read) -
     return found[0].head.sequence if found else 0
 
 
-def trim(repository: Repository, stream: str, first: int, present: Mapping[int, int]) -> dict[str, int]:
-    """Take away the segments before `first`; gives their names and bytes. Repeatable: the next one finishes what a killed one
-    began."""
+def trim(repository: Repository, stream: str, first: int, present: Mapping[int, int], held: Callable[[], bool]) -> dict[str, int]:
+    """Take away the segments before `first`, unless the stream is `held`, which is asked once the tombstone is there; gives their
+    names and bytes. Repeatable: the next one finishes what a killed one began."""
     going = {segment_name(stream, number): size for number, size in sorted(present.items()) if number < first}
     if going and trimmed(repository).get(stream, 0) < first:
         repository.bury(What.TRIMMED, [f"{stream}{first:0{_NUMBER_DIGITS}x}"])
+    if going and held():
+        return {}
     for name in going:
         repository.store.delete(name)
     return going

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
-from strongroom.policy.retention import Dated, Decision, Rules, decide
+from strongroom.policy.retention import Dated, Decision, Rules, Trust, decide
 from strongroom.repository import SNAPSHOTS, Repository
+from strongroom.repository.store import require_deletes
+from strongroom.repository.trusted_time import stored_at
 from strongroom.snapshots import history
-from strongroom.snapshots.commit import forgotten, withdraw
+from strongroom.snapshots.commit import withdraw
 from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.holding import Holding, held_by, holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +51,54 @@ class ForgetOptions:
     source: str | None = None
     any_host: bool = False
     dry_run: bool = False
+    trust: Trust = field(default_factory=Trust)
 
 
 def forget(repository: Repository, options: ForgetOptions) -> ForgetReport:
     """Forget snapshots: a tombstone first, so that their absence is no theft, then their manifests go.
 
-    Raises WrongRequest if neither or both of names and rules are given, NotFound, Damaged, or Refused if rules would leave
-    nothing of a source. Repeatable: what a killed one began, the next finishes.
+    Raises WrongRequest if neither or both of names and rules are given, NotFound, Damaged, StoreDenied before anything is done, or
+    Refused if rules would leave nothing of a source or a named one is held. Repeatable: what a killed one began, the next finishes.
     """
     if bool(options.names) == bool(options.rules):
         what = "give snapshots or rules, not both" if options.names else "nothing says what to forget"
         raise WrongRequest(what, hint="name snapshots, or give a rule such as --keep-daily 7; --dry-run shows what it does")
     if options.names and (options.source or options.any_host):
         raise WrongRequest("--source and --any-host are for rules", hint="a snapshot's id says all")
-    if not options.dry_run:
-        finish_forgotten(repository)
+    held = holding(repository)
     fates = _named(repository, options.names) if options.names else _ruled(repository, options)
+    fates = [_unless_held(repository, held, fate) for fate in fates]
+    refused = [fate for fate in fates if options.names and fate.keep]
+    if refused and not options.dry_run:
+        raise _is_held(refused[0].snapshot, refused[0].reasons[-1])
     report = ForgetReport(tuple(fates), options.dry_run)
     if report.forgotten and not options.dry_run:
+        require_deletes(repository.store)
         _withdraw(repository, report.forgotten)
     return report
 
 
-def finish_forgotten(repository: Repository) -> int:
-    """Delete the manifests of snapshots that are forgotten and still there, and tell how many."""
-    left = forgotten(repository)[0].intersection(repository.manifest_ids())
-    for snapshot_id in sorted(left):
-        repository.delete_manifest(snapshot_id)
-    return len(left)
+def _unless_held(repository: Repository, held: Holding, fate: Fate) -> Fate:
+    """Kept, and why, if a hold covers it."""
+    holds = held_by(repository, held, fate.snapshot) if held.holds else ()
+    if not holds:
+        return fate
+    return replace(fate, keep=True, reasons=((*fate.reasons,) if fate.keep else ()) + tuple(one.why for one in holds))
+
+
+def _is_held(snapshot_id: str, why: str) -> Refused:
+    return Refused(
+        f"snapshot {snapshot_id[:12]} stays: {why}", hint="'strongroom hold list' shows it, 'strongroom hold release' ends it"
+    )
 
 
 def _withdraw(repository: Repository, ids: Sequence[str]) -> None:
     snapshots, _ = history.read_all(repository)
     going = set(ids)
     parents = {parent for snapshot in snapshots if snapshot.id in going for parent in snapshot.manifest.parents}
-    withdraw(repository, ids, sorted(parents.intersection(repository.manifest_ids()) - going))
+    held = withdraw(repository, ids, sorted(parents.intersection(repository.manifest_ids()) - going))
+    for snapshot_id, holds in held.items():  # placed meanwhile
+        raise _is_held(snapshot_id, holds[0].why)
 
 
 def _named(repository: Repository, names: Sequence[str]) -> list[Fate]:
@@ -103,26 +119,28 @@ def _named(repository: Repository, names: Sequence[str]) -> list[Fate]:
 
 def _ruled(repository: Repository, options: ForgetOptions) -> list[Fate]:
     snapshots, damaged = history.read_all(repository)
-    gone = forgotten(repository)[0]
+    stored = stored_at(repository.store, SNAPSHOTS)
     groups: dict[tuple[str, str], list[Snapshot]] = {}
     for snapshot in snapshots:
-        if snapshot.id not in gone and options.source in (None, snapshot.manifest.source):
+        if options.source in (None, snapshot.manifest.source):
             groups.setdefault(_source_of(snapshot, any_host=options.any_host), []).append(snapshot)
     if options.source is not None and not groups:
         raise NotFound(f"no snapshot is of {options.source}", hint="'strongroom snapshots' shows the sources as they are written")
     fates = []
     for source, members in sorted(groups.items()):
-        fates += _decided(source[0], members, options.rules, repository.clock.now())
+        fates += _decided(source[0], members, options, stored, repository.clock.now())
     unread = (f"it can't be read: {problem.problem}" for problem in damaged)
     return fates + [
         Fate(one.subject.removeprefix(SNAPSHOTS), "", "", True, (why,)) for one, why in zip(damaged, unread, strict=True)
     ]
 
 
-def _decided(source: str, members: Sequence[Snapshot], rules: Rules, now: datetime) -> list[Fate]:
+def _decided(
+    source: str, members: Sequence[Snapshot], options: ForgetOptions, stored: Mapping[str, datetime], now: datetime
+) -> list[Fate]:
     by_id = {snapshot.id: snapshot for snapshot in members}
-    dated = [Dated(one.id, _moment(one), one.manifest.tags) for one in members]
-    decisions = decide(dated, rules, now)
+    dated = [Dated(one.id, _moment(one), one.manifest.tags, stored.get(one.id)) for one in members]
+    decisions = decide(dated, options.rules, now, options.trust)
     if not any(decision.keep for decision in decisions):
         hint = "name them if that is meant, or add --keep-last 1, or choose others with --source"
         raise Refused(f"these rules would forget every snapshot of {source}", hint=hint)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from strongroom.errors import Damaged
-from strongroom.operations.forget import finish_forgotten
 from strongroom.operations.prune_plan import PackPlan, PackUse, plan_packs, uses_of
 from strongroom.operations.sweep import SKEW, Needs, Sweep, sweep
 from strongroom.operations.trim import trim_journals
@@ -22,8 +21,10 @@ from strongroom.repository import Pack, Repository
 from strongroom.repository.evacuation import Standing, copy
 from strongroom.repository.packs import pack_name
 from strongroom.repository.rewriting import drop_settled, merge_forgotten, rewrite_index
-from strongroom.repository.store import KeepsLeftovers
+from strongroom.repository.store import KeepsLeftovers, require_deletes
 from strongroom.repository.tombstones import What, earliest
+from strongroom.snapshots.commit import finish_forgotten
+from strongroom.snapshots.holding import holding
 
 GRACE = timedelta(hours=24)
 _ID = re.compile("[0-9a-f]{64}")
@@ -103,12 +104,14 @@ class _Prune:
     problems: list[str] = field(default_factory=list)
 
     def run(self) -> PruneReport:
-        finished = 0 if self.options.dry_run else finish_forgotten(self.repository)
+        holding(self.repository)  # raises where a hold can't be read: then nobody knows what may go
+        if not self.options.dry_run:
+            require_deletes(self.repository.store)
         damaged = frozenset(Witness(self.repository).damaged)
         needs = Needs(self.repository)
         needs.read()
         standing = Standing.now(self.repository, damaged)
-        self._require_all(needs, standing)
+        finished = self._require_all(needs, standing)
         uses = uses_of([pack for pack in self.repository.index.packs.values() if standing.holds(pack)], needs.blobs)
         plan = self._rewrite(plan_packs(uses, self.options.max_unused))
         fresh, stale = self._unlisted(standing)
@@ -139,9 +142,9 @@ class _Prune:
             stays=_stays(self.repository.store.url) if swept.deleted else "",
         )
 
-    def _require_all(self, needs: Needs, standing: Standing) -> None:
+    def _require_all(self, needs: Needs, standing: Standing) -> int:
         """Every needed blob lies somewhere, be it in a condemned pack; packs that no index object lists are listed if they have
-        any. Raises Damaged."""
+        any. What only forgotten snapshots need and is gone isn't needed: gives how many of these went. Raises Damaged."""
         index = self.repository.index
 
         def missing() -> list[bytes]:
@@ -154,9 +157,18 @@ class _Prune:
                 index.add(pack)
             if not self.options.dry_run:
                 self.repository.add_index(list(found.values()))
-        if lost := missing():
+        finished, lost = 0, missing()
+        if lost and not self.options.dry_run:
+            gone = set(lost)
+            finished = finish_forgotten(self.repository, lambda one: any(bytes.fromhex(blob) in gone for blob in one.blobs()))
+            if finished:
+                needs.forget_all()
+                needs.read()
+                lost = missing()
+        if lost:
             hint = "run 'strongroom verify': repair the snapshots that it breaks, or forget them; then prune"
             raise Damaged(f"blob {lost[0].hex()[:16]}", "a snapshot needs it and no pack has it", hint=hint)
+        return finished
 
     def _rewrite(self, plan: PackPlan) -> PackPlan:
         """Copy what is needed of the packs that are to be written anew; those with a blob that can't be read stay."""

@@ -38,6 +38,11 @@ class Needs:
             self.blobs |= blobs
             self.snapshots.add(snapshot_id)
 
+    def forget_all(self) -> None:
+        """Nothing was read yet."""
+        self.snapshots.clear()
+        self.blobs.clear()
+
     def _blobs_of(self, snapshot_id: str) -> set[bytes] | None:
         try:
             return {bytes.fromhex(blob) for blob in history.read(self.repository, snapshot_id).manifest.blobs()}

@@ -3,6 +3,9 @@
 A rule such as daily=7 keeps the newest snapshot of each of the 7 newest days that have one. A snapshot stays if any rule keeps it.
 As long as a rule hasn't found as many periods as it may keep, the oldest snapshot stays too: what a week may cost isn't lost
 because the first week isn't over.
+
+A snapshot is made when its writer says, if the store's own stamp of it agrees. Whoever can only add snapshots makes no other one
+go by adding many: a day with more of them than any day before had counts for no rule, and all of that day stay.
 """
 
 from __future__ import annotations
@@ -11,11 +14,16 @@ import calendar
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from strongroom.errors import WrongRequest
 
 _DURATION = re.compile(r"(?:([0-9]{1,4})y)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})d)?(?:([0-9]{1,7})h)?")
+
+LATE = timedelta(hours=48)
+"""By which a manifest may be stored after the moment that it holds: no backup takes longer."""
+AHEAD = timedelta(hours=24)
+"""By which a writer's clock may be ahead of the store's."""
 
 PERIODS: Mapping[str, Callable[[datetime], tuple[int, ...]]] = {
     "hourly": lambda at: (at.year, at.month, at.day, at.hour),
@@ -77,11 +85,22 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Dated:
-    """What the rules look at: a snapshot's id, when it was made (UTC) and its tags."""
+    """What the rules look at: a snapshot's id, when it says that it was made (UTC), its tags, and when the store says that it was
+    stored (None: the store says nothing)."""
 
     id: str
     at: datetime
     tags: Mapping[str, str] = field(default_factory=dict)
+    stored: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What somebody vouches for: up to how many snapshots a day are genuine (0: as many as the fullest day before had), and that
+    they were made when they say, whenever they were stored (true of a copy)."""
+
+    a_day: int = 0
+    created: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +112,16 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime) -> list[Decision]:
+def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime, trust: Trust | None = None) -> list[Decision]:
     """What the rules say of the snapshots of one source, newest first; of those made in the same moment the greater id is newer.
 
-    A snapshot from after `now` (some clock was wrong) stays and counts for no rule: it must not push out what is real.
+    Some stay and count for no rule, since they must not push out what is real: one from after `now` (some clock was wrong), one
+    that wasn't stored when it says that it was made, and those of a day that has more of them than any before.
     """
     ordered = sorted(snapshots, key=lambda one: (one.at, one.id), reverse=True)
-    past = [one for one in ordered if one.at <= now]
-    reasons: dict[str, list[str]] = {one.id: [] for one in ordered}
-    for one in ordered[: len(ordered) - len(past)]:
-        reasons[one.id].append("made in the future")
+    doubts = _doubts(ordered, now, trust or Trust())
+    past = [one for one in ordered if one.id not in doubts]
+    reasons: dict[str, list[str]] = {one.id: [doubts[one.id]] if one.id in doubts else [] for one in ordered}
     for number, one in enumerate(past[: rules.last], 1):
         reasons[one.id].append(f"last {number} of {rules.last}")
     for name, period in PERIODS.items():
@@ -114,6 +133,28 @@ def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime) -> list[Deci
             if key in one.tags and value in (None, one.tags[key]):
                 reasons[one.id].append(f"tag {key}={one.tags[key]}")
     return [Decision(one.id, bool(reasons[one.id]), tuple(reasons[one.id]) or ("no rule keeps it",)) for one in ordered]
+
+
+def _doubts(ordered: Sequence[Dated], now: datetime, trust: Trust) -> dict[str, str]:
+    """Why snapshots count for no rule, by their ids."""
+    doubts: dict[str, str] = {}
+    for one in ordered:
+        if one.at > now:
+            doubts[one.id] = "made in the future"
+        elif not trust.created and one.stored is not None and not -AHEAD <= one.stored - one.at <= LATE:
+            doubts[one.id] = f"stored on {one.stored:%Y-%m-%d}, which isn't when it says it was made: a copy, or a forgery"
+    days: dict[date, list[Dated]] = {}
+    for one in reversed(ordered):
+        if one.id not in doubts:
+            days.setdefault(one.at.date(), []).append(one)
+    most = trust.a_day
+    for day, made in days.items():  # from the first one on
+        if most and len(made) > most:
+            crowd = f"{len(made)} were made on {day}, and never more than {most} a day before: they count for no rule"
+            doubts |= {one.id: crowd for one in made}
+        elif not trust.a_day:
+            most = max(most, len(made))
+    return doubts
 
 
 def _newest_of_each(

@@ -98,14 +98,6 @@ class Signer:
         return self._private.sign(message)
 
 
-def verify_signature(public: bytes, signature: bytes, message: bytes) -> None:
-    """Raises NotAuthentic unless the owner of a public key (32 bytes) signed the message."""
-    try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
-    except (InvalidSignature, ValueError) as error:
-        raise NotAuthentic from error
-
-
 def block_cipher(key: bytes) -> Callable[[Bytes, Bytes], int]:
     """AES-256 of each 16-byte block by itself, from one buffer into another that is 15 bytes longer; for one thread. A building
     block of fingerprints, never of secrecy."""
@@ -147,8 +139,8 @@ class Keys:
         return Box(derive(self.master, purpose, salt=salt + self.repository_id))
 
     @property
-    def public(self) -> bytes:
-        """The public key (32 bytes) of the repository's signatures."""
+    def public_key(self) -> bytes:
+        """The 32 bytes by which anybody can check what `sign` signed (`signed_by`)."""
         return self._verifying.public_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
@@ -160,3 +152,12 @@ class Keys:
             self._verifying.verify(signature, message)
         except InvalidSignature as error:
             raise NotAuthentic from error
+
+
+def signed_by(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Did the holder of this Ed25519 key (32 bytes) sign the message? False for what can't be a key or a signature, too."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

@@ -27,8 +27,16 @@ class Kind(IntEnum):
     TOMBSTONE = 4
     JOURNAL = 5
     EPOCH = 6
+    HOLD = 7
+    ERASURE = 8
     AUDIT = 9
+    DRILL = 10
+    PROOF = 11
+    POLICY = 12
+    REGION = 13
     APPROVAL = 14
+    KEYRING = 15
+    TENANT = 16
 
     @property
     def purpose(self) -> str:

@@ -1,18 +1,20 @@
 """Who can open the repository: each key slot wraps the same master key under another secret.
 
 A slot is the object keys/<id>, JSON, and its id is the BLAKE3 of its bytes, so that an altered one is told from a wrong secret.
-Passphrases go through Argon2id with the slot's own salt; a key file holds 32 random bytes and goes through HKDF.
+Passphrases go through Argon2id with the slot's own salt; a key file holds 32 random bytes and goes through HKDF, as does the
+secret that recovery shares give together. A key service wraps 32 random bytes, which the slot keeps in that form.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from strongroom.errors import Damaged, WrongRequest
+from strongroom.errors import Damaged, NotAdmitted, WrongKey, WrongRequest
 from strongroom.repository.crypto import (
     KEY_BYTES,
     TAG_BYTES,
@@ -27,10 +29,15 @@ from strongroom.repository.crypto import (
 )
 from strongroom.repository.identity import AccessRole, Bearer, Identity
 
+if TYPE_CHECKING:
+    from strongroom.repository.key_services import Context, KeyService
+
 FOLDER = "keys/"
-PASSPHRASE, KEY_FILE, TOKEN = "passphrase", "key file", "token"
-_KINDS = (PASSPHRASE, KEY_FILE, TOKEN)
+PASSPHRASE, KEY_FILE, RECOVERY, TOKEN = "passphrase", "key file", "recovery shares", "token"
+SERVICES = ("aws-kms", "gcp-kms", "vault", "pkcs11")
+_KINDS = (PASSPHRASE, KEY_FILE, RECOVERY, TOKEN, *SERVICES)
 SLOT_SALT_BYTES = 16
+_LONGEST_URL, _LONGEST_KEY = 2_048, 8_192
 UNREADABLE = {"kind": "unreadable", "label": "", "created": ""}
 """What stands for the body of a slot that is damaged or another repository's, so that it can be named and removed."""
 
@@ -40,10 +47,13 @@ _SIGNER_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What opens a slot: a passphrase or the content of a key file. Never printed."""
+    """What opens a slot: a passphrase, the content of a key file, what recovery shares give, or a service that has the key. Never
+    printed. `shown` is what a new slot says of it to everybody."""
 
-    kind: str  # 'passphrase', 'key file' or 'token'
+    kind: str
     value: bytes = field(repr=False)
+    service: KeyService | None = field(default=None, repr=False)
+    shown: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def passphrase(cls, text: str) -> Secret:
@@ -63,6 +73,20 @@ class Secret:
         if not content.startswith(_STARTS[kind]) or len(raw) != KEY_BYTES:
             raise WrongRequest("that is not a Strongroom key file", hint="make one with 'strongroom key add --new-key-file PATH'")
         return cls(kind, raw)
+
+    @property
+    def called(self) -> str:
+        """In a sentence: 'no slot opens with ...'."""
+        return str(self.shown.get("service") or f"{'these' if self.kind == RECOVERY else 'this'} {self.kind}")
+
+    @classmethod
+    def of_service(cls, service: KeyService) -> Secret:
+        return cls(service.kind, b"", service, {"service": service.url})
+
+    @classmethod
+    def recovery(cls, value: bytes, **shown: int) -> Secret:
+        """`value` is 32 random bytes. `shown` are the numbers of the set, of shares, and of how many of them are needed."""
+        return cls(RECOVERY, value, shown=dict(shown))
 
 
 def new_key_file(kind: str = KEY_FILE) -> bytes:
@@ -102,6 +126,12 @@ class KeySlot:
         return Identity(self.id, self.label, role, self.body.get("person", self.id), signer, expires)
 
     @property
+    def bearer(self) -> Bearer:
+        """For whom a slot is made that takes the place of this one."""
+        who = self.identity
+        return Bearer(who.role, who.person, self.body.get("issuer", ""), who.expires)
+
+    @property
     def lasts(self) -> bool:
         """Is it one that may be the last of all: an administrator's, and no token?"""
         return self.kind != UNREADABLE["kind"] and self.identity.role == AccessRole.ADMIN and not self.identity.is_token
@@ -113,14 +143,34 @@ class KeySlot:
 
     def unwrap(self, secret: Secret) -> tuple[bytes, Signer | None] | None:
         """The master key, and what signs for this slot if it has that; None if the secret isn't this slot's."""
-        if secret.kind != self.kind:
+        key = _wrapping_key(self.body, secret) if secret.kind == self.kind else None
+        if key is None:
             return None
         try:
-            key = _wrapping_key(self.body, secret)
             master = Box(key).open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
         except NotAuthentic:
             return None
         return master, _signer(key) if "signer" in self.body else None
+
+
+def opening(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot, bytes, Signer | None]]:
+    """The slots that a secret opens, with what they wrap and what signs for them; a service's own ones first. Raises Unreachable,
+    NotAdmitted, or WrongKey if the service refuses one and opens none."""
+    refusal: WrongKey | None = None
+    opened = False
+    for slot in sorted(slots, key=lambda slot: slot.body.get("service") != secret.shown.get("service")):
+        try:
+            found = slot.unwrap(secret)
+        except NotAdmitted:
+            raise
+        except WrongKey as error:  # perhaps because it is a slot of another key, or somebody's who wrote it there
+            refusal = refusal or error
+            continue
+        if found is not None:
+            opened = True
+            yield slot, *found
+    if refusal is not None and not opened:
+        raise refusal
 
 
 def make_slot(
@@ -140,10 +190,16 @@ def make_slot(
         "label": label,
         "created": created,
         "salt": base64.b64encode(random_bytes(SLOT_SALT_BYTES)).decode(),
+        **secret.shown,
     }
+    if secret.service is not None:
+        wrapped_key = secret.service.wrap(random_bytes(KEY_BYTES), _context(body))
+        body["service_key"] = base64.b64encode(wrapped_key).decode()
     if secret.kind == PASSPHRASE:
         body["argon2id"] = {"passes": cost.passes, "lanes": cost.lanes, "memory_kib": cost.memory}
-    key = _wrapping_key(body, secret)
+    key = _wrapping_key(body, secret)  # of a service: unwrapped again, so that no slot is made that it wouldn't open
+    if key is None:
+        raise WrongRequest(f"{secret.shown.get('service')} doesn't unwrap what it has wrapped", hint="check what kind of key it is")
     body |= {"role": bearer.role.value, "person": bearer.person or random_bytes(16).hex(), "issuer": bearer.issuer}
     body["signer"] = base64.b64encode(_signer(key).public).decode()
     if bearer.expires is not None:
@@ -176,6 +232,9 @@ def _is_sane(body: dict[str, Any]) -> bool:
     """Could this program have written it? Anybody who can write to the store could have, and must not lock us out with it."""
     salt, wrapped = (base64.b64decode(body[part], validate=True) for part in ("salt", "wrapped"))
     affordable = body["kind"] != PASSPHRASE or _cost(body).admissible()
+    if body["kind"] in SERVICES:
+        key = base64.b64decode(body["service_key"], validate=True)
+        affordable = isinstance(body["service"], str) and len(body["service"]) <= _LONGEST_URL and len(key) <= _LONGEST_KEY
     return len(salt) == SLOT_SALT_BYTES and len(wrapped) == KEY_BYTES + TAG_BYTES and affordable
 
 
@@ -186,6 +245,12 @@ def _cost(body: dict[str, Any]) -> Argon2Cost:
 
 def _bound(body: dict[str, Any]) -> bytes:
     return json.dumps({key: value for key, value in body.items() if key != "wrapped"}, sort_keys=True).encode()
+
+
+def _context(body: dict[str, Any]) -> Context:
+    from strongroom.repository.key_services import Context
+
+    return Context(str(body["repository"]), base64.b64decode(body["salt"]).hex())
 
 
 def _is_somebody(slot: KeySlot) -> bool:
@@ -200,9 +265,24 @@ def _signer(wrapping_key: bytes) -> Signer:
     return Signer(derive(wrapping_key, "slot signature"))
 
 
-def _wrapping_key(body: dict[str, Any], secret: Secret) -> bytes:
-    """One key a slot: the salt makes it new, so that nonce 0 is used once."""
+def _wrapping_key(body: dict[str, Any], secret: Secret) -> bytes | None:
+    """One key a slot: the salt makes it new, so that nonce 0 is used once. None if a service says that it isn't its slot."""
     salt = base64.b64decode(body["salt"])
-    if secret.kind in (KEY_FILE, TOKEN):
-        return derive(secret.value, f"{secret.kind} slot", salt=salt)
-    return derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot")
+    if secret.service is not None:
+        key = _unwrapped(secret.service, body)
+        return None if key is None else derive(key, "key service slot", salt=salt)
+    if secret.kind == PASSPHRASE:
+        return derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot")
+    return derive(secret.value, f"{secret.kind} slot", salt=salt)
+
+
+def _unwrapped(service: KeyService, body: dict[str, Any]) -> bytes | None:
+    """What the service makes of the slot's key: it is asked where the caller said it is, whatever the slot says. Raises Unreachable
+    or WrongKey."""
+    from strongroom.repository.key_services import NotOurs
+
+    try:
+        key = service.unwrap(base64.b64decode(body["service_key"]), _context(body))
+    except NotOurs:
+        return None
+    return key if len(key) == KEY_BYTES else None

@@ -148,7 +148,8 @@ def _files(directory: str, prefix: str) -> Iterator[Listed]:
             folders.append(entry)
         elif not entry.name.startswith(_UNFINISHED):
             with suppress(FileNotFoundError):
-                yield Listed(prefix + entry.name, entry.stat().st_size)
+                status = entry.stat()
+                yield Listed(prefix + entry.name, status.st_size, status.st_mtime)
     for entry in folders:
         if not entry.is_symlink():
             yield from _files(entry.path, f"{prefix}{entry.name}/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
@@ -61,6 +61,8 @@ class Repository:
         self.unlisted = BlobIndex()
         """Packs that no index object lists, by their own directories; filled by `read_directories`."""
         self._index = BlobIndex()
+        self.proving: Callable[[Place], None] = lambda _: None
+        """Hears of each blob that was read from a pack and found right."""
         self._damaged: set[str] = set()
         self._seen: set[str] | None = None
         self._distrusting = False
@@ -221,7 +223,9 @@ class Repository:
     def open_place(self, place: Place) -> tuple[CodedBlob, Bytes]:
         """A blob from one pack: as it is coded, and plain, checked. Raises NotFound or Damaged."""
         sealed = self.store.read(place.pack.name, place.blob.offset, place.blob.stored)
-        return self.reader(place.pack).coded(place.blob, sealed)
+        found = self.reader(place.pack).coded(place.blob, sealed)
+        self.proving(place)
+        return found
 
     def _open_anywhere(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
         first: Damaged | None = None
@@ -342,19 +346,11 @@ class Repository:
         """All key slots, oldest first, and those that are damaged or another repository's."""
         return read_slots(self.store, self.config)
 
-    def add_key(
-        self,
-        secret: Secret,
-        label: str,
-        *,
-        cost: Argon2Cost | None = None,
-        bearer: Bearer = Bearer(),  # noqa: B008 - frozen
-    ) -> KeySlot:
+    def add_key(self, secret: Secret, label: str, *, cost: Argon2Cost | None = None, bearer: Bearer | None = None) -> KeySlot:
         """One more secret that opens the repository."""
-        created = self.clock.now().isoformat()
-        slot, content = key_slots.make_slot(
-            self.config.repository_id, self.keys.master, secret, label, created, cost or Argon2Cost(), bearer
-        )
+        created, cost = self.clock.now().isoformat(), cost or Argon2Cost()
+        made = key_slots.make_slot(self.config.repository_id, self.keys.master, secret, label, created, cost, bearer or Bearer())
+        slot, content = made
         create_once(self.store, slot.name, content)
         return slot
 
@@ -366,21 +362,19 @@ class Repository:
         if len(found) != 1:
             raise NotFound(f"{len(found)} key slots begin with {prefix!r}", hint="see 'strongroom key list'")
         if found[0].lasts and not any(slot.lasts for slot in slots if slot.id != found[0].id):
-            raise Refused("that is the last key slot of an administrator", hint="add another one")
+            raise Refused("that is the last key slot of an administrator", hint="add another one first")
         self._take_away(found[0])
         return found[0]
 
     def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
         """Put `new` in the place of `old`: the new slot is durable before the old one goes. Raises WrongKey."""
         slots, _ = self.key_slots()
-        replaced = next((slot for slot in slots if slot.open(old) is not None), None)
+        replaced = next((slot for slot, *_ in key_slots.opening(slots, old)), None)
         if replaced is None:
-            raise WrongKey(f"no key slot opens with this {old.kind}")
-        theirs = replaced.identity
-        if theirs.is_token:
+            raise WrongKey(f"no key slot opens with {old.called}")
+        if replaced.identity.is_token:
             raise WrongRequest("a token has no password", hint="'strongroom token create' makes another one")
-        bearer = Bearer(theirs.role, theirs.person, replaced.body.get("issuer", ""))
-        fresh = self.add_key(new, replaced.label, cost=cost, bearer=bearer)
+        fresh = self.add_key(new, replaced.label, cost=cost, bearer=replaced.bearer)
         self._take_away(replaced)
         return fresh
 

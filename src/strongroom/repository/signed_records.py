@@ -23,7 +23,7 @@ from strongroom.repository.crypto import (
     Signer,
     content_hash,
     random_bytes,
-    verify_signature,
+    signed_by,
 )
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
 
@@ -78,8 +78,8 @@ def open_record(keys: Keys, kind: Kind, name: str, content: bytes) -> SignedReco
         signature, signer, text = plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:_TEXT], plain[_TEXT:]
         if signer == UNPROVEN:
             keys.verify(signature, signed_message(name, text))
-        else:
-            verify_signature(signer, signature, signed_message(name, text))
+        elif not signed_by(signer, signature, signed_message(name, text)):
+            raise NotAuthentic
         said = json.loads(text)
     except NotAuthentic as error:
         raise Damaged(name, "altered, moved, or not written with this repository's key") from error

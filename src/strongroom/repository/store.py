@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
@@ -18,10 +18,11 @@ from strongroom.errors import AlreadyExists, StoreDenied, UnsafeStore, WrongRequ
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One object of a listing."""
+    """One object of a listing; `modified` is when it was stored by the store's own clock (seconds since 1970), if it says so."""
 
     name: str
     size: int
+    modified: float | None = field(default=None, compare=False)
 
 
 class Store(Protocol):
@@ -133,3 +134,11 @@ def try_conditional_create(store: Store) -> None:
     finally:
         with suppress(StoreDenied):
             store.delete(name)
+
+
+def require_deletes(store: Store) -> None:
+    """Prove that whoever this is may delete, with an object of no use: before anything is said to be gone. Raises StoreDenied,
+    or what else the store says."""
+    name = f"{PROBES}{secrets.token_hex(16)}"
+    store.create(name, b"strongroom looks whether it may delete")
+    store.delete(name)

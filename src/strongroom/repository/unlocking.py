@@ -36,18 +36,18 @@ def unlock(store: Store, secret: Secret, clock: Clock = SYSTEM_CLOCK) -> Unlocke
     """Raises NoRepository, WrongKey (noted on this machine), or Damaged if `config` or every key slot is."""
     settings = read_config(store)
     slots, problems = read_slots(store, settings)
-    for slot in slots:
-        opened = slot.unwrap(secret)
-        if opened is not None:
-            master, signer = opened
-            require_valid(slot.identity, clock)
-            return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems), signer)
+    for slot, master, signer in key_slots.opening(slots, secret):
+        require_valid(slot.identity, clock)
+        return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems), signer)
     if problems:
         raise problems[0]
     if not slots:
         raise Damaged(key_slots.FOLDER, "every key slot is gone, and with them the only way to the data")
     note(settings.repository_id, store.url, secret.kind, clock)
-    raise WrongKey(f"no key slot of {store.url} opens with this {secret.kind}")
+    hint = (
+        None if secret.service is None else "see 'strongroom key list' for the services of its slots; any other slot opens it too"
+    )
+    raise WrongKey(f"no key slot of {store.url} opens with {secret.called}", hint=hint)
 
 
 def require_valid(identity: Identity, clock: Clock) -> None:
