@@ -63,6 +63,9 @@ HOMES = {
     "orjson": ("engines/chroma/server/",),
     "obstore": ("repository/object_store.py",),
     "cryptography": ("repository/crypto.py",),
+    "cronsim": ("policy/schedule.py",),
+    "pydantic": ("policy/document.py", "policy/reading.py"),
+    "yaml": ("policy/marked.py",),
     "typer": ("cli/",),
     "rich": ("cli/",),
 }

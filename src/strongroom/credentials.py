@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 from strongroom.errors import WrongKey, WrongRequest, from_os_error
 from strongroom.repository.key_slots import Secret
@@ -47,6 +48,45 @@ def secret_from(
     return None
 
 
+def password_named(file: str | None, command: Sequence[str] | None, variable: str | None) -> str | None:
+    """The password that a policy file names the place of, None if it names none. Raises as `secret_from`."""
+    if file is not None:
+        return _text(_read(Path(file)))
+    if command is not None:
+        return _text(_run(shlex.join(command), "password_command"))
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise WrongKey(f"the environment variable {variable} is not set", hint="the policy file says that a password is in it")
+    return os.environ[variable]
+
+
+def secret_named(file: str | None, command: Sequence[str] | None, variable: str | None, key_file: str | None) -> Secret:
+    """That of a repository in a policy file; where it names none, the one that the environment names. Raises as `secret_of`."""
+    return secret_of(password_named(file, command, variable), key_file)
+
+
+def naming(file: str | None, command: Sequence[str] | None, variable: str | None, key_file: str | None) -> dict[str, str]:
+    """The environment by which another process of ours finds the secret itself."""
+    prefix = "STRONGROOM_"
+    given = {"KEY_FILE": key_file, "PASSWORD_FILE": file, "PASSWORD_COMMAND": shlex.join(command) if command else None}
+    given["PASSWORD"] = os.environ.get(variable, "") if variable else None
+    named = {f"{prefix}{name}": value for name, value in given.items() if value is not None}
+    others = {name: value for name, value in os.environ.items() if not (named and name.removeprefix(prefix) in given)}
+    return {**others, **named}
+
+
+def with_password(url: str, password: str | None) -> str:
+    """The URL with a password for the user that it names. Raises WrongRequest if it names none."""
+    if password is None:
+        return url
+    parts = urlsplit(url)
+    if not parts.username:
+        raise WrongRequest(f"{url} names no user", hint="write the user into the source's URL: pgvector://USER@HOST/DATABASE")
+    user, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
+
+
 def secret_of_service(url: str) -> Secret:
     """A service that is asked when a slot is opened or made. Raises WrongRequest."""
     from strongroom.repository.key_services import service_of
@@ -75,7 +115,7 @@ def is_named(
     variables = os.environ if environment is None else environment
     others = (variables.get(f"{prefix}{name}") for name in ("KEY_FILE", "PASSWORD_FILE", "PASSWORD_COMMAND", "KMS"))
     shares = prefix == "STRONGROOM_" and variables.get(SHARES)
-    return bool(key_file or shares) or f"{prefix}PASSWORD" in variables or any(others)
+    return bool(key_file or shares or _token_file(variables, prefix)) or f"{prefix}PASSWORD" in variables or any(others)
 
 
 def _token_file(variables: Mapping[str, str], prefix: str) -> str | None:

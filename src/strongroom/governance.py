@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from strongroom.access.approvals import Request, Rule
     from strongroom.access.audit import Export, Findings, Operation
     from strongroom.access.tokens import Token
+    from strongroom.operations.key_status import KeyStatus
+    from strongroom.repository.rotation import Rotation
 
 
 @gated
@@ -49,6 +51,24 @@ class Governed:
         from strongroom.repository.key_renewal import rewrap
 
         return rewrap(self.repository, secret, fresh)
+
+    def rotate_keys(self, secret: Secret, *, without: Iterable[str] = (), drop: bool = False) -> Rotation:
+        """Begin a new epoch: what is written from now on, no slot of `without` and no slot that was left out can open."""
+        from strongroom.repository.rotation import rotate
+
+        return rotate(self.repository, secret, without=without, drop=drop)
+
+    def upgrade_key(self, secret: Secret) -> list[KeySlot]:
+        """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""
+        from strongroom.repository.rotation import upgrade
+
+        return upgrade(self.repository, secret)
+
+    def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
+        """Each slot and epoch with its age, against the greatest that is allowed."""
+        from strongroom.operations.key_status import key_status
+
+        return key_status(self.repository, max_age)
 
     def create_token(self, role: AccessRole, expires: timedelta, label: str = "") -> Token:
         """A secret that opens the repository for a while, in a role below one's own."""

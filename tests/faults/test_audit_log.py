@@ -123,6 +123,11 @@ def calls(town: Town, tmp_path: Path) -> dict[str, Callable[[Strongroom], Any]]:
         "holds": lambda room: room.holds(),
         "release_hold": lambda room: room.release_hold("no such hold", reason="r", authority="a"),
         "rewrap_keys": lambda room: room.rewrap_keys(Secret.passphrase("no such secret")),
+        "rotate_keys": lambda room: room.rotate_keys(Secret.passphrase("no such secret")),
+        "upgrade_key": lambda room: room.upgrade_key(Secret.passphrase("no such secret")),
+        "key_status": lambda room: room.key_status(),
+        "publish_policy": lambda room: room.publish_policy({}),
+        "published_policy": lambda room: room.published_policy(),
         "key_slots": lambda room: room.key_slots(),
         "add_key": lambda room: room.add_key(spare, "spare", cost=CHEAP),
         "remove_key": lambda room: room.remove_key("no such slot"),
@@ -542,6 +547,26 @@ def test_a_key_slot_that_was_taken_away_and_put_back_is_found(how: str, busy: To
     store.create(slot.name, copy)
     (problem,) = busy.findings().problems
     assert problem.startswith(f"key slot {slot.id[:12]} ({slot.label}): it was taken away")
+
+
+def test_slots_that_are_made_in_the_place_of_others_are_told_and_keep_their_role(busy: Town) -> None:
+    """By a renewal, an upgrade and a rotation; what a listing tells makes no slot known."""
+    word = Secret.passphrase(WORDS[AccessRole.OPERATOR])
+    before = busy.of(AccessRole.OPERATOR).repository.identity
+    busy.admin.rewrap_keys(word)
+    for role in AccessRole:
+        busy.of(role).upgrade_key(Secret.passphrase(WORDS[role]))
+    busy.of(AccessRole.ADMIN).rotate_keys(Secret.passphrase(WORDS[AccessRole.ADMIN]))
+    after = busy.of(AccessRole.OPERATOR).repository.identity
+    assert (after.role, after.person, after.slot == before.slot) == (AccessRole.OPERATOR, before.person, False)
+    assert busy.findings().problems == ()
+    busy.of(AccessRole.OPERATOR).backup(busy.source, probes=0)
+    assert last(busy.admin).proven
+    admin = busy.of(AccessRole.ADMIN)
+    assert check_export("".join(admin.export_audit().lines)) == []
+    planted = admin.repository.add_key(Secret.passphrase("mine"), "planted", cost=CHEAP)
+    admin.key_slots()
+    assert busy.findings().problems == (f"key slot {planted.id[:12]} (planted): no entry tells who made it",)
 
 
 def test_entries_of_a_slot_that_is_gone_stay_proven(busy: Town, elsewhere: Callable[[], None]) -> None:

@@ -47,6 +47,9 @@ def test_objectives_are_read_as_people_write_them() -> None:
     wanted = objectives.parse("rpo=5m, rto=30m,recall=0.95,p95=50ms,p50=1.5s,envelope=3")
     assert wanted == {"rpo": 300, "rto": 1800, "recall": 0.95, "p95": 0.05, "p50": 1.5, "envelope": 3}
     assert objectives.parse("") == {}
+    assert objectives.objectives_of({"rto": 60}) == objectives.objectives_of("rto=1m") == {"rto": 60}
+    with pytest.raises(WrongRequest, match="speed"):
+        objectives.objectives_of({"speed": 60})
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_every_flipped_bit_of_a_slot_is_damage() -> None:
 def test_a_part_that_was_altered_under_a_fitting_name_opens_nothing(part: str) -> None:
     """Anybody can give an altered slot the name of its new bytes: its parts are bound to the wrapped key."""
     bearer = Bearer(AccessRole.OPERATOR, "A" * 32, "A" * 64)
-    _, content = make_slot(REPOSITORY, MASTER, OTHER, "label", "2026-01-01T00:00:00+00:00", CHEAP, bearer)
+    _, content = make_slot(REPOSITORY, MASTER, OTHER, "label", "2026-01-01T00:00:00+00:00", CHEAP, bearer=bearer)
     body = json.loads(content)
     given = body[part]
     body[part] = {**given, "passes": 2} if part == "argon2id" else ("B" if given[0] == "A" else "A") + given[1:]
@@ -83,7 +83,7 @@ ROLES = [role.value for role in AccessRole if role is not AccessRole.OPERATOR]
 @pytest.mark.parametrize("change", [{"role": role} for role in ROLES] + [{}, {"role": "emperor"}])
 def test_nobody_raises_a_role(change: dict[str, str]) -> None:
     """Not even by leaving it out, which means an administrator."""
-    made, content = make_slot(REPOSITORY, MASTER, OTHER, "", "2026-01-01T00:00:00+00:00", CHEAP, Bearer(AccessRole.OPERATOR))
+    made, content = make_slot(REPOSITORY, MASTER, OTHER, "", "2026-01-01T00:00:00+00:00", CHEAP, bearer=Bearer(AccessRole.OPERATOR))
     assert made.identity.role is AccessRole.OPERATOR
     body = {name: value for name, value in json.loads(content).items() if name != "role"} | change
     altered = json.dumps(body, sort_keys=True).encode()
@@ -98,7 +98,7 @@ def test_nobody_raises_a_role(change: dict[str, str]) -> None:
 def test_nobody_prolongs_a_token(later: str | None) -> None:
     until = datetime(2026, 1, 1, tzinfo=UTC)
     token = Secret.key_file(new_key_file(TOKEN))
-    made, content = make_slot(REPOSITORY, MASTER, token, "", "2026-01-01T00:00:00+00:00", CHEAP, Bearer(expires=until))
+    made, content = make_slot(REPOSITORY, MASTER, token, "", "2026-01-01T00:00:00+00:00", CHEAP, bearer=Bearer(expires=until))
     assert (made.open(token), made.identity.expires) == (MASTER, until)
     body = {**json.loads(content), "expires": later}
     altered = json.dumps(body if later else {name: body[name] for name in body if name != "expires"}, sort_keys=True).encode()

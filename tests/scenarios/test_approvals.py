@@ -106,6 +106,7 @@ def test_two_people_restore_once(office: Office, index: Path) -> None:
     assert (office.folder / "out" / "x.faiss").read_bytes() == index.read_bytes()
     with pytest.raises(Refused, match="is used"):
         anna.restore("latest", office.target)
+    assert approvals.find(bert.repository, request).state is State.USED
     told = [one for one in audit.operations(anna.repository) if one.verb == "restore"]
     assert [one.result for one in told] == ["refused", "done", "refused"]
     assert told[1].approval == request

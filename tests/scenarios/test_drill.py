@@ -407,6 +407,8 @@ def test_a_moment_of_the_journal(followed: Followed) -> None:
     assert report.point.operations == 100
     assert {one.name: one.looked_at.get("rows") for one in report.steps}["restore"] == 400
     assert report.point.at < followed.middle < report.point.newest
+    age = datetime.fromisoformat(report.started) - datetime.fromisoformat(report.point.newest)
+    assert report.rpo == pytest.approx(age.total_seconds(), abs=1e-5)  # by what could have been restored
 
 
 def test_a_hole_in_the_journal(followed: Followed, tmp_path: Path) -> None:

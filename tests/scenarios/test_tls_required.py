@@ -95,9 +95,11 @@ SECRETS = {
 def test_an_engine_elsewhere_is_not_spoken_to_without_tls(place: Place, listener: Listener, scheme: str) -> None:
     env = {**ENV, **SECRETS}
     url = f"{scheme}://{listener.at}"
-    for arguments in (("backup", url), ("restore", "latest", url), ("verify", "--repair", "--from", url)):
-        place.run(*arguments, "-q", env=env).failed(5, "without TLS", listener.host, "--allow-plaintext")
-    place.run("journal", "follow", url, env=env).failed(5, "without TLS")
+    ways = [("backup", url, "-q"), ("restore", "latest", url, "-q")]
+    if scheme == "redis":
+        ways += [("verify", "--repair", "--from", url, "-q"), ("journal", "follow", url)]
+    for arguments in ways:
+        place.run(*arguments, env=env).failed(5, "without TLS", listener.host, "--allow-plaintext")
     assert listener.heard == [], "it connected"
 
 
@@ -149,9 +151,8 @@ def test_postgres_elsewhere_gets_nothing_without_tls(place: Place, listener: Lis
     assert b"backup" not in heard
     assert b"pg-s3cret" not in heard
     listener.heard.clear()
-    for mode in ("disable", "allow"):
-        for url in urls:
-            place.run("backup", url, "-q", env={**env, "PGSSLMODE": mode}).failed(5, "without TLS", "verify-full")
+    for mode, url in zip(("disable", "allow"), urls, strict=True):
+        place.run("backup", url, "-q", env={**env, "PGSSLMODE": mode}).failed(5, "without TLS", "verify-full")
     assert listener.heard == [], "it connected"
 
 

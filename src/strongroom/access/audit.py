@@ -18,6 +18,8 @@ from strongroom.repository.crypto import content_hash, signed_by
 from strongroom.repository.signed_records import UNPROVEN, SignedRecord, signed_message
 
 _LEEWAY = timedelta(minutes=1)
+_MAKING = {"add_key", "change_passphrase", "create_token", "rewrap_keys", "upgrade_key", "rotate_keys"}
+"""Verbs whose outcome may be a new key slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +213,10 @@ def _forged(repository: Repository, stored: Sequence[Stored]) -> tuple[list[str]
     """Entries that aren't signed by the slot that they name, and the slots of which the log tells. A slot's key is known from the
     slot itself, or, if it is gone, from the entry of whoever made or removed it."""
     slots = {slot.id: slot.identity.signer for slot in repository.key_slots()[0]}
-    told = {slot: signer for _, record in _records(stored) for slot, signer in _slots_told(record.said)}
-    known = told | slots
+    found = [(record.said.get("verb"), *one) for _, record in _records(stored) for one in _slots_told(record.said)]
+    known = {slot: signer for _, slot, signer in found} | slots
+    told = {slot: signer for verb, slot, signer in found if verb in _MAKING}
+    told |= {slot: signer for _, record in _records(stored[:1]) for slot, signer in _slots_told(record.said)}
     problems: list[str] = []
     for one, record in _records(stored):
         who = record.said.get("who")
@@ -221,7 +225,7 @@ def _forged(repository: Repository, stored: Sequence[Stored]) -> tuple[list[str]
             problems.append(f"entry {one.number}: its slot {slot[:12]} is gone, and no entry tells of it")
         elif record.signer != (known[slot] or UNPROVEN):
             problems.append(f"entry {one.number}: slot {slot[:12]}, in whose name it is, didn't sign it")
-        elif told.get(slot, slots.get(slot)) != known[slot]:
+        elif told.get(slot, known[slot]) != known[slot]:
             problems.append(f"entry {one.number}: slot {slot[:12]} has another key than the log tells")
     return problems, set(told)
 
@@ -280,7 +284,8 @@ def export(repository: Repository) -> Export:
     """A first line that says whose log it is, a line an entry, and a last one, signed, that says what all lines before are."""
     keys, stored = repository.keys, log_of(repository).read()
     public = keys.public_key.hex()
-    head = {"strongroom_audit_export": FORMAT, "repository": keys.repository_id.hex(), "public_key": public}
+    public_keys = [epoch.verifying.public_bytes_raw().hex() for epoch in keys.epochs]
+    head = {"strongroom_audit_export": FORMAT, "repository": keys.repository_id.hex(), "public_keys": public_keys}
     lines = [_line(head), *(_line(_exported(one)) for one in stored)]
     sealed = content_hash("".join(lines).encode())
     signer = repository.signer.public.hex() if repository.signer else public
@@ -307,7 +312,7 @@ def check_export(text: str) -> list[str]:
     lines = text.splitlines(keepends=True)
     try:
         head, *entries, last = (json.loads(line) for line in lines)
-        public = bytes.fromhex(head["public_key"])
+        public = [bytes.fromhex(one) for one in head["public_keys"]]
         sealed = content_hash("".join(lines[:-1]).encode())
         problems = [] if last["blake3"] == sealed.hex() else ["the lines are not the ones that were exported"]
         if not signed_by(bytes.fromhex(last["signer"]), bytes.fromhex(last["signature"]), sealed):
@@ -317,7 +322,7 @@ def check_export(text: str) -> list[str]:
         raise WrongRequest("that is no exported audit log", hint="'strongroom audit export' makes one") from error
 
 
-def _checked(entries: Sequence[Mapping[str, Any]], public: bytes) -> Iterator[str]:
+def _checked(entries: Sequence[Mapping[str, Any]], public: Sequence[bytes]) -> Iterator[str]:
     number, previous = 0, NOTHING
     for one in entries:
         if one["number"] != number:
@@ -326,8 +331,9 @@ def _checked(entries: Sequence[Mapping[str, Any]], public: bytes) -> Iterator[st
         if "damaged" in one:
             yield f"entry {one['number']}: {one['damaged']}"
         else:
-            said, signed = base64.b64decode(one["text"]), bytes.fromhex(one["signer"]) or public
-            if not signed_by(signed, bytes.fromhex(one["signature"]), signed_message(one["name"], said)):
+            said, signature = base64.b64decode(one["text"]), bytes.fromhex(one["signature"])
+            allowed = [bytes.fromhex(one["signer"])] if one["signer"] else public
+            if not any(signed_by(key, signature, signed_message(one["name"], said)) for key in allowed):
                 yield f"entry {one['number']}: altered, or not signed by the key that it names"
             if json.loads(said) != one["entry"] or one["entry"]["number"] != one["number"]:
                 yield f"entry {one['number']}: what is shown isn't what was signed"

@@ -44,7 +44,8 @@ def arguments_of(method: Callable[..., Any], *given: Any, **named: Any) -> dict[
 def outcome_of(result: Any) -> dict[str, Any]:
     """What came of it: ids and counts."""
     if isinstance(result, list | tuple):
-        return {"count": len(result)}
+        slots = [_simple(one) for one in result if isinstance(one, KeySlot)]
+        return {"count": len(result), "slots": slots} if slots else {"count": len(result)}
     told = _told(result, 0, brief=True)
     if told is _LEFT_OUT or told is None:
         return {}

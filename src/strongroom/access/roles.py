@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "verify_by_restoring": _for(OPERATOR, RESTORER, AUDITOR),
     "coverage": Verb(_ALL, looks=True),
     "holds": Verb(_ALL, looks=True),
+    "published_policy": Verb(_ALL, looks=True),
     # making snapshots and keeping journals
     "backup": _for(OPERATOR),
     "capture": _for(OPERATOR),
@@ -67,10 +68,14 @@ VERBS: dict[str, Verb] = {
     "remove_key": _for(governed=True),
     "change_passphrase": Verb(_ALL, governed=True),
     "rewrap_keys": _for(governed=True),
+    "upgrade_key": Verb(_ALL),
+    "rotate_keys": _for(governed=True),
+    "key_status": _for(AUDITOR, looks=True),
     "create_token": _for(OPERATOR, RESTORER, AUDITOR, governed=True),
     "tokens": _for(OPERATOR, RESTORER, AUDITOR, looks=True),
     "revoke_token": _for(OPERATOR, RESTORER, AUDITOR),
     # holding fast, and taking away
+    "publish_policy": _for(governed=True),
     "hold": _for(governed=True),
     "release_hold": _for(governed=True),
     "forget": _for(governed=True),
@@ -105,6 +110,11 @@ _COMMANDS = {
     "holds": "hold list",
     "release_hold": "hold release",
     "rewrap_keys": "key rewrap",
+    "upgrade_key": "key upgrade",
+    "rotate_keys": "key rotate",
+    "key_status": "key status",
+    "publish_policy": "config publish",
+    "published_policy": "config of the repository",
 }
 FOR_ADMINS = Verb(frozenset({ADMIN}), governed=True)
 

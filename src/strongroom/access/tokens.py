@@ -35,7 +35,7 @@ def create(repository: Repository, role: AccessRole, expires: timedelta, label: 
         raise WrongRequest(f"a token lasts at most {LONGEST.days} days", hint="--expires 8h; for longer add a key")
     text = new_key_file(TOKEN)
     bearer = Bearer(role, who.person, who.slot, repository.clock.now() + expires)
-    slot = repository.add_key(Secret.key_file(text), label, bearer=bearer)
+    slot = repository.add_key(Secret.key_file(text), label, bearer=bearer, public=True)
     return Token(slot, text.decode())
 
 

@@ -433,6 +433,7 @@ for name in (  # last: their commands are registered on `app`
     "journal",
     "doctoring",
     "recovering",
+    "rotating",
     "covering",
     "drilling",
     "roles",
@@ -440,5 +441,6 @@ for name in (  # last: their commands are registered on `app`
     "approving",
     "auditing",
     "demonstrating",
+    "policing",
 ):
     import_module(f"strongroom.cli.{name}")

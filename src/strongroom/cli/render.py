@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from strongroom.cli.bars import amount
-from strongroom.model import LedgerItem, Status
+from strongroom.model import LedgerItem, Status, Verdict
 
 if TYPE_CHECKING:
+    from strongroom.model import Conversion
     from strongroom.operations.backup import BackupReport
     from strongroom.operations.journal_status import Hole, StreamStatus
     from strongroom.operations.repair import RepairReport
@@ -272,10 +273,34 @@ def show_plan(plan: RestorePlan) -> None:
     for one in plan.collections:
         renamed = f" as {one.target_name}" if one.target_name != one.name else ""
         line(f"  restores  {one.name}{renamed}, {_rows(one.rows)}")
+    show_conversions(plan.conversions)
     for loss in plan.losses:
         _paragraph(("  changes   ", "yellow"), loss, indent=12)
     for taken in plan.occupied:
         line(("  occupied  ", "yellow"), f"{taken}: needs --overwrite")
+
+
+def show_conversions(conversions: Sequence[Conversion]) -> None:
+    """A line a part; columns that are kept share one."""
+    kept: dict[str, list[str]] = {}
+    folded = [one for one in conversions if one.verdict is Verdict.KEPT and one.part.startswith("column ")]
+    for one in folded:
+        kept.setdefault(one.collection, []).append(one.part.removeprefix("column "))
+    shown = [one for one in conversions if one not in folded]
+    width = max((len(one.part) for one in shown), default=0)
+    for name in dict.fromkeys(one.collection for one in conversions):
+        line("  becomes   ", (name, "bold"))
+        for one in (its for its in shown if its.collection == name):
+            style = _VERDICTS[one.verdict]
+            becomes = f"{one.was}" if one.was == one.becomes else f"{one.was} → {one.becomes}"
+            line("    ", (f"{one.verdict:<8}", style), f" {one.part:<{width}}  {becomes}", f" ({one.note})" if one.note else "")
+        if columns := kept.get(name):
+            more = f" and {len(columns) - _MOST_ITEMS} more" if len(columns) > _MOST_ITEMS else ""
+            listed = f" {_counted(len(columns), 'columns')}: {', '.join(columns[:_MOST_ITEMS])}{more}"
+            line("    ", (f"{Verdict.KEPT:<8}", _VERDICTS[Verdict.KEPT]), listed)
+
+
+_VERDICTS = {Verdict.KEPT: "green", Verdict.WIDENED: "green", Verdict.CHANGED: "yellow", Verdict.LOST: "red"}
 
 
 def _show_moment(moment: PlannedMoment) -> None:

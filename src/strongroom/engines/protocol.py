@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from strongroom.model import (
         Answers,
         Collection,
+        Conversion,
         Cut,
         Description,
         Fidelity,
@@ -269,6 +270,9 @@ class Target(Protocol):
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What loading such rows changes: ids turned to text, metric replaced ... Shown in the plan."""
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        """What becomes of each part of such rows, by `conversions.table`: values of each type go through what converts rows."""
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """How the vectors of such a collection come back after `Stage.load`."""

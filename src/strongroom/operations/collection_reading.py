@@ -21,6 +21,7 @@ from strongroom.errors import EngineFailed
 from strongroom.model import Answers, Bytes, Collection, Field, FoundBy, LedgerItem, RowBlock, Status, Stretch
 from strongroom.operations.change_feed import sealed, unread
 from strongroom.operations.predecessor import Predecessor, said_lineage
+from strongroom.progress import UNHURRIED, Pace
 from strongroom.repository import BlobWriter
 from strongroom.snapshots import latency, manifest, probes
 from strongroom.snapshots.fingerprints import Fingerprinter, Prints, RowsRoot
@@ -39,12 +40,13 @@ _SCANNED_BYTES = 4 << 30
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
     """`model` is NAME@VERSION of the encoder; `probes` queries a vector field are sealed in; `reread` has a source read even if its
-    files look as they did at the snapshot before."""
+    files look as they did at the snapshot before. `pace` spares the source and the network."""
 
     model: str | None = None
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     probes: int = probes.PROBES
     reread: bool = False
+    pace: Pace = UNHURRIED
 
 
 @dataclass

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from strongroom.errors import NotFound, WrongKey
 from strongroom.repository import recovery_shares
 from strongroom.repository.crypto import Argon2Cost, random_bytes
-from strongroom.repository.key_slots import KeySlot, Secret, make_slot, opening
+from strongroom.repository.key_slots import KeySlot, Secret, opening
 from strongroom.repository.repository import Repository
-from strongroom.repository.writer import create_once
+from strongroom.repository.slot_making import add_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ def rewrap(repository: Repository, secret: Secret, fresh: Secret | None = None) 
     Raises WrongKey if it opens none."""
     slots, _ = repository.key_slots()
     renewed: list[KeySlot] = []
-    for slot, master, _ in opening(slots, secret):
+    for slot, _ in opening(slots, secret):
         created = repository.clock.now().isoformat()
-        new, content = make_slot(
-            repository.config.repository_id, master, fresh or secret, slot.label, created, Argon2Cost(), slot.bearer
+        public = slot.version == 2
+        new = add_slot(
+            repository.store, repository.keys, fresh or secret, slot.label, created, Argon2Cost(), public=public, bearer=slot.bearer
         )
-        create_once(repository.store, new.name, content)
         with suppress(NotFound):  # another one did the same at once
             repository.remove_key(slot.id)
         renewed.append(new)

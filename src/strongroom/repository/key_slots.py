@@ -1,4 +1,7 @@
-"""Who can open the repository: each key slot wraps the same master key under another secret.
+"""Who can open the repository: each key slot wraps the repository's keys under another secret.
+
+A slot of version 1 wraps the master key, which is all that a repository has whose keys were never rotated. One of version 2 wraps
+what `keyring.Bundle` holds, and shows a public key, to which the keys of later epochs are sealed.
 
 A slot is the object keys/<id>, JSON, and its id is the BLAKE3 of its bytes, so that an altered one is told from a wrong secret.
 Passphrases go through Argon2id with the slot's own salt; a key file holds 32 random bytes and goes through HKDF, as does the
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from strongroom.errors import Damaged, NotAdmitted, WrongKey, WrongRequest
 from strongroom.repository.crypto import (
     KEY_BYTES,
+    SIGNATURE_BYTES,
     TAG_BYTES,
     Argon2Cost,
     Box,
@@ -37,7 +41,7 @@ PASSPHRASE, KEY_FILE, RECOVERY, TOKEN = "passphrase", "key file", "recovery shar
 SERVICES = ("aws-kms", "gcp-kms", "vault", "pkcs11")
 _KINDS = (PASSPHRASE, KEY_FILE, RECOVERY, TOKEN, *SERVICES)
 SLOT_SALT_BYTES = 16
-_LONGEST_URL, _LONGEST_KEY = 2_048, 8_192
+_LONGEST_URL, _LONGEST_KEY, _LONGEST_BUNDLE = 2_048, 8_192, 1 << 20
 UNREADABLE = {"kind": "unreadable", "label": "", "created": ""}
 """What stands for the body of a slot that is damaged or another repository's, so that it can be named and removed."""
 
@@ -118,6 +122,25 @@ class KeySlot:
         return str(self.body["created"])
 
     @property
+    def version(self) -> int:
+        return int(self.body.get("slot", 1))
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch whose keys it wraps itself."""
+        return int(self.body.get("epoch", 0))
+
+    @property
+    def public(self) -> bytes:
+        """Of version 2: its public key."""
+        return base64.b64decode(self.body["public"])
+
+    @property
+    def signature(self) -> bytes:
+        """Of version 2: made with the key of its epoch, over `signed_part`."""
+        return base64.b64decode(self.body["signature"])
+
+    @property
     def identity(self) -> Identity:
         """Raises ValueError if the slot names a role that this program doesn't know."""
         until, signer = self.body.get("expires"), base64.b64decode(self.body.get("signer", ""))
@@ -137,23 +160,28 @@ class KeySlot:
         return self.kind != UNREADABLE["kind"] and self.identity.role == AccessRole.ADMIN and not self.identity.is_token
 
     def open(self, secret: Secret) -> bytes | None:
-        """The master key, or None if the secret isn't this slot's."""
+        """What it wraps, or None if the secret isn't this slot's."""
         opened = self.unwrap(secret)
         return opened[0] if opened else None
 
     def unwrap(self, secret: Secret) -> tuple[bytes, Signer | None] | None:
-        """The master key, and what signs for this slot if it has that; None if the secret isn't this slot's."""
+        """What it wraps, and what signs for this slot if it has that; None if the secret isn't this slot's."""
         key = _wrapping_key(self.body, secret) if secret.kind == self.kind else None
         if key is None:
             return None
         try:
-            master = Box(key).open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
+            wrapped = Box(key).open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
         except NotAuthentic:
             return None
-        return master, _signer(key) if "signer" in self.body else None
+        return wrapped, _signer(key) if "signer" in self.body else None
 
 
-def opening(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot, bytes, Signer | None]]:
+def opening(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot, bytes]]:
+    """The slots that a secret opens, with what they wrap. Raises as `unwrapping`."""
+    return ((slot, wrapped) for slot, wrapped, _ in unwrapping(slots, secret))
+
+
+def unwrapping(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot, bytes, Signer | None]]:
     """The slots that a secret opens, with what they wrap and what signs for them; a service's own ones first. Raises Unreachable,
     NotAdmitted, or WrongKey if the service refuses one and opens none."""
     refusal: WrongKey | None = None
@@ -175,14 +203,15 @@ def opening(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot,
 
 def make_slot(
     repository_id: bytes,
-    master: bytes,
+    wrapped: bytes,
     secret: Secret,
     label: str,
     created: str,
     cost: Argon2Cost,
+    signed: Signed | None = None,
     bearer: Bearer = Bearer(),  # noqa: B008 - frozen
 ) -> tuple[KeySlot, bytes]:
-    """A new slot for `secret` and the bytes of its object."""
+    """A new slot for `secret` and the bytes of its object: of version 2 if it is `signed`, else `wrapped` is the master key."""
     body: dict[str, Any] = {
         "slot": 1,
         "repository": repository_id.hex(),
@@ -191,6 +220,7 @@ def make_slot(
         "created": created,
         "salt": base64.b64encode(random_bytes(SLOT_SALT_BYTES)).decode(),
         **secret.shown,
+        **({} if signed is None else {"slot": 2, **signed.shown}),
     }
     if secret.service is not None:
         wrapped_key = secret.service.wrap(random_bytes(KEY_BYTES), _context(body))
@@ -200,13 +230,26 @@ def make_slot(
     key = _wrapping_key(body, secret)  # of a service: unwrapped again, so that no slot is made that it wouldn't open
     if key is None:
         raise WrongRequest(f"{secret.shown.get('service')} doesn't unwrap what it has wrapped", hint="check what kind of key it is")
-    body |= {"role": bearer.role.value, "person": bearer.person or random_bytes(16).hex(), "issuer": bearer.issuer}
-    body["signer"] = base64.b64encode(_signer(key).public).decode()
-    if bearer.expires is not None:
-        body["expires"] = bearer.expires.isoformat()
-    body["wrapped"] = base64.b64encode(Box(key).seal(0, master, _bound(body))).decode()
+    body |= _borne(bearer, key)
+    if signed is not None:
+        body["signature"] = base64.b64encode(signed.sign(signed_part(body))).decode()
+    body["wrapped"] = base64.b64encode(Box(key).seal(0, wrapped, _bound(body))).decode()
     content = json.dumps(body, sort_keys=True).encode()
     return KeySlot(content_hash(content).hex(), body), content
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What a slot of version 2 shows (`epoch`, `public`, perhaps a `role`), and who signs it."""
+
+    shown: dict[str, Any]
+    sign: Callable[[bytes], bytes]
+
+
+def signed_part(body: dict[str, Any]) -> bytes:
+    """What the signature of a slot of version 2 is about: all that it shows."""
+    shown = {key: value for key, value in body.items() if key not in ("wrapped", "signature")}
+    return b"strongroom key slot\0" + json.dumps(shown, sort_keys=True).encode()
 
 
 def read_slot(name: str, content: bytes, repository_id: bytes) -> KeySlot:
@@ -235,7 +278,15 @@ def _is_sane(body: dict[str, Any]) -> bool:
     if body["kind"] in SERVICES:
         key = base64.b64decode(body["service_key"], validate=True)
         affordable = isinstance(body["service"], str) and len(body["service"]) <= _LONGEST_URL and len(key) <= _LONGEST_KEY
-    return len(salt) == SLOT_SALT_BYTES and len(wrapped) == KEY_BYTES + TAG_BYTES and affordable
+    return len(salt) == SLOT_SALT_BYTES and _holds_keys(body, wrapped) and affordable
+
+
+def _holds_keys(body: dict[str, Any], wrapped: bytes) -> bool:
+    if body.get("slot") != 2:
+        return len(wrapped) == KEY_BYTES + TAG_BYTES
+    lengths = [len(base64.b64decode(body[part], validate=True)) for part in ("public", "signature")]
+    epoch = body["epoch"]
+    return len(wrapped) <= _LONGEST_BUNDLE and lengths == [KEY_BYTES, SIGNATURE_BYTES] and isinstance(epoch, int) and epoch >= 0
 
 
 def _cost(body: dict[str, Any]) -> Argon2Cost:
@@ -258,6 +309,13 @@ def _is_somebody(slot: KeySlot) -> bool:
     named = all(isinstance(slot.body.get(part, ""), str) for part in ("person", "issuer", "signer", "expires"))
     identity = slot.identity
     return named and len(identity.signer) in (0, _SIGNER_BYTES) and identity.is_token == (slot.kind == TOKEN)
+
+
+def _borne(bearer: Bearer, key: bytes) -> dict[str, str]:
+    """What a slot says of whose it is. `key` is its wrapping key."""
+    said = {"role": bearer.role.value, "person": bearer.person or random_bytes(16).hex(), "issuer": bearer.issuer}
+    said["signer"] = base64.b64encode(_signer(key).public).decode()
+    return said if bearer.expires is None else {**said, "expires": bearer.expires.isoformat()}
 
 
 def _signer(wrapping_key: bytes) -> Signer:

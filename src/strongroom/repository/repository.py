@@ -30,6 +30,7 @@ from strongroom.repository.identity import Bearer, Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
+from strongroom.repository.slot_making import add_slot
 from strongroom.repository.store import Store, require_conditional_create, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
@@ -346,13 +347,12 @@ class Repository:
         """All key slots, oldest first, and those that are damaged or another repository's."""
         return read_slots(self.store, self.config)
 
-    def add_key(self, secret: Secret, label: str, *, cost: Argon2Cost | None = None, bearer: Bearer | None = None) -> KeySlot:
-        """One more secret that opens the repository."""
+    def add_key(
+        self, secret: Secret, label: str, *, cost: Argon2Cost | None = None, bearer: Bearer | None = None, public: bool = False
+    ) -> KeySlot:
+        """One more secret that opens the repository. If it is `public`, later epochs are sealed to its slot."""
         created, cost = self.clock.now().isoformat(), cost or Argon2Cost()
-        made = key_slots.make_slot(self.config.repository_id, self.keys.master, secret, label, created, cost, bearer or Bearer())
-        slot, content = made
-        create_once(self.store, slot.name, content)
-        return slot
+        return add_slot(self.store, self.keys, secret, label, created, cost, public=public, bearer=bearer)
 
     def remove_key(self, prefix: str) -> KeySlot:
         """Remove the slot whose id begins so, be it a damaged one. Raises NotFound, or Refused for the last administrator's key."""
@@ -388,6 +388,8 @@ class Repository:
         if not any(one.lasts for one in self.key_slots()[0]):
             create_once(self.store, slot.name, content)
             raise Refused("another process removed the other key slots: this one was put back", hint="see 'strongroom key list'")
+        if slot.version == 2:
+            self.bury(What.REVOKED, [slot.id])
 
 
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -22,7 +22,6 @@ from strongroom.repository.crypto import (
     NotAuthentic,
     Signer,
     content_hash,
-    random_bytes,
     signed_by,
 )
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
@@ -63,7 +62,7 @@ def seal_record(keys: Keys, kind: Kind, name: str, said: Mapping[str, Any], sign
     text = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
     message = signed_message(name, text)
     signature, public = (signer.sign(message), signer.public) if signer else (keys.sign(message), UNPROVEN)
-    start, salt = header(kind), random_bytes(SALT_BYTES)
+    start, salt = header(kind), keys.new_salt()
     plain = signature + public + text
     return start + salt + keys.box(kind.purpose, salt).seal(0, plain, start + keys.repository_id + name.encode())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.errors import Damaged, NoRepository, NotFound, WrongKey
-from strongroom.repository import config, key_slots
+from strongroom.repository import config, epoch_memory, key_slots, keyring
 from strongroom.repository.crypto import Keys, Signer
 from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
@@ -36,9 +36,18 @@ def unlock(store: Store, secret: Secret, clock: Clock = SYSTEM_CLOCK) -> Unlocke
     """Raises NoRepository, WrongKey (noted on this machine), or Damaged if `config` or every key slot is."""
     settings = read_config(store)
     slots, problems = read_slots(store, settings)
-    for slot, master, signer in key_slots.opening(slots, secret):
+    left_out: WrongKey | None = None
+    for slot, wrapped, signer in key_slots.unwrapping(slots, secret):
         require_valid(slot.identity, clock)
-        return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems), signer)
+        try:
+            keys = keyring.open_slot(store, slot, wrapped, settings.repository_id)
+        except WrongKey as error:
+            left_out = error
+            continue
+        epoch_memory.check(keys)
+        return Unlocked(settings, keys, slot.identity, tuple(problems), signer)
+    if left_out is not None:
+        raise left_out
     if problems:
         raise problems[0]
     if not slots:

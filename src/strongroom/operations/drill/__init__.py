@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from strongroom.operations.drill.objectives import objectives_of
 from strongroom.operations.drill.past import DrillHistory, drill_history
 from strongroom.operations.drill.report import DrillReport
 from strongroom.operations.drill.run import Drill, DrillOptions
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 
-__all__ = ["DrillHistory", "DrillOptions", "DrillReport", "drill", "drill_history"]
+__all__ = ["DrillHistory", "DrillOptions", "DrillReport", "drill", "drill_history", "objectives_of"]
 
 
 def drill(repository: Repository, options: DrillOptions | None = None, progress: Progress = SILENT) -> DrillReport:

@@ -59,6 +59,15 @@ def parse(text: str) -> dict[str, float]:
     return wanted
 
 
+def objectives_of(wanted: Mapping[str, float] | str) -> dict[str, float]:
+    """As text, or as limits by name. Raises WrongRequest."""
+    if isinstance(wanted, str):
+        return parse(wanted)
+    if unknown := wanted.keys() - set(NAMES):
+        raise WrongRequest(f"{min(unknown)!r} is no objective", hint=f"they are {', '.join(NAMES)}")
+    return {name: float(limit) for name, limit in wanted.items()}
+
+
 def _limit(name: str, value: str) -> float:
     if name in TIMES:
         found = _DURATION.fullmatch(value)

@@ -91,16 +91,6 @@ class DrillReport:
     document: bytes = b""
 
     @property
-    def line(self) -> str:
-        """A line that says how it came out: for notifications."""
-        where = self.point.source if self.point else f"repository {self.repository[:12]}"
-        return (
-            f"drill of {where} passed"
-            if self.passed
-            else f"drill of {where} failed: {(*self.failures, 'a step was not reached')[0]}"
-        )
-
-    @property
     def lowest_recall(self) -> float | None:
         return min(self.recall.values(), default=None)
 
