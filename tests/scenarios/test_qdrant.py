@@ -298,7 +298,7 @@ def test_snapshots_of_every_node_are_recovered_with_priority(stand_in: StandIn, 
         assert all(len(one["checksum"]) == 64 for one in uploads)
         target.version = "1.21.3"
         with pytest.raises(Refused, match=r"Qdrant 1\.21\.3, and the files are of 1\.20"):
-            room.restore("latest", f"{target.url}?snapshots=yes&node=127.0.0.1:{target.port}&node=h", overwrite=True)
+            room.restore("latest", f"{target.url}?snapshots=yes&node=127.0.0.1:{target.port}&node=localhost:1", overwrite=True)
     finally:
         target.stop()
     looked = room.verify("latest", level=Level.RESTORE)

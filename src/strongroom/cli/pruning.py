@@ -32,7 +32,7 @@ def forget(
     source: Annotated[str | None, typer.Option(help="Only snapshots of this source.")] = None,
     any_host: Annotated[bool, typer.Option("--any-host", help="A path is the same source on all hosts.")] = False,
     a_day: Annotated[
-        int | None, typer.Option(min=1, help="So many a day are genuine; else the fullest day before says it.")
+        int | None, typer.Option(min=1, help="No more than so many a day are genuine; those of a fuller day count for no rule.")
     ] = None,
     trust_created: Annotated[
         bool, typer.Option("--trust-created", help="They were made when they say, whenever they were stored: true of a copy.")

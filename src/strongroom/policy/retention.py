@@ -98,8 +98,8 @@ class Dated:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What somebody vouches for: up to how many snapshots a day are genuine (0: as many as the fullest day before had), and that
-    they were made when they say, whenever they were stored (true of a copy)."""
+    """What somebody vouches for: up to how many snapshots a day are genuine (0: any number), and that they were made when they
+    say, whenever they were stored (true of a copy)."""
 
     a_day: int = 0
     created: bool = False
@@ -118,7 +118,7 @@ def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime, trust: Trust
     """What the rules say of the snapshots of one source, newest first; of those made in the same moment the greater id is newer.
 
     Some stay and count for no rule, since they must not push out what is real: one from after `now` (some clock was wrong), one
-    that wasn't stored when it says that it was made, and those of a day that has more of them than any before.
+    that wasn't stored when it says that it was made, and those of a day that has more of them than are vouched for.
     """
     ordered = sorted(snapshots, key=lambda one: (one.at, one.id), reverse=True)
     doubts = _doubts(ordered, now, trust or Trust())
@@ -166,16 +166,13 @@ def _doubts(ordered: Sequence[Dated], now: datetime, trust: Trust) -> dict[str, 
         elif not trust.created and one.stored is not None and not -AHEAD <= one.stored - one.at <= LATE:
             doubts[one.id] = f"stored on {one.stored:%Y-%m-%d}, which isn't when it says it was made: a copy, or a forgery"
     days: dict[date, list[Dated]] = {}
-    for one in reversed(ordered):
+    for one in ordered:
         if one.id not in doubts:
             days.setdefault(one.at.date(), []).append(one)
-    most = trust.a_day
-    for day, made in days.items():  # from the first one on
-        if most and len(made) > most:
-            crowd = f"{len(made)} were made on {day}, and never more than {most} a day before: they count for no rule"
+    for day, made in days.items():
+        if trust.a_day and len(made) > trust.a_day:
+            crowd = f"{len(made)} were made on {day}, more than {trust.a_day}: they count for no rule"
             doubts |= {one.id: crowd for one in made}
-        elif not trust.a_day:
-            most = max(most, len(made))
     return doubts
 
 

@@ -42,6 +42,8 @@ def examine(look: Examination, name: str | None) -> VerifyReport:
 
 def _examined(look: Examination, name: str | None) -> VerifyReport:
     level = look.options.level
+    if look.options.scratch is not None and level >= Level.RESTORE and not look.options.scratch.is_dir():
+        raise NotFound(f"{look.options.scratch} is not there", hint="give --scratch a directory with room for a restored database")
     look.repository.distrust_cache()
     snapshots, damaged = history.read_all(look.repository)
     check_history(look, snapshots, damaged)
