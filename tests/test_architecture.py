@@ -24,9 +24,10 @@ LAYERS = [
     {"cli"},
     {""},  # the package itself: it names what the library offers
     {"library"},
+    {"governance"},  # the part of the library about keys and people
     {"credentials"},
     {"operations"},
-    {"policy"},
+    {"policy", "access"},
     {"journal"},
     {"snapshots"},
     {"engines"},

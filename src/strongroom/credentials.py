@@ -24,7 +24,8 @@ def secret_from(
 ) -> Secret | None:
     """The secret that a key file, a key service or the environment names, None if they name none.
 
-    Looked at in this order: `key_file`, `kms`, STRONGROOM_RECOVERY_SHARES_FILES (with no other prefix), <prefix>KEY_FILE,
+    Looked at in this order: `key_file`, `kms`, STRONGROOM_RECOVERY_SHARES_FILES and
+    STRONGROOM_TOKEN_FILE (with no other prefix), <prefix>KEY_FILE,
     <prefix>PASSWORD, <prefix>PASSWORD_FILE, <prefix>PASSWORD_COMMAND, <prefix>KMS.
     Raises NotFound, StoreDenied, WrongRequest or WrongKey if what is named can't be read. No service is asked.
     """
@@ -33,7 +34,7 @@ def secret_from(
         return secret_of_service(kms)
     if not key_file and prefix == "STRONGROOM_" and variables.get(SHARES):
         return secret_of_shares(variables[SHARES].split(os.pathsep))
-    named_file = key_file or variables.get(f"{prefix}KEY_FILE")
+    named_file = key_file or _token_file(variables, prefix) or variables.get(f"{prefix}KEY_FILE")
     if named_file:
         return Secret.key_file(_read(Path(named_file)))
     if f"{prefix}PASSWORD" in variables:
@@ -114,7 +115,11 @@ def is_named(
     variables = os.environ if environment is None else environment
     others = (variables.get(f"{prefix}{name}") for name in ("KEY_FILE", "PASSWORD_FILE", "PASSWORD_COMMAND", "KMS"))
     shares = prefix == "STRONGROOM_" and variables.get(SHARES)
-    return bool(key_file or shares) or f"{prefix}PASSWORD" in variables or any(others)
+    return bool(key_file or shares or _token_file(variables, prefix)) or f"{prefix}PASSWORD" in variables or any(others)
+
+
+def _token_file(variables: Mapping[str, str], prefix: str) -> str | None:
+    return variables.get("STRONGROOM_TOKEN_FILE") if prefix == "STRONGROOM_" else None
 
 
 def secret_of(password: str | None, key_file: str | Path | None, kms: str | None = None) -> Secret:

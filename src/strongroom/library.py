@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from strongroom.access.gate import gated, repairing
+from strongroom.access.recorded import outcome_of, without_secrets
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.credentials import secret_of, with_password
 from strongroom.errors import Damaged, WrongKey, WrongRequest
+from strongroom.governance import Governed
 from strongroom.model import Selection
 from strongroom.progress import SILENT, UNHURRIED, Pace, Progress
-from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, Store, holds, open_store
+from strongroom.repository import Argon2Cost, Repository, Secret, Store, holds, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.holding import hold_records
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_batches import Batch
     from strongroom.operations.journal_status import StreamStatus
-    from strongroom.operations.key_status import KeyStatus
     from strongroom.operations.prune import PruneOptions, PruneReport
     from strongroom.operations.repair import RepairReport
     from strongroom.operations.replicate import Lag, ReplicateOptions
@@ -47,14 +48,15 @@ if TYPE_CHECKING:
     from strongroom.policy.document import Document
     from strongroom.repository.holds import HoldRecord, Release
     from strongroom.repository.policies import Published
-    from strongroom.repository.rotation import Rotation
 
 
-class Strongroom:
-    """An opened repository and all that can be asked of it. Methods raise subclasses of StrongroomError."""
+@gated
+class Strongroom(Governed):
+    """An opened repository and all that can be asked of it. Methods raise subclasses of StrongroomError. Each passes the gate:
+    may this key do it (access/roles), and who did what (the audit log)?"""
 
     def __init__(self, repository: Repository, stand_ins: StandIns | None = None) -> None:
-        self.repository = repository
+        super().__init__(repository)
         self.stand_ins = stand_ins
 
     def backup(
@@ -264,8 +266,11 @@ class Strongroom:
 
     def prune(self, options: PruneOptions | None = None, progress: Progress = SILENT) -> PruneReport:
         """Free the room of what no snapshot needs; takes no lock."""
+        from strongroom.access.tokens import remove_ended
         from strongroom.operations.prune import prune
 
+        if options is None or not options.dry_run:
+            remove_ended(self.repository)
         return prune(self.repository, options, progress)
 
     def copy(self, to: str, options: CopyOptions | None = None, *, progress: Progress = SILENT) -> CopyReport:
@@ -306,46 +311,6 @@ class Strongroom:
         """End the hold whose id begins so; the hold and its release stay in the repository."""
         return holds.release(self.repository, hold, reason, authority)
 
-    def key_slots(self) -> list[KeySlot]:
-        """All key slots, oldest first."""
-        return self.repository.key_slots()[0]
-
-    def add_key(self, secret: Secret, label: str = "", *, cost: Argon2Cost | None = None) -> KeySlot:
-        """One more secret that opens the repository."""
-        return self.repository.add_key(secret, label, cost=cost)
-
-    def remove_key(self, prefix: str) -> KeySlot:
-        """Remove the slot whose id begins so; never the last one."""
-        return self.repository.remove_key(prefix)
-
-    def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
-        """Replace the slot that `old` opens by one for `new`."""
-        return self.repository.change_passphrase(old, new, cost=cost)
-
-    def rewrap_keys(self, secret: Secret, fresh: Secret | None = None) -> list[KeySlot]:
-        """Wrap each slot that `secret` opens anew: by the newest version of its service's key, or by `fresh`."""
-        from strongroom.repository.key_renewal import rewrap
-
-        return rewrap(self.repository, secret, fresh)
-
-    def rotate_keys(self, secret: Secret, *, without: Iterable[str] = (), drop: bool = False) -> Rotation:
-        """Begin a new epoch: what is written from now on, no slot of `without` and no slot that was left out can open."""
-        from strongroom.repository.rotation import rotate
-
-        return rotate(self.repository, secret, without=without, drop=drop)
-
-    def upgrade_key(self, secret: Secret) -> list[KeySlot]:
-        """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""
-        from strongroom.repository.rotation import upgrade
-
-        return upgrade(self.repository, secret)
-
-    def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
-        """Each slot and epoch with its age, against the greatest that is allowed."""
-        from strongroom.operations.key_status import key_status
-
-        return key_status(self.repository, max_age)
-
 
 def init_repository(
     location: str,
@@ -360,7 +325,9 @@ def init_repository(
     """Make a new repository at a path or URL. `overwriting` is for a store without conditional creates: no journal can be kept
     there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
     secret = secret_of(password, key_file, kms)
-    return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
+    room = Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
+    room.access.begun()
+    return room
 
 
 def open_repository(
@@ -440,8 +407,10 @@ def capture_index(
 
     if ship and room is None:
         raise WrongRequest("there is no repository to ship to", hint="give strongroom.open(...)")
-    shipping = (room.repository, options or FollowOptions()) if ship and room is not None else None
-    return capture(index, source, every=every_ms / 1000, anew=anew, ship=shipping)
+    if room is None or not ship:
+        return capture(index, source, every=every_ms / 1000, anew=anew)
+    with room.access.doing("capture", {"source": without_secrets(source)}):
+        return capture(index, source, every=every_ms / 1000, anew=anew, ship=(room.repository, options or FollowOptions()))
 
 
 def repair_repository(
@@ -475,16 +444,20 @@ def repair_repository(
     stores = [open_store(one) for one in given if one not in live]
     if any(one.url == store.url for one in stores):
         raise WrongRequest(f"{store.url} can't be repaired from itself", hint="give another copy with --from")
-    return repair(
-        store,
-        secret,
-        snapshot,
-        replicas=[_opened_replica(one, sources_secret or secret, clock) for one in stores],
-        looking=VerifyOptions(Level.DATA if level is None else level, budget, scratch),
-        options=RepairOptions(live, own_sources, dry_run),
-        clock=clock,
-        progress=progress,
-    )
+    said = {"snapshot": snapshot or "", "sources": [without_secrets(one) for one in given], "dry_run": dry_run}
+    with repairing(store, secret, clock, said) as deed:
+        report = repair(
+            store,
+            secret,
+            snapshot,
+            replicas=[_opened_replica(one, sources_secret or secret, clock) for one in stores],
+            looking=VerifyOptions(Level.DATA if level is None else level, budget, scratch),
+            options=RepairOptions(live, own_sources, dry_run),
+            clock=clock,
+            progress=progress,
+        )
+        deed.outcome = outcome_of(report)
+    return report
 
 
 def _opened_replica(store: Store, secret: Secret, clock: Clock) -> Repository:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,8 @@ from strongroom.errors import Damaged, NotFound, Refused, StrongroomError, Wrong
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.repository import Argon2Cost, Secret, new_key_file
 from strongroom.repository.crypto import Keys, content_hash
-from strongroom.repository.key_slots import KeySlot, make_slot, read_slot
+from strongroom.repository.identity import AccessRole, Bearer
+from strongroom.repository.key_slots import TOKEN, KeySlot, make_slot, read_slot
 
 CHEAP = Argon2Cost(1, 1, 64)
 REPOSITORY, MASTER = b"r" * 16, bytes(range(32))
@@ -63,15 +65,61 @@ def test_every_flipped_bit_of_a_slot_is_damage() -> None:
             read_slot(slot.name, content[:length], REPOSITORY)
 
 
-@pytest.mark.parametrize("part", ["label", "created", "salt", "wrapped", "kind", "argon2id"])
+@pytest.mark.parametrize("part", ["label", "created", "salt", "wrapped", "kind", "argon2id", "person", "issuer", "signer"])
 def test_a_part_that_was_altered_under_a_fitting_name_opens_nothing(part: str) -> None:
     """Anybody can give an altered slot the name of its new bytes: its parts are bound to the wrapped key."""
-    _, content = slot_for(OTHER, "label")
+    bearer = Bearer(AccessRole.OPERATOR, "A" * 32, "A" * 64)
+    _, content = make_slot(REPOSITORY, MASTER, OTHER, "label", "2026-01-01T00:00:00+00:00", CHEAP, bearer=bearer)
     body = json.loads(content)
     given = body[part]
     body[part] = {**given, "passes": 2} if part == "argon2id" else ("B" if given[0] == "A" else "A") + given[1:]
     altered = json.dumps(body, sort_keys=True).encode()
     assert read_slot(f"keys/{content_hash(altered).hex()}", altered, REPOSITORY).open(OTHER) is None
+
+
+ROLES = [role.value for role in AccessRole if role is not AccessRole.OPERATOR]
+
+
+@pytest.mark.parametrize("change", [{"role": role} for role in ROLES] + [{}, {"role": "emperor"}])
+def test_nobody_raises_a_role(change: dict[str, str]) -> None:
+    """Not even by leaving it out, which means an administrator."""
+    made, content = make_slot(REPOSITORY, MASTER, OTHER, "", "2026-01-01T00:00:00+00:00", CHEAP, bearer=Bearer(AccessRole.OPERATOR))
+    assert made.identity.role is AccessRole.OPERATOR
+    body = {name: value for name, value in json.loads(content).items() if name != "role"} | change
+    altered = json.dumps(body, sort_keys=True).encode()
+    if change.get("role") == "emperor":
+        with pytest.raises(Damaged):
+            read_slot(f"keys/{content_hash(altered).hex()}", altered, REPOSITORY)
+    else:
+        assert read_slot(f"keys/{content_hash(altered).hex()}", altered, REPOSITORY).open(OTHER) is None
+
+
+@pytest.mark.parametrize("later", ["2027-01-01T00:00:00+00:00", None])
+def test_nobody_prolongs_a_token(later: str | None) -> None:
+    until = datetime(2026, 1, 1, tzinfo=UTC)
+    token = Secret.key_file(new_key_file(TOKEN))
+    made, content = make_slot(REPOSITORY, MASTER, token, "", "2026-01-01T00:00:00+00:00", CHEAP, bearer=Bearer(expires=until))
+    assert (made.open(token), made.identity.expires) == (MASTER, until)
+    body = {**json.loads(content), "expires": later}
+    altered = json.dumps(body if later else {name: body[name] for name in body if name != "expires"}, sort_keys=True).encode()
+    name = f"keys/{content_hash(altered).hex()}"
+    if later is None:
+        with pytest.raises(Damaged):  # a token has an end
+            read_slot(name, altered, REPOSITORY)
+    else:
+        assert read_slot(name, altered, REPOSITORY).open(token) is None
+
+
+def test_who_has_the_slots_secret_signs_for_it_and_nobody_else() -> None:
+    made, _ = slot_for(OTHER)
+    other, _ = slot_for(OTHER)
+    for slot in (made, other):
+        opened = slot.unwrap(OTHER)
+        assert opened is not None
+        assert opened[1] is not None
+        assert opened[1].public == slot.identity.signer
+    assert made.identity.signer != other.identity.signer
+    assert made.unwrap(Secret.passphrase("wrong")) is None
 
 
 def test_a_slot_of_another_repository_is_damage() -> None:

@@ -45,7 +45,9 @@ class Bucket:
             patch.setenv(variable, value)
 
     def files(self) -> dict[str, bytes]:
-        return {str(one.relative_to(self.folder)): one.read_bytes() for one in self.folder.rglob("*") if one.is_file()}
+        """All but the audit log: it tells of what was refused, too."""
+        files = {str(one.relative_to(self.folder)): one for one in self.folder.rglob("*") if one.is_file()}
+        return {name: one.read_bytes() for name, one in files.items() if not name.startswith("repo/audit/")}
 
     def init(self) -> Strongroom:
         return init_repository(self.url, password=PASSWORD, cost=CHEAP, overwriting=True)

@@ -118,7 +118,7 @@ def test_a_repository_that_is_only_readable(place: Place, larger: str, tmp_path:
     place.run("backup", larger, preexec=without_root_powers).failed(1, "permission denied", "owner and mode")
     listed = place.run("snapshots", "--json", preexec=without_root_powers).done()
     assert len(listed.json) == 1
-    assert place.run("verify", "--quiet", preexec=without_root_powers).done()
+    assert place.run("verify", "--quiet", preexec=without_root_powers).code == 0
     for folder in folders:
         folder.chmod(0o700)
     place.assert_whole(tmp_path)

@@ -20,6 +20,7 @@ import typer
 from strongroom.cli.everywhere import Group
 from strongroom.cli.falling_over import Replicas, StaleOk, open_to_read
 from strongroom.errors import StrongroomError, WrongRequest, from_os_error
+from strongroom.repository.identity import AccessRole
 
 if TYPE_CHECKING:
     from strongroom.library import Strongroom
@@ -45,8 +46,13 @@ class LevelName(StrEnum):
 
 
 @app.callback(invoke_without_command=True)
-def strongroom(context: typer.Context) -> None:
+def strongroom(
+    context: typer.Context,
+    reason: Annotated[str | None, typer.Option(help="Why; for the audit log. Else STRONGROOM_REASON.")] = None,
+    approval: Annotated[str | None, typer.Option(help="The request that approves it. Else STRONGROOM_APPROVAL.")] = None,
+) -> None:
     """Backup and restore for vector databases: rows, index, catalog and lineage as one versioned artifact."""
+    _because(reason, approval)
     _require_command(context)
 
 
@@ -225,20 +231,6 @@ def _repair(
         raise typer.Exit(4)
 
 
-@app.command()
-def demo(
-    directory: Annotated[Path | None, typer.Option(help="Where to work; a temporary directory unless given.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the database.")] = 12_000,
-    json: AsJson = False,
-) -> None:
-    """Back up, destroy, restore and prove a Chroma database that is made for it."""
-    from strongroom.cli import render
-    from strongroom.cli.demo import run
-
-    report = run(directory, rows, render.err if json else render.out)
-    _say(json, report, lambda: None)
-
-
 @keys.command("list")
 def key_list(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
     """List the key slots."""
@@ -255,6 +247,7 @@ def key_add(
     new_key_file_path: Annotated[
         Path | None, typer.Option("--new-key-file", help="Make a key file here instead of adding a password.")
     ] = None,
+    role: Annotated[AccessRole, typer.Option(help="What it is for: see 'strongroom role table'.")] = AccessRole.ADMIN,
     kms: Kms = None,
     key_file: KeyFile = None,
     json: AsJson = False,
@@ -263,7 +256,7 @@ def key_add(
     from strongroom.cli import render
 
     room = _open(repo, key_file)
-    slot = room.add_key(_new_secret(new_key_file_path, kms), label)
+    slot = room.add_key(_new_secret(new_key_file_path, kms), label, role=role)
     _say_service(slot)
     _say(json, _slot(slot), lambda: render.show_done(f"key slot {slot.id[:12]} added"))
 
@@ -298,6 +291,13 @@ def key_passwd(repo: Repo, json: AsJson = False) -> None:
     room = open_repository(repo, password=present.value.decode())
     fresh = room.change_passphrase(present, _new_secret())
     _say(json, _slot(fresh), lambda: render.show_done(f"password changed: key slot {fresh.id[:12]}"))
+
+
+def _because(reason: str | None, approval: str | None) -> None:
+    """What goes with whatever this process does."""
+    for name, given in (("STRONGROOM_REASON", reason), ("STRONGROOM_APPROVAL", approval)):
+        if given is not None:
+            os.environ[name] = given
 
 
 def _require_command(context: typer.Context) -> None:
@@ -391,7 +391,14 @@ def _say_service(slot: KeySlot) -> None:
 
 def _slot(slot: KeySlot) -> dict[str, Any]:
     shown: dict[str, Any] = {name: slot.body[name] for name in ("service", "set", "shares", "threshold") if name in slot.body}
-    return {"id": slot.id, "kind": slot.kind, "label": slot.label, "created": slot.created, **shown}
+    return {
+        "id": slot.id,
+        "kind": slot.kind,
+        "label": slot.label,
+        "created": slot.created,
+        "role": slot.identity.role.value,
+        **shown,
+    }
 
 
 def _new_secret(new_key_file_path: Path | None = None, kms: str | None = None) -> Secret:
@@ -409,10 +416,13 @@ def _new_secret(new_key_file_path: Path | None = None, kms: str | None = None) -
 
 
 def _make_key_file(path: Path) -> Secret:
-    """Made readable by its owner alone, durable before it is relied on, never over an existing file."""
     from strongroom.repository import Secret, new_key_file
 
-    content = new_key_file()
+    return Secret.key_file(_write_private(path, new_key_file()))
+
+
+def _write_private(path: Path, content: bytes) -> bytes:
+    """Made readable by its owner alone, durable before it is relied on, never over an existing file."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -423,7 +433,7 @@ def _make_key_file(path: Path) -> Secret:
         raise StrongroomError(f"{path} is already there", hint="give the path of a new file, or move the old one away") from error
     except OSError as error:
         raise from_os_error(error, str(path)) from error
-    return Secret.key_file(content)
+    return content
 
 
 for name in (  # last: their commands are registered on `app`
@@ -437,6 +447,11 @@ for name in (  # last: their commands are registered on `app`
     "rotating",
     "covering",
     "drilling",
+    "roles",
+    "tokens",
+    "approving",
+    "auditing",
+    "demonstrating",
     "policing",
 ):
     import_module(f"strongroom.cli.{name}")

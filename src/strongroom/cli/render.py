@@ -359,11 +359,11 @@ def show_repair(report: RepairReport) -> None:
 
 def show_keys(slots: Sequence[KeySlot]) -> None:
     width = max([10, *(len(slot.kind) for slot in slots)])
-    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<{width}}  label", "bold"))
+    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<{width}}  {'role':<8}  label", "bold"))
     for slot in slots:
-        created = slot.created[:19].replace("T", " ")
+        created, role = slot.created[:19].replace("T", " "), slot.identity.role.value
         service = f"  ({slot.body['service']})" if "service" in slot.body else ""
-        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<{width}}  {slot.label}{service}")
+        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<{width}}  {role:<8}  {slot.label}{service}")
 
 
 def _text(*parts: Part) -> Text:

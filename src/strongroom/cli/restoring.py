@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from strongroom.cli import falling_over
-from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _pairs, _progress, _say, _say_experimental, app
+from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _because, _pairs, _progress, _say, _say_experimental, app
 from strongroom.cli.falling_over import Replicas, StaleOk, open_to_read
 from strongroom.errors import WrongRequest
 
@@ -41,6 +41,8 @@ def restore(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     replica: Replicas = None,
     stale_ok: StaleOk = False,
+    approval: Annotated[str | None, typer.Option(metavar="ID", help="The request that approves it, where two people must.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; for the audit log.")] = None,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -48,6 +50,7 @@ def restore(
     """Restore a snapshot, or a moment, verified before it is put in place. Repeatable after any failure."""
     from strongroom import engines
 
+    _because(reason, approval)
     undoing = (undo, where, between) != (None, None, None)
     snapshot, place = _places(what, target, at, source, undoing=undoing)
     renames = _pairs(rename or [], "--rename")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 
 from strongroom.engines.changes import Change
 from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
@@ -14,6 +12,7 @@ from strongroom.journal.segments import Front
 from strongroom.journal.spans import Read, Span, spans
 from strongroom.journal.stream import read_chain, read_changes, streams
 from strongroom.journal.timeline import Moment, at_mark, at_time, before_batch, between, blind, unseen
+from strongroom.journal.times import parse_time
 from strongroom.journal.undoing import Undone, UndoPreview
 from strongroom.model import Until
 from strongroom.operations.journal_status import iso
@@ -22,8 +21,6 @@ from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 
-_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|second|m|min|minute|h|hour|d|day|w|week)s?\s+ago")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BEFORE = "before:"
 Base = tuple[Snapshot, Mapping[str, int]]
 """A snapshot, and for each scope the number of the last operation that it holds."""
@@ -256,17 +253,3 @@ def base_of(repository: Repository, moment: Moment, read: Read, before: Mapping[
 
 def _because(span: Span) -> str:
     return f", which begins anew at {iso(span.since)}: {span.why}" if span.why else ""
-
-
-def parse_time(text: str, now: datetime) -> datetime | None:
-    """A moment as people write it, with a time zone or in UTC: ISO 8601, or '10 minutes ago'. None if it is neither."""
-    ago = _AGO.fullmatch(text.strip())
-    if ago:
-        return now - timedelta(seconds=float(ago[1]) * _UNITS[ago[2][0]])
-    if text.isdigit():
-        return None
-    try:
-        found = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -23,6 +23,7 @@ from strongroom.journal.reckoning import Reckoning
 from strongroom.journal.spans import Read, Span, spans
 from strongroom.journal.stream import read_chain
 from strongroom.journal.timeline import Moment
+from strongroom.journal.times import parse_time
 from strongroom.journal.undoing import Fate, RowFate, Undo, Undone, UndoPreview
 from strongroom.operations.journal_batches import batches_of, named
 from strongroom.operations.journal_status import iso
@@ -32,7 +33,6 @@ from strongroom.operations.restore_moment import (
     changes_before,
     changes_of,
     moment_of,
-    parse_time,
     plan_from,
     reader,
     stream_named,

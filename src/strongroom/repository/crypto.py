@@ -100,6 +100,17 @@ class Box:
         return self.open(number, sealed, bound_to)
 
 
+class Signer:
+    """The Ed25519 key pair of one identity. Never printed."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._private = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = self._private.public_key().public_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        return self._private.sign(message)
+
+
 def block_cipher(key: bytes) -> Callable[[Bytes, Bytes], int]:
     """AES-256 of each 16-byte block by itself, from one buffer into another that is 15 bytes longer; for one thread. A building
     block of fingerprints, never of secrecy."""

@@ -39,7 +39,9 @@ def rewrap(repository: Repository, secret: Secret, fresh: Secret | None = None) 
     for slot, _ in opening(slots, secret):
         created = repository.clock.now().isoformat()
         public = slot.version == 2
-        new = add_slot(repository.store, repository.keys, fresh or secret, slot.label, created, Argon2Cost(), public=public)
+        new = add_slot(
+            repository.store, repository.keys, fresh or secret, slot.label, created, Argon2Cost(), public=public, bearer=slot.bearer
+        )
         with suppress(NotFound):  # another one did the same at once
             repository.remove_key(slot.id)
         renewed.append(new)

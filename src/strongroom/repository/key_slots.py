@@ -14,6 +14,7 @@ import base64
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from strongroom.errors import Damaged, NotAdmitted, WrongKey, WrongRequest
@@ -24,26 +25,28 @@ from strongroom.repository.crypto import (
     Argon2Cost,
     Box,
     NotAuthentic,
+    Signer,
     content_hash,
     derive,
     key_of_passphrase,
     random_bytes,
 )
-from strongroom.repository.identity import AccessRole, Identity
+from strongroom.repository.identity import AccessRole, Bearer, Identity
 
 if TYPE_CHECKING:
     from strongroom.repository.key_services import Context, KeyService
 
 FOLDER = "keys/"
-PASSPHRASE, KEY_FILE, RECOVERY = "passphrase", "key file", "recovery shares"
+PASSPHRASE, KEY_FILE, RECOVERY, TOKEN = "passphrase", "key file", "recovery shares", "token"
 SERVICES = ("aws-kms", "gcp-kms", "vault", "pkcs11")
-_KINDS = (PASSPHRASE, KEY_FILE, RECOVERY, *SERVICES)
+_KINDS = (PASSPHRASE, KEY_FILE, RECOVERY, TOKEN, *SERVICES)
 SLOT_SALT_BYTES = 16
 _LONGEST_URL, _LONGEST_KEY, _LONGEST_BUNDLE = 2_048, 8_192, 1 << 20
 UNREADABLE = {"kind": "unreadable", "label": "", "created": ""}
 """What stands for the body of a slot that is damaged or another repository's, so that it can be named and removed."""
 
-_KEY_FILE_START = b"strongroom-key-1:"
+_STARTS = {KEY_FILE: b"strongroom-key-1:", TOKEN: b"strongroom-token-1:"}
+_SIGNER_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +68,15 @@ class Secret:
 
     @classmethod
     def key_file(cls, content: bytes) -> Secret:
-        """Raises WrongRequest if these aren't a key file's bytes."""
+        """Of a key file's bytes, or a token's. Raises WrongRequest if they are neither's."""
+        kind = TOKEN if content.startswith(_STARTS[TOKEN]) else KEY_FILE
         try:
-            raw = base64.b64decode(content.strip().removeprefix(_KEY_FILE_START), validate=True)
+            raw = base64.b64decode(content.strip().removeprefix(_STARTS[kind]), validate=True)
         except ValueError:
             raw = b""
-        if not content.startswith(_KEY_FILE_START) or len(raw) != KEY_BYTES:
+        if not content.startswith(_STARTS[kind]) or len(raw) != KEY_BYTES:
             raise WrongRequest("that is not a Strongroom key file", hint="make one with 'strongroom key add --new-key-file PATH'")
-        return cls(KEY_FILE, raw)
+        return cls(kind, raw)
 
     @property
     def called(self) -> str:
@@ -89,9 +93,9 @@ class Secret:
         return cls(RECOVERY, value, shown=dict(shown))
 
 
-def new_key_file() -> bytes:
-    """The content of a fresh key file."""
-    return _KEY_FILE_START + base64.b64encode(random_bytes(KEY_BYTES)) + b"\n"
+def new_key_file(kind: str = KEY_FILE) -> bytes:
+    """The content of a fresh key file, or of a token."""
+    return _STARTS[kind] + base64.b64encode(random_bytes(KEY_BYTES)) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,43 +143,73 @@ class KeySlot:
     @property
     def identity(self) -> Identity:
         """Raises ValueError if the slot names a role that this program doesn't know."""
-        return Identity(self.id, self.label, AccessRole(self.body.get("role", AccessRole.ADMIN)))
+        until, signer = self.body.get("expires"), base64.b64decode(self.body.get("signer", ""))
+        expires = datetime.fromisoformat(until).astimezone(UTC) if until else None
+        role = AccessRole(self.body.get("role", AccessRole.ADMIN))
+        return Identity(self.id, self.label, role, self.body.get("person", self.id), signer, expires)
+
+    @property
+    def bearer(self) -> Bearer:
+        """For whom a slot is made that takes the place of this one."""
+        who = self.identity
+        return Bearer(who.role, who.person, self.body.get("issuer", ""), who.expires)
+
+    @property
+    def lasts(self) -> bool:
+        """Is it one that may be the last of all: an administrator's, and no token?"""
+        return self.kind != UNREADABLE["kind"] and self.identity.role == AccessRole.ADMIN and not self.identity.is_token
 
     def open(self, secret: Secret) -> bytes | None:
         """What it wraps, or None if the secret isn't this slot's."""
-        if secret.kind != self.kind:
-            return None
-        box = _wrapping_box(self.body, secret)
-        if box is None:
+        opened = self.unwrap(secret)
+        return opened[0] if opened else None
+
+    def unwrap(self, secret: Secret) -> tuple[bytes, Signer | None] | None:
+        """What it wraps, and what signs for this slot if it has that; None if the secret isn't this slot's."""
+        key = _wrapping_key(self.body, secret) if secret.kind == self.kind else None
+        if key is None:
             return None
         try:
-            return box.open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
+            wrapped = Box(key).open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
         except NotAuthentic:
             return None
+        return wrapped, _signer(key) if "signer" in self.body else None
 
 
 def opening(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot, bytes]]:
-    """The slots that a secret opens, with what they wrap; a service's own ones first. Raises Unreachable, NotAdmitted, or WrongKey
-    if the service refuses one and opens none."""
+    """The slots that a secret opens, with what they wrap. Raises as `unwrapping`."""
+    return ((slot, wrapped) for slot, wrapped, _ in unwrapping(slots, secret))
+
+
+def unwrapping(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot, bytes, Signer | None]]:
+    """The slots that a secret opens, with what they wrap and what signs for them; a service's own ones first. Raises Unreachable,
+    NotAdmitted, or WrongKey if the service refuses one and opens none."""
     refusal: WrongKey | None = None
     opened = False
     for slot in sorted(slots, key=lambda slot: slot.body.get("service") != secret.shown.get("service")):
         try:
-            wrapped = slot.open(secret)
+            found = slot.unwrap(secret)
         except NotAdmitted:
             raise
         except WrongKey as error:  # perhaps because it is a slot of another key, or somebody's who wrote it there
             refusal = refusal or error
             continue
-        if wrapped is not None:
+        if found is not None:
             opened = True
-            yield slot, wrapped
+            yield slot, *found
     if refusal is not None and not opened:
         raise refusal
 
 
 def make_slot(
-    repository_id: bytes, wrapped: bytes, secret: Secret, label: str, created: str, cost: Argon2Cost, signed: Signed | None = None
+    repository_id: bytes,
+    wrapped: bytes,
+    secret: Secret,
+    label: str,
+    created: str,
+    cost: Argon2Cost,
+    signed: Signed | None = None,
+    bearer: Bearer = Bearer(),  # noqa: B008 - frozen
 ) -> tuple[KeySlot, bytes]:
     """A new slot for `secret` and the bytes of its object: of version 2 if it is `signed`, else `wrapped` is the master key."""
     body: dict[str, Any] = {
@@ -193,12 +227,13 @@ def make_slot(
         body["service_key"] = base64.b64encode(wrapped_key).decode()
     if secret.kind == PASSPHRASE:
         body["argon2id"] = {"passes": cost.passes, "lanes": cost.lanes, "memory_kib": cost.memory}
+    key = _wrapping_key(body, secret)  # of a service: unwrapped again, so that no slot is made that it wouldn't open
+    if key is None:
+        raise WrongRequest(f"{secret.shown.get('service')} doesn't unwrap what it has wrapped", hint="check what kind of key it is")
+    body |= _borne(bearer, key)
     if signed is not None:
         body["signature"] = base64.b64encode(signed.sign(signed_part(body))).decode()
-    box = _wrapping_box(body, secret)  # of a service: unwrapped again, so that no slot is made that it wouldn't open
-    if box is None:
-        raise WrongRequest(f"{secret.shown.get('service')} doesn't unwrap what it has wrapped", hint="check what kind of key it is")
-    body["wrapped"] = base64.b64encode(box.seal(0, wrapped, _bound(body))).decode()
+    body["wrapped"] = base64.b64encode(Box(key).seal(0, wrapped, _bound(body))).decode()
     content = json.dumps(body, sort_keys=True).encode()
     return KeySlot(content_hash(content).hex(), body), content
 
@@ -226,8 +261,7 @@ def read_slot(name: str, content: bytes, repository_id: bytes) -> KeySlot:
         body = json.loads(content)
         belongs = body["repository"] == repository_id.hex()
         whole = all(isinstance(body[part], str) for part in ("kind", "label", "created", "salt", "wrapped"))
-        AccessRole(body.get("role", AccessRole.ADMIN))
-        sane = whole and (body["kind"] not in _KINDS or _is_sane(body))
+        sane = whole and (body["kind"] not in _KINDS or _is_sane(body)) and _is_somebody(KeySlot(slot_id, body))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(name, "it is not a key slot") from error
     if not sane:
@@ -270,15 +304,34 @@ def _context(body: dict[str, Any]) -> Context:
     return Context(str(body["repository"]), base64.b64decode(body["salt"]).hex())
 
 
-def _wrapping_box(body: dict[str, Any], secret: Secret) -> Box | None:
-    """One box a slot: the salt makes its key new, so that nonce 0 is used once. None if a service says that it isn't its slot."""
+def _is_somebody(slot: KeySlot) -> bool:
+    """Raises ValueError or TypeError if it names a role or a time that can't be."""
+    named = all(isinstance(slot.body.get(part, ""), str) for part in ("person", "issuer", "signer", "expires"))
+    identity = slot.identity
+    return named and len(identity.signer) in (0, _SIGNER_BYTES) and identity.is_token == (slot.kind == TOKEN)
+
+
+def _borne(bearer: Bearer, key: bytes) -> dict[str, str]:
+    """What a slot says of whose it is. `key` is its wrapping key."""
+    said = {"role": bearer.role.value, "person": bearer.person or random_bytes(16).hex(), "issuer": bearer.issuer}
+    said["signer"] = base64.b64encode(_signer(key).public).decode()
+    return said if bearer.expires is None else {**said, "expires": bearer.expires.isoformat()}
+
+
+def _signer(wrapping_key: bytes) -> Signer:
+    """A slot's own key pair: only who has the slot's secret can sign for it."""
+    return Signer(derive(wrapping_key, "slot signature"))
+
+
+def _wrapping_key(body: dict[str, Any], secret: Secret) -> bytes | None:
+    """One key a slot: the salt makes it new, so that nonce 0 is used once. None if a service says that it isn't its slot."""
     salt = base64.b64decode(body["salt"])
     if secret.service is not None:
         key = _unwrapped(secret.service, body)
-        return None if key is None else Box(derive(key, "key service slot", salt=salt))
+        return None if key is None else derive(key, "key service slot", salt=salt)
     if secret.kind == PASSPHRASE:
-        return Box(derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot"))
-    return Box(derive(secret.value, f"{secret.kind} slot", salt=salt))
+        return derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot")
+    return derive(secret.value, f"{secret.kind} slot", salt=salt)
 
 
 def _unwrapped(service: KeyService, body: dict[str, Any]) -> bytes | None:

@@ -24,9 +24,9 @@ from strongroom.model import Bytes
 from strongroom.repository import blob_index, config, key_slots, tombstones
 from strongroom.repository.blob_index import BlobIndex, Place
 from strongroom.repository.cache import Cache, Record
-from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, random_bytes
+from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, Signer, random_bytes
 from strongroom.repository.framing import Kind, seal, unseal
-from strongroom.repository.identity import Identity
+from strongroom.repository.identity import Bearer, Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
@@ -49,11 +49,14 @@ _BATCH = 1_000
 class Repository:
     """An opened repository. Any number of threads and processes may read and write at once."""
 
-    def __init__(self, store: Store, settings: config.Config, keys: Keys, identity: Identity, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, settings: config.Config, keys: Keys, identity: Identity, clock: Clock, signer: Signer | None = None
+    ) -> None:
         self.store = as_written(store, settings)
         self.config = settings
         self.keys = keys
         self.identity = identity
+        self.signer = signer
         self.clock = clock
         self.problems: list[Damaged] = []
         """Damaged index objects found while loading; what they listed may be unreachable."""
@@ -106,17 +109,17 @@ class Repository:
             raise
         for leftover in leftovers:
             store.delete(leftover)
-        return cls(inner, settings, Keys.of(master, repository_id), slot.identity, clock)
+        return cls(inner, settings, Keys.of(master, repository_id), slot.identity, clock, (slot.unwrap(secret) or (b"", None))[1])
 
     @classmethod
     def open(cls, store: Store, secret: Secret, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
         """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
-        return cls.unlocked(store, unlock(store, secret), clock=clock)
+        return cls.unlocked(store, unlock(store, secret, clock), clock=clock)
 
     @classmethod
     def unlocked(cls, store: Store, found: Unlocked, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
         """What `unlock` found in the store."""
-        repository = cls(store, found.settings, found.keys, found.identity, clock)
+        repository = cls(store, found.settings, found.keys, found.identity, clock, found.signer)
         repository.problems.extend(found.problems)
         return repository
 
@@ -356,30 +359,34 @@ class Repository:
         """All key slots, oldest first, and those that are damaged or another repository's."""
         return read_slots(self.store, self.config)
 
-    def add_key(self, secret: Secret, label: str, *, cost: Argon2Cost | None = None) -> KeySlot:
-        """One more secret that opens the repository."""
-        created = self.clock.now().isoformat()
-        return add_slot(self.store, self.keys, secret, label, created, cost or Argon2Cost())
+    def add_key(
+        self, secret: Secret, label: str, *, cost: Argon2Cost | None = None, bearer: Bearer | None = None, public: bool = False
+    ) -> KeySlot:
+        """One more secret that opens the repository. If it is `public`, later epochs are sealed to its slot."""
+        created, cost = self.clock.now().isoformat(), cost or Argon2Cost()
+        return add_slot(self.store, self.keys, secret, label, created, cost, public=public, bearer=bearer)
 
     def remove_key(self, prefix: str) -> KeySlot:
-        """Remove the slot whose id begins so, be it a damaged one. Raises NotFound, or Refused for the last that opens."""
+        """Remove the slot whose id begins so, be it a damaged one. Raises NotFound, or Refused for the last administrator's key."""
         slots, problems = self.key_slots()
         useless = [KeySlot(problem.subject.removeprefix(key_slots.FOLDER), key_slots.UNREADABLE) for problem in problems]
         found = [slot for slot in (*slots, *useless) if slot.id.startswith(prefix)]
         if len(found) != 1:
             raise NotFound(f"{len(found)} key slots begin with {prefix!r}", hint="see 'strongroom key list'")
-        if found == slots:
-            raise Refused("that is the last key slot: without it nothing could ever be read", hint="add another one first")
+        if found[0].lasts and not any(slot.lasts for slot in slots if slot.id != found[0].id):
+            raise Refused("that is the last key slot of an administrator", hint="add another one first")
         self._take_away(found[0])
         return found[0]
 
     def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
         """Put `new` in the place of `old`: the new slot is durable before the old one goes. Raises WrongKey."""
         slots, _ = self.key_slots()
-        replaced = next((slot for slot, _ in key_slots.opening(slots, old)), None)
+        replaced = next((slot for slot, *_ in key_slots.opening(slots, old)), None)
         if replaced is None:
             raise WrongKey(f"no key slot opens with {old.called}")
-        fresh = self.add_key(new, replaced.label, cost=cost)
+        if replaced.identity.is_token:
+            raise WrongRequest("a token has no password", hint="'strongroom token create' makes another one")
+        fresh = self.add_key(new, replaced.label, cost=cost, bearer=replaced.bearer)
         self._take_away(replaced)
         return fresh
 
@@ -391,7 +398,7 @@ class Repository:
             return
         self.bury(What.REVOKED, [slot.id])
         self.store.delete(slot.name)
-        if not self.key_slots()[0]:
+        if not any(one.lasts for one in self.key_slots()[0]):
             create_once(self.store, slot.name, content)
             raise Refused("another process removed the other key slots: this one was put back", hint="see 'strongroom key list'")
 

@@ -50,7 +50,16 @@ def upgrade(repository: Repository, secret: Secret, *, cost: Argon2Cost | None =
     for slot in mine:
         if slot.version == 1:
             created = repository.clock.now().isoformat()
-            new = add_slot(repository.store, repository.keys, secret, slot.label, created, cost or Argon2Cost(), public=True)
+            new = add_slot(
+                repository.store,
+                repository.keys,
+                secret,
+                slot.label,
+                created,
+                cost or Argon2Cost(),
+                public=True,
+                bearer=slot.bearer,
+            )
             repository.remove_key(slot.id)
             fresh.append(new)
     return fresh

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.errors import Damaged, NoRepository, NotFound, WrongKey
 from strongroom.repository import config, epoch_memory, key_slots, keyring
-from strongroom.repository.crypto import Keys
+from strongroom.repository.crypto import Keys, Signer
 from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.store import Store
+from strongroom.repository.turned_away import note
 
 SNAPSHOTS = "snapshots/"
 PACKS = "packs/"
@@ -21,37 +23,47 @@ PACKS = "packs/"
 
 @dataclass(frozen=True, slots=True)
 class Unlocked:
-    """What a repository is, its keys, who opened it, and what is wrong with key slots other than the one that opened it."""
+    """What a repository is, its keys, who opened it and signs so, and what is wrong with key slots other than that one."""
 
     settings: config.Config
     keys: Keys
     identity: Identity
     problems: tuple[Damaged, ...] = ()
+    signer: Signer | None = None
 
 
-def unlock(store: Store, secret: Secret) -> Unlocked:
-    """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
+def unlock(store: Store, secret: Secret, clock: Clock = SYSTEM_CLOCK) -> Unlocked:
+    """Raises NoRepository, WrongKey (noted on this machine), or Damaged if `config` or every key slot is."""
     settings = read_config(store)
     slots, problems = read_slots(store, settings)
     left_out: WrongKey | None = None
-    for slot, wrapped in key_slots.opening(slots, secret):
+    for slot, wrapped, signer in key_slots.unwrapping(slots, secret):
+        require_valid(slot.identity, clock)
         try:
             keys = keyring.open_slot(store, slot, wrapped, settings.repository_id)
         except WrongKey as error:
             left_out = error
             continue
         epoch_memory.check(keys)
-        return Unlocked(settings, keys, slot.identity, tuple(problems))
+        return Unlocked(settings, keys, slot.identity, tuple(problems), signer)
     if left_out is not None:
         raise left_out
     if problems:
         raise problems[0]
     if not slots:
         raise Damaged(key_slots.FOLDER, "every key slot is gone, and with them the only way to the data")
+    note(settings.repository_id, store.url, secret.kind, clock)
     hint = (
         None if secret.service is None else "see 'strongroom key list' for the services of its slots; any other slot opens it too"
     )
     raise WrongKey(f"no key slot of {store.url} opens with {secret.called}", hint=hint)
+
+
+def require_valid(identity: Identity, clock: Clock) -> None:
+    """Raises WrongKey if it is a token whose time is over."""
+    if identity.expires is not None and clock.now() >= identity.expires:
+        named = identity.label or identity.slot[:12]
+        raise WrongKey(f"the token {named} ended at {identity.expires:%Y-%m-%d %H:%M:%S} UTC", hint="ask for a new one")
 
 
 def read_config(store: Store) -> config.Config:

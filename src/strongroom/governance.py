@@ -1,0 +1,138 @@
+"""Who may do what, and who did: keys, tokens, approvals and the audit log of an opened repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from strongroom.access.gate import Gate, gated
+from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret
+from strongroom.repository.identity import AccessRole, Bearer
+
+if TYPE_CHECKING:
+    from strongroom.access.approvals import Request, Rule
+    from strongroom.access.audit import Export, Findings, Operation
+    from strongroom.access.tokens import Token
+    from strongroom.operations.key_status import KeyStatus
+    from strongroom.repository.rotation import Rotation
+
+
+@gated
+class Governed:
+    """What `Strongroom` is asked about keys and people. `access` is the gate that everything passes: set its `reason` and
+    `approval` before what needs one."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        self.access = Gate(repository)
+
+    def key_slots(self) -> list[KeySlot]:
+        """All key slots, oldest first."""
+        return self.repository.key_slots()[0]
+
+    def add_key(
+        self, secret: Secret, label: str = "", *, role: AccessRole = AccessRole.ADMIN, cost: Argon2Cost | None = None
+    ) -> KeySlot:
+        """One more secret that opens the repository, for a person of its own."""
+        bearer = Bearer(AccessRole(role), issuer=self.repository.identity.slot)
+        return self.repository.add_key(secret, label, cost=cost, bearer=bearer)
+
+    def remove_key(self, prefix: str) -> KeySlot:
+        """Remove the slot whose id begins so; never the last administrator's."""
+        return self.repository.remove_key(prefix)
+
+    def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
+        """Replace the slot that `old` opens by one for `new`, of the same person and role."""
+        return self.repository.change_passphrase(old, new, cost=cost)
+
+    def rewrap_keys(self, secret: Secret, fresh: Secret | None = None) -> list[KeySlot]:
+        """Wrap each slot that `secret` opens anew: by the newest version of its service's key, or by `fresh`."""
+        from strongroom.repository.key_renewal import rewrap
+
+        return rewrap(self.repository, secret, fresh)
+
+    def rotate_keys(self, secret: Secret, *, without: Iterable[str] = (), drop: bool = False) -> Rotation:
+        """Begin a new epoch: what is written from now on, no slot of `without` and no slot that was left out can open."""
+        from strongroom.repository.rotation import rotate
+
+        return rotate(self.repository, secret, without=without, drop=drop)
+
+    def upgrade_key(self, secret: Secret) -> list[KeySlot]:
+        """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""
+        from strongroom.repository.rotation import upgrade
+
+        return upgrade(self.repository, secret)
+
+    def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
+        """Each slot and epoch with its age, against the greatest that is allowed."""
+        from strongroom.operations.key_status import key_status
+
+        return key_status(self.repository, max_age)
+
+    def create_token(self, role: AccessRole, expires: timedelta, label: str = "") -> Token:
+        """A secret that opens the repository for a while, in a role below one's own."""
+        from strongroom.access import tokens
+
+        return tokens.create(self.repository, AccessRole(role), expires, label)
+
+    def tokens(self) -> list[KeySlot]:
+        """All tokens that weren't taken away, oldest first."""
+        from strongroom.access import tokens
+
+        return tokens.listed(self.repository)
+
+    def revoke_token(self, prefix: str) -> KeySlot:
+        """Take a token away; administrators any, others their own."""
+        from strongroom.access import tokens
+
+        return tokens.revoke(self.repository, prefix)
+
+    def require_approval(
+        self,
+        verbs: Iterable[str],
+        *,
+        people: int = 2,
+        expires: timedelta = timedelta(hours=24),
+        reasons: Iterable[str] = (),
+    ) -> Rule:
+        """From now on these verbs need so many people, and `reasons` a reason. In the place of the rule before."""
+        from strongroom.access import approvals
+
+        return approvals.require(self.repository, verbs, people, expires, reasons)
+
+    def approvals(self) -> tuple[Rule | None, list[Request]]:
+        """The rule that is in force, and all requests, oldest first."""
+        from strongroom.access import approvals
+
+        return approvals.rule_of(self.repository), approvals.requests(self.repository)
+
+    def grant_approval(self, request: str, reason: str = "") -> Request:
+        """Approve what another person asked for."""
+        from strongroom.access import approvals
+
+        return approvals.answer(self.repository, request, granted=True, reason=reason)
+
+    def deny_approval(self, request: str, reason: str = "") -> Request:
+        """Refuse what somebody asked for; one voice is enough."""
+        from strongroom.access import approvals
+
+        return approvals.answer(self.repository, request, granted=False, reason=reason)
+
+    def audit(self) -> list[Operation]:
+        """What was done, refused and begun, oldest first: whatever can be read. `verify_audit` says whether it is all."""
+        from strongroom.access import audit
+
+        return audit.operations(self.repository)
+
+    def verify_audit(self, expected: str | None = None) -> Findings:
+        """Is the audit log whole, in order, and written by who it says? `expected` is the `hash` that was told earlier."""
+        from strongroom.access import audit
+
+        return audit.verify(self.repository, expected)
+
+    def export_audit(self) -> Export:
+        """The audit log as signed JSON lines, that can be checked without the repository."""
+        from strongroom.access import audit
+
+        return audit.export(self.repository)
