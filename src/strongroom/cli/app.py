@@ -398,5 +398,5 @@ def _make_key_file(path: Path) -> Secret:
     return Secret.key_file(content)
 
 
-for name in ("restoring", "pruning", "holding", "journal", "doctoring"):  # last: their commands are registered on `app`
+for name in ("restoring", "pruning", "holding", "erasing", "journal", "doctoring"):  # last: their commands are registered on `app`
     import_module(f"strongroom.cli.{name}")

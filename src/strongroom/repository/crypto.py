@@ -87,6 +87,15 @@ class Box:
             raise NotAuthentic from error
 
 
+def is_signed(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the holder of that public key (32 bytes of Ed25519) signed this."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
 def block_cipher(key: bytes) -> Callable[[Bytes, Bytes], int]:
     """AES-256 of each 16-byte block by itself, from one buffer into another that is 15 bytes longer; for one thread. A building
     block of fingerprints, never of secrecy."""
@@ -126,6 +135,11 @@ class Keys:
     def box(self, purpose: str, salt: bytes) -> Box:
         """A box with a key of its own for one object: `salt` is SALT_BYTES random bytes, new for each object."""
         return Box(derive(self.master, purpose, salt=salt + self.repository_id))
+
+    @property
+    def public_key(self) -> bytes:
+        """By which anybody can check what this repository signed: 32 bytes of Ed25519."""
+        return self._verifying.public_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
         return self._signing.sign(message)
