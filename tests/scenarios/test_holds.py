@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -103,9 +104,9 @@ def test_a_hold_that_is_placed_while_its_snapshot_is_forgotten_brings_it_back(tw
             placed.append(place_hold(two.open().repository, HoldOptions(Scope((first,)), *COURT)))
         return found
 
-    monkeypatch.setattr(commit, "held_among", late)
-    two.open().forget(ForgetOptions((first,)))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "held_among", late)
+        two.open().forget(ForgetOptions((first,)))
     (rescued,) = placed[0].rescued
     assert first not in two.snapshots()
     assert history.read(two.open().repository, rescued).manifest == content
@@ -119,14 +120,14 @@ def test_a_hold_that_is_placed_while_its_snapshot_is_forgotten_brings_it_back(tw
 def test_a_hold_that_is_placed_during_a_prune(moment: str, two: Place, monkeypatch) -> None:
     first = two.snapshots()[0]
     repository = two.open().repository
-    if moment == "before the mark":
-        place = pruning.uses_of
-        monkeypatch.setattr(pruning, "uses_of", lambda *a: (hold(repository, snapshots=(first,)), place(*a))[1])
-    elif moment == "in the sweep":
-        sweep = pruning.sweep
-        monkeypatch.setattr(pruning, "sweep", lambda *a, **k: (hold(repository, snapshots=(first,)), sweep(*a, **k))[1])
-    two.open().prune(NOW)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        if moment == "before the mark":
+            uses_of = pruning.uses_of
+            patch.setattr(pruning, "uses_of", lambda *a: (hold(repository, snapshots=(first,)), uses_of(*a))[1])
+        elif moment == "in the sweep":
+            sweep = pruning.sweep
+            patch.setattr(pruning, "sweep", lambda *a, **k: (hold(repository, snapshots=(first,)), sweep(*a, **k))[1])
+        two.open().prune(NOW)
     if moment == "between mark and sweep":
         hold(repository, snapshots=(first,))
     with pytest.raises(Refused):
@@ -178,8 +179,6 @@ def test_a_hold_ends_when_both_clocks_say_so(two: Place) -> None:
     with pytest.raises(Refused, match="until"):
         forget(repository, ForgetOptions((first,)))
     newest = two.repo / "snapshots" / two.snapshots()[1]
-    import os
-
     os.utime(newest, (soon.timestamp() + 1, soon.timestamp() + 1))  # something was stored after it
     forget(repository, ForgetOptions((first,)))
 

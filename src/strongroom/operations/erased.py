@@ -17,8 +17,8 @@ from strongroom.snapshots.manifest import StoredCollection
 
 
 def erased_in(repository: Repository, snapshot: Snapshot, moment: MomentPlan | None, selection: Selection) -> Erased:
-    """What may not come back of a snapshot, or of a moment after it. Filters are asked of the rows that are there, not of those that
-    were there when it was erased; those of a moment are asked of its rows once they are there. Raises Damaged."""
+    """What may not come back of a snapshot, or of a moment after it. Filters are asked of the rows that are there, not of
+    those that were there when it was erased; those of a moment are asked of its rows once they are there. Raises Damaged."""
     concerned = concerning(erasures(repository), snapshot)
     if not concerned:
         return NOTHING_ERASED
