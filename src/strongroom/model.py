@@ -238,6 +238,27 @@ class Fidelity(StrEnum):
     CODED = "coded"  # only as lossy codes
 
 
+class Verdict(StrEnum):
+    """What becomes of a part of a collection whose rows are loaded into an engine."""
+
+    KEPT = "kept"  # it comes back of the same type, with the same values
+    WIDENED = "widened"  # in another type, and no value is lost
+    CHANGED = "changed"  # it comes back as something else
+    LOST = "lost"  # it can't be had there
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """One part of a collection: what it is in the snapshot, what it becomes where the rows are loaded, and what of it differs."""
+
+    collection: str
+    part: str
+    was: str
+    becomes: str
+    verdict: Verdict
+    note: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which collections to restore and under which names. An empty `collections` means all of them."""

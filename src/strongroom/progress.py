@@ -1,4 +1,4 @@
-"""How long work tells how far it is. The library reports; whoever shows it (the CLI's bars, a log) implements `Progress`."""
+"""How work tells how far it is, and how it is held back. The library reports; who shows it implements `Progress`."""
 
 from __future__ import annotations
 
@@ -26,3 +26,26 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Pace(Protocol):
+    """Holds back who reads a source and writes to a repository: each call may take its time."""
+
+    def read(self, amount: int) -> None:
+        """So many bytes were read of the source. From the thread that reads."""
+
+    def written(self, amount: int) -> None:
+        """So many bytes are about to be written to the store. From any thread."""
+
+
+class Unhurried:
+    """Holds nothing back."""
+
+    def read(self, amount: int) -> None:
+        pass
+
+    def written(self, amount: int) -> None:
+        pass
+
+
+UNHURRIED = Unhurried()

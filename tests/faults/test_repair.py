@@ -72,7 +72,9 @@ def files_in(repository: Repository, snapshot: str) -> tuple[bytes, ...]:
 
 
 def objects(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """All but the notes of what was proven, which every look adds to."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path.read_bytes() for name, path in paths.items() if not name.startswith("proofs/")}
 
 
 # -- from a copy of the repository -----------------------------------------------------------------------------------------

@@ -107,6 +107,12 @@ def test_marks_and_batches_are_found(given_: list) -> None:
         moment = at_mark(found, value(one, MARK), made.read)
         assert moment is not None
         assert (moment.span.first, moment.number) == (span.first, span.first + place)
+    for span, rows in zip(found, made.spans, strict=True):
+        if span.begins[""] not in {value(one, MARK) for one in itertools.chain.from_iterable(made.spans)}:
+            moment = at_mark(found, span.begins[""], made.read)
+            assert moment is not None, rows
+            assert moment.number == moment.span.first - 1
+            assert moment.span.begins == span.begins
     for batch in BATCHES[1:]:
         of = [(span, place) for span, place, one in everything if value(one, BATCH) == batch]
         moment = before_batch(found, batch, made.read)

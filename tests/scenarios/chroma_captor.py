@@ -16,6 +16,7 @@ import chromadb
 import strongroom
 from strongroom.engines.oplog.calls import CallRecorder
 from strongroom.engines.oplog.layout import Kind
+from strongroom.operations.follow import FollowOptions
 
 
 def die() -> None:
@@ -35,9 +36,12 @@ def dying_at(where: str) -> None:
     CallRecorder._append = append  # type: ignore[method-assign]
 
 
-def main(url: str, port: int, tenant: str, database: str, every: float) -> None:
+def main(url: str, port: int, tenant: str, database: str, every: float, ship_to: str = "") -> None:
+    """With `ship_to`, a repository whose password the environment gives, the process keeps the journal itself."""
     client = chromadb.HttpClient(host="127.0.0.1", port=port, tenant=tenant, database=database)
-    captured = strongroom.capture(client, None, url, every_ms=every)
+    room = strongroom.open(ship_to) if ship_to else None
+    options = FollowOptions(every=0.5, probes=0)
+    captured = strongroom.capture(client, room, url, every_ms=every, ship=room is not None, options=options)
     print("ready", flush=True)
     for line in sys.stdin:
         said = json.loads(line)
@@ -74,4 +78,4 @@ def _done(captured: Any, said: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], float(sys.argv[5]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], float(sys.argv[5]), *sys.argv[6:])

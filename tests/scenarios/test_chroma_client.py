@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,14 @@ class World:
         self.truth: list[tuple[str, State]] = []
         self._child: subprocess.Popen[str] | None = None
 
-    def begin(self, every: float = 0) -> None:
-        words = [self.url, self.front.port, *self.where, every]
+    def begin(self, every: float = 0, *, ship: bool = False) -> None:
+        words = [self.url, self.front.port, *self.where, every, *([self.folder / "repo"] if ship else [])]
         self._child = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("chroma_captor.py")), *map(str, words)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=os.environ | {"STRONGROOM_PASSWORD": "x"},
         )
         assert self._child.stdout is not None
         assert self._child.stdout.readline() == "ready\n"
@@ -388,6 +390,32 @@ def test_a_batch_is_taken_back(world: World) -> None:
     given = {f"id-1-{i}": np.float32(vector).tolist() for i, vector in enumerate(vectors(10))}
     assert {one: row[0] for one, row in undone.items() if one in given} == given
     assert undone["id-5-1"] == good["id-5-1"]
+
+
+def test_it_is_shipped_from_the_very_process(world: World) -> None:
+    """Nobody else follows: not up to the clean end, and not after the process was killed before it had shipped all."""
+    world.begin(ship=True)
+    world.do("create_collection", name="docs", embedding_function=None)
+    world.do("add", "docs", **some(20))
+    wait_until(lambda: bool(world.room.snapshots()))
+    world.truth.clear()
+    world.do("upsert", "docs", **some(5, 2), batch="second")
+    world.do("delete", "docs", ids=["id-1-3"])
+    world.tell("upsert", "docs", **some(4, 3), die="done")
+    world.begin(ship=True)
+    world.do("delete", "docs", ids=["id-2-1"])
+    assert world.tell("close") == {"warnings": []}
+    for mark, state in world.truth:
+        expect(world, mark, state)
+    assert {"id-3-0", "id-2-0"} < world.truth[-1][1]["docs"].keys()
+    assert "second" in [one.batch for one in world.room.journal_batches(world.url)]
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late
+        time.sleep(0.1)
 
 
 def test_cosine_keeps_directions(world: World) -> None:

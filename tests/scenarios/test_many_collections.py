@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from processes import apart
 
 from strongroom.engines import isolation
 from strongroom.library import init_repository
+from strongroom.progress import Silent
 from strongroom.repository import Argon2Cost
 
 DIMENSION = 8
+MANY = int(os.environ.get("MANY_COLLECTIONS", "2000"))
 
 
 def chroma(place: Path, count: int) -> str:
@@ -35,7 +38,7 @@ def lance(place: Path, count: int) -> str:
 
 
 @pytest.mark.parametrize("make", [chroma, lance])
-@pytest.mark.parametrize("count", [30, pytest.param(2_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("count", [30, pytest.param(MANY, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_they_are_asked_by_one_child(make: Any, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make(tmp_path, count)
     room = init_repository(str(tmp_path / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
@@ -56,3 +59,22 @@ def test_they_are_asked_by_one_child(make: Any, count: int, tmp_path: Path, monk
     assert report.plan.rows == 2 * count
     assert len(started) <= 5, f"{len(started)} processes for {count} collections"
     assert {one.name for one in record.collections} == {f"tenant-{n}" for n in range(count)}
+
+
+class Counting(Silent):
+    """The most descriptors that were open whenever something was done."""
+
+    most = 0
+
+    def advance(self, amount: int) -> None:
+        self.most = max(self.most, len(list(Path("/proc/self/fd").iterdir())))
+
+
+def test_no_file_is_held_open_for_each_of_them(tmp_path: Path) -> None:
+    """A process may have a few thousand descriptors, and 10,000 collections have 50,000 files."""
+    source = chroma(tmp_path, 60)
+    room = init_repository(str(tmp_path / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+    counting, before = Counting(), len(list(Path("/proc/self/fd").iterdir()))
+    record = room.backup(source, progress=counting).snapshot.manifest
+    assert len(record.artifacts) > 200
+    assert 0 < counting.most < before + 120, "beside those of what is being stored"

@@ -125,6 +125,9 @@ def test_verify_restores_into_a_server_of_its_own(source: Server, room: Strongro
     assert report.findings == ()
     assert report.looked_at["rows"] == 5 * ROWS + 1
     assert report.looked_at["probes"] == 5 * 32
+    drilled = room.drill()
+    assert (drilled.failures, drilled.passed) == ((), True)
+    assert drilled.restart == "the server was stopped and started, and asked by another process"
     monkeypatch.setenv("STRONGROOM_REDIS_SERVER", "/nowhere/redis-server")
     assert "there is no redis-server" in room.verify(level=Level.RESTORE).findings[0].problem
 

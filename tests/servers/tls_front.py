@@ -68,11 +68,11 @@ class Front:
         ):
             outside.settimeout(0.02)
             inside.settimeout(0.02)
-            while _carry(outside, inside) and _carry(inside, outside):
+            while carry(outside, inside) and carry(inside, outside):
                 pass
 
 
-def _carry(source: socket.socket, sink: socket.socket) -> bool:
+def carry(source: socket.socket, sink: socket.socket) -> bool:
     """What has come goes on. False at the end."""
     try:
         part = source.recv(1 << 16)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from strongroom.cli.everywhere import Group
 from strongroom.errors import StrongroomError, WrongRequest, from_os_error
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from strongroom.progress import Progress
     from strongroom.repository import KeySlot, Secret
 
-app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+app = typer.Typer(cls=Group, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
 keys = typer.Typer(rich_markup_mode=None)
 app.add_typer(keys, name="key")
 
 Repo = Annotated[str, typer.Option("--repo", "-r", envvar="STRONGROOM_REPOSITORY", help="Path or URL of the repository.")]
 KeyFile = Annotated[Path | None, typer.Option("--key-file", envvar="STRONGROOM_KEY_FILE", help="Open with this key file.")]
+Kms = Annotated[str | None, typer.Option("--kms", help="Wrap the new key by this key service (URL) instead.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -61,13 +63,15 @@ def init(
     without: Annotated[
         bool, typer.Option("--without-conditional-creates", help="For a store that has none: no journals, more requests.")
     ] = False,
+    kms: Kms = None,
 ) -> None:
     """Make a new, encrypted repository."""
     from strongroom.cli import render
     from strongroom.library import init_repository
 
-    password = _asked_password(key_file, confirm=True)
-    room = init_repository(repo, password=password, key_file=key_file, overwriting=without)
+    password = None if kms else _asked_password(key_file, confirm=True)
+    room = init_repository(repo, password=password, key_file=key_file, kms=kms, overwriting=without)
+    _say_service(room.key_slots()[0])
     name, url = room.repository.config.repository_id.hex(), room.repository.store.url
     _say(json, {"repository": name, "url": url}, lambda: render.show_done(f"repository {name[:12]} at {url}"))
 
@@ -241,14 +245,16 @@ def key_add(
     new_key_file_path: Annotated[
         Path | None, typer.Option("--new-key-file", help="Make a key file here instead of adding a password.")
     ] = None,
+    kms: Kms = None,
     key_file: KeyFile = None,
     json: AsJson = False,
 ) -> None:
-    """Add a password, from STRONGROOM_NEW_PASSWORD (or _FILE, _COMMAND, or asked for), or a new key file."""
+    """Add a password, from STRONGROOM_NEW_PASSWORD (or _FILE, _COMMAND, or asked for), a new key file, or a key service."""
     from strongroom.cli import render
 
     room = _open(repo, key_file)
-    slot = room.add_key(_make_key_file(new_key_file_path) if new_key_file_path else _new_secret(), label)
+    slot = room.add_key(_new_secret(new_key_file_path, kms), label)
+    _say_service(slot)
     _say(json, _slot(slot), lambda: render.show_done(f"key slot {slot.id[:12]} added"))
 
 
@@ -364,15 +370,27 @@ def _pairs(texts: list[str], option: str) -> dict[str, str]:
     return pairs
 
 
-def _slot(slot: KeySlot) -> dict[str, str]:
-    return {"id": slot.id, "kind": slot.kind, "label": slot.label, "created": slot.created}
+def _say_service(slot: KeySlot) -> None:
+    """On standard error, if its service was never met."""
+    from strongroom.cli import render
+    from strongroom.repository.key_services import is_experimental
+
+    if is_experimental(slot.kind):
+        render.show_problem(f"{slot.kind} is experimental: it has never met the real service; keep another key slot beside it")
 
 
-def _new_secret() -> Secret:
+def _slot(slot: KeySlot) -> dict[str, Any]:
+    shown: dict[str, Any] = {name: slot.body[name] for name in ("service", "set", "shares", "threshold") if name in slot.body}
+    return {"id": slot.id, "kind": slot.kind, "label": slot.label, "created": slot.created, **shown}
+
+
+def _new_secret(new_key_file_path: Path | None = None, kms: str | None = None) -> Secret:
     from strongroom.credentials import secret_from
     from strongroom.repository import Secret
 
-    secret = secret_from(prefix="STRONGROOM_NEW_")
+    if new_key_file_path:
+        return _make_key_file(new_key_file_path)
+    secret = secret_from(prefix="STRONGROOM_NEW_", kms=kms)
     if secret is None and _may_ask():
         secret = Secret.passphrase(_ask("New password", confirm=True))
     if secret is None:
@@ -398,5 +416,17 @@ def _make_key_file(path: Path) -> Secret:
     return Secret.key_file(content)
 
 
-for name in ("restoring", "pruning", "holding", "erasing", "journal", "doctoring"):  # last: their commands are registered on `app`
+for name in (  # last: their commands are registered on `app`
+    "restoring",
+    "pruning",
+    "holding",
+    "erasing",
+    "journal",
+    "doctoring",
+    "recovering",
+    "rotating",
+    "covering",
+    "drilling",
+    "policing",
+):
     import_module(f"strongroom.cli.{name}")

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from strongroom.cli.bars import amount
-from strongroom.model import LedgerItem, Status
+from strongroom.model import LedgerItem, Status, Verdict
 
 if TYPE_CHECKING:
+    from strongroom.model import Conversion
     from strongroom.operations.backup import BackupReport
     from strongroom.operations.journal_status import Hole, StreamStatus
     from strongroom.operations.repair import RepairReport
@@ -62,6 +64,8 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, datetime):
+        return value.isoformat()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
@@ -272,10 +276,34 @@ def show_plan(plan: RestorePlan) -> None:
     for one in plan.collections:
         renamed = f" as {one.target_name}" if one.target_name != one.name else ""
         line(f"  restores  {one.name}{renamed}, {_rows(one.rows)}")
+    show_conversions(plan.conversions)
     for loss in plan.losses:
         _paragraph(("  changes   ", "yellow"), loss, indent=12)
     for taken in plan.occupied:
         line(("  occupied  ", "yellow"), f"{taken}: needs --overwrite")
+
+
+def show_conversions(conversions: Sequence[Conversion]) -> None:
+    """A line a part; columns that are kept share one."""
+    kept: dict[str, list[str]] = {}
+    folded = [one for one in conversions if one.verdict is Verdict.KEPT and one.part.startswith("column ")]
+    for one in folded:
+        kept.setdefault(one.collection, []).append(one.part.removeprefix("column "))
+    shown = [one for one in conversions if one not in folded]
+    width = max((len(one.part) for one in shown), default=0)
+    for name in dict.fromkeys(one.collection for one in conversions):
+        line("  becomes   ", (name, "bold"))
+        for one in (its for its in shown if its.collection == name):
+            style = _VERDICTS[one.verdict]
+            becomes = f"{one.was}" if one.was == one.becomes else f"{one.was} → {one.becomes}"
+            line("    ", (f"{one.verdict:<8}", style), f" {one.part:<{width}}  {becomes}", f" ({one.note})" if one.note else "")
+        if columns := kept.get(name):
+            more = f" and {len(columns) - _MOST_ITEMS} more" if len(columns) > _MOST_ITEMS else ""
+            listed = f" {_counted(len(columns), 'columns')}: {', '.join(columns[:_MOST_ITEMS])}{more}"
+            line("    ", (f"{Verdict.KEPT:<8}", _VERDICTS[Verdict.KEPT]), listed)
+
+
+_VERDICTS = {Verdict.KEPT: "green", Verdict.WIDENED: "green", Verdict.CHANGED: "yellow", Verdict.LOST: "red"}
 
 
 def _show_moment(moment: PlannedMoment) -> None:
@@ -316,6 +344,8 @@ def show_verify(report: VerifyReport) -> None:
     verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {_counted(len(report.findings), 'findings')}", "red")
     looked = ", ".join(_counted(value, name) for name, value in report.looked_at.items())
     _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
+    if report.unkept:
+        line(("!", "yellow"), f" what was proven could not be kept for the coverage: {report.unkept}", to=err)
 
 
 def show_repair(report: RepairReport) -> None:
@@ -331,10 +361,12 @@ def show_repair(report: RepairReport) -> None:
 
 
 def show_keys(slots: Sequence[KeySlot]) -> None:
-    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<10}  label", "bold"))
+    width = max([10, *(len(slot.kind) for slot in slots)])
+    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<{width}}  label", "bold"))
     for slot in slots:
         created = slot.created[:19].replace("T", " ")
-        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<10}  {slot.label}")
+        service = f"  ({slot.body['service']})" if "service" in slot.body else ""
+        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<{width}}  {slot.label}{service}")
 
 
 def _text(*parts: Part) -> Text:

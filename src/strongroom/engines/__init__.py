@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strongroom.errors import WrongRequest
+from strongroom.repository import transport
 
 if TYPE_CHECKING:
     from strongroom.engines.protocol import Engine, Source, Target
@@ -80,8 +81,20 @@ def prepared(url: str) -> AbstractContextManager[None]:
 
 
 def source_of(url: str) -> Source:
-    return engine_of(url).source(url)
+    """Opens nothing. Raises WrongRequest, or Refused if it is on another machine and the URL means no TLS."""
+    source = engine_of(url).source(url)
+    _require_encrypted(url)
+    return source
 
 
 def target_of(url: str) -> Target:
-    return engine_of(url).target(url)
+    """The same."""
+    target = engine_of(url).target(url)
+    _require_encrypted(url)
+    return target
+
+
+def _require_encrypted(url: str) -> None:
+    encrypted = getattr(engine_of(url), "encrypted_scheme", "")
+    if encrypted:
+        transport.require_encrypted_url(url, f"write {encrypted}://")

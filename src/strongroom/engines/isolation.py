@@ -23,12 +23,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, cast
 
+from strongroom.engines import stopwatch
 from strongroom.errors import EngineFailed, StrongroomError
 
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl(2)
@@ -98,7 +99,7 @@ class _Child:
 
     def ask(self, function: str, arguments: Sequence[Any], *, last: bool) -> Any:
         """The result of the function, or what it raised. It must have ended if it is asked no more."""
-        request, descriptors = _packed((function, *arguments))
+        request, descriptors = _packed((function, stopwatch.is_timing(), *arguments))
         with suppress(BrokenPipeError, ConnectionResetError):  # it died, and its exit code says how
             socket.send_fds(self._requests, [_LENGTH.pack(len(request))], descriptors)
             self._requests.sendall(request)
@@ -109,7 +110,8 @@ class _Child:
             self._ended(function)
         if not answer:
             raise EngineFailed(f"{function}: the engine's process ended without an answer")
-        done, result = pickle.loads(answer)
+        done, result, laps = pickle.loads(answer)
+        stopwatch.note(laps)
         if not done:
             self.end()
             raise result
@@ -205,13 +207,13 @@ def _packed(request: Sequence[Any]) -> tuple[bytes, list[int]]:
     return content.getvalue(), descriptors
 
 
-def _unpacked(content: bytes, descriptors: Sequence[int]) -> tuple[str, Sequence[Any]]:
+def _unpacked(content: bytes, descriptors: Sequence[int]) -> tuple[str, bool, Sequence[Any]]:
     class Unpickler(pickle.Unpickler):
         def persistent_load(self, place: int) -> int:
             return descriptors[place]
 
-    function, *arguments = Unpickler(io.BytesIO(content)).load()
-    return function, arguments
+    function, timed, *arguments = Unpickler(io.BytesIO(content)).load()
+    return function, timed, arguments
 
 
 # -- the child's side --------------------------------------------------------------------------------------------------------
@@ -244,7 +246,7 @@ def _serve(channel: int, loading: str) -> None:
     os._exit(0)  # taking a large library apart again takes as long as loading it
 
 
-def _received(requests: socket.socket) -> tuple[str, Sequence[Any]] | None:
+def _received(requests: socket.socket) -> tuple[str, bool, Sequence[Any]] | None:
     """The next request, None if nobody asks any more."""
     head, descriptors, _, _ = socket.recv_fds(requests, _LENGTH.size, _MOST_DESCRIPTORS)
     if not head:
@@ -254,13 +256,15 @@ def _received(requests: socket.socket) -> tuple[str, Sequence[Any]] | None:
         return _unpacked(stream.read(length), descriptors)
 
 
-def _outcome(function: str, arguments: Sequence[Any]) -> tuple[bool, Any]:
+def _outcome(function: str, timed: bool, arguments: Sequence[Any]) -> tuple[bool, Any, Sequence[float]]:
+    """Whether it was done, what it gave or raised, and how long its queries took if they are timed."""
     try:
-        return True, _found(function)(*arguments)
+        with stopwatch.timing() if timed else nullcontext(()) as laps:
+            return True, _found(function)(*arguments), laps
     except StrongroomError as error:
-        return False, error
+        return False, error, ()
     except Exception as error:  # noqa: BLE001 - the process boundary: every failure is reported to the parent
-        return False, EngineFailed(f"{type(error).__name__}: {error}".splitlines()[0])
+        return False, EngineFailed(f"{type(error).__name__}: {error}".splitlines()[0]), ()
 
 
 def _found(function: str) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from strongroom.errors import Unreadable
+from strongroom.errors import SourceChanged, Unreadable
 
 _PREFIX = ".strongroom-moment-"
 _FICLONE = 0x40049409
@@ -24,6 +24,21 @@ _PIECE = 64 << 20
 
 class TooLong(Exception):
     """It takes longer than is decent while others wait."""
+
+
+def read_exactly(place: Path, path: str, offset: int, length: int) -> bytes:
+    """These bytes of a file of the copy. It isn't held open: an engine may have tens of thousands. Raises SourceChanged if the copy
+    was meddled with."""
+    descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.pread(descriptor, length, offset)
+        while len(content) < length and (more := os.pread(descriptor, length - len(content), offset + len(content))):
+            content += more
+    finally:
+        os.close(descriptor)
+    if len(content) != length:
+        raise SourceChanged(f"{path} in the private copy ends early")
+    return content
 
 
 @contextmanager

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from strongroom.model import (
         Answers,
         Collection,
+        Conversion,
         Cut,
         Description,
         Fidelity,
@@ -270,6 +271,9 @@ class Target(Protocol):
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What loading such rows changes: ids turned to text, metric replaced ... Shown in the plan."""
 
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        """What becomes of each part of such rows, by `conversions.table`: values of each type go through what converts rows."""
+
     def fidelity(self, collection: Collection) -> Fidelity:
         """How the vectors of such a collection come back after `Stage.load`."""
 
@@ -305,7 +309,8 @@ class WholeOnly(Protocol):
 
 class Engine(Protocol):
     """A plug-in, registered in the entry point group `strongroom.engines` under its URL scheme. One that has an attribute
-    `experimental` that is true has never met what it is for: see `engines.is_experimental`."""
+    `experimental` that is true has never met what it is for: see `engines.is_experimental`. One whose URLs mean no TLS
+    names the scheme that means it in an attribute `encrypted_scheme`."""
 
     @property
     def name(self) -> str: ...
@@ -365,3 +370,11 @@ class ScratchElsewhere(Protocol):
 
     def drop_scratch(self, url: str) -> None:
         """Take away what a restore left at the URL that `scratch` gave; what can't be is left. Repeatable."""
+
+
+@runtime_checkable
+class ScratchRestarts(Protocol):
+    """An `Engine` whose scratch target is a server of its own, which can be stopped and started."""
+
+    def restart_scratch(self, url: str) -> None:
+        """Stop the server at the URL that `scratch` gave, and start it on what it had written to its files. Raises EngineFailed."""

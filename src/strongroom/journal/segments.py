@@ -23,7 +23,7 @@ from strongroom import codecs
 from strongroom.engines.changes import Change, from_pieces, to_pieces
 from strongroom.errors import Damaged
 from strongroom.model import Json
-from strongroom.repository.crypto import SALT_BYTES, SIGNATURE_BYTES, Keys, NotAuthentic, content_hash, random_bytes
+from strongroom.repository.crypto import SALT_BYTES, SIGNATURE_BYTES, Keys, NotAuthentic, content_hash
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
 
 FOLDER = "journal/"
@@ -113,7 +113,7 @@ def number_in(name: str) -> tuple[str, int] | None:
 
 def encode(keys: Keys, head: Head, changes: Iterable[Change]) -> tuple[Front, bytes]:
     """The object of a segment, and its front. `head.body` is filled in."""
-    start, salt = header(Kind.JOURNAL), random_bytes(SALT_BYTES)
+    start, salt = header(Kind.JOURNAL), keys.new_salt()
     box, bound = keys.box(Kind.JOURNAL.purpose, salt), start + keys.repository_id + head.name.encode()
     body = box.seal(1, _body(changes), bound)
     said = {"strongroom_journal": FORMAT, **asdict(head), "body": content_hash(body).hex()}

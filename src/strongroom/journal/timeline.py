@@ -116,7 +116,8 @@ def at_mark(found: Sequence[Span], mark: str, read: Read) -> Moment | None:
                 if last is not None:
                     return last
             low = high
-    return None
+    begun = (span for span in reversed(found) if span.begins.get("") == mark)  # the mark of its first snapshot
+    return next((Moment(span, span.first - 1, span.since) for span in begun), None)
 
 
 def _at_number(found: Sequence[Span], scope: str, wanted: int, read: Read) -> Moment | None:

@@ -75,6 +75,7 @@ class _Backup:
             ThreadPoolExecutor(1, thread_name_prefix="strongroom-probes") as asking,
             ExitStack() as unfinished,
         ):
+            writer.pace = self._options.pace
             before = predecessor_of(self._repository, writer, self._source, engine.name, known)
             record, finish = before.unread(source, engine.version(), self._options.model) if self._may_rely else None, None
             if record is None:
@@ -216,6 +217,7 @@ class _Backup:
                 looking.append(analysis.submit(_when_measured, reading, measured))
                 if len(looking) > _WAITING_BLOCKS:
                     looking.popleft().result()
+                self._options.pace.read(block.batch.nbytes)
                 self._progress.advance(block.batch.num_rows if block.dead is None else int((~block.dead).sum()))
             for future in looking:
                 future.result()
@@ -248,8 +250,12 @@ class _Backup:
                     self._progress.advance(artifact.size)
                     stored.append(_constant(known))
                 else:
-                    stored.append(files.store(artifact, before.file(artifact.path), self._progress.advance))
+                    stored.append(files.store(artifact, before.file(artifact.path), self._have_read))
         return stored
+
+    def _have_read(self, amount: int) -> None:
+        self._options.pace.read(amount)
+        self._progress.advance(amount)
 
     def _keep(self, part: Part, before: Predecessor, readings: Mapping[str, CollectionReading]) -> bool:
         """May a part of a file that is taken over stay as it is? The vectors that it refers to then stay too."""

@@ -9,7 +9,7 @@ from typing import Any
 from strongroom.errors import NotFound, VerificationFailed
 from strongroom.operations.erase import where_it_lies
 from strongroom.repository import Repository
-from strongroom.repository.crypto import is_signed
+from strongroom.repository.crypto import signed_by
 from strongroom.repository.erasures import Erasure, erasures
 from strongroom.snapshots import history
 
@@ -54,7 +54,7 @@ def check(document: Mapping[str, Any], public_key: str | None = None) -> dict[st
         raise VerificationFailed(
             f"it is signed by {key.hex()}, not by {public_key}", hint="it isn't of the repository that is meant"
         )
-    if not is_signed(key, signature, _canonical(body)):
+    if not signed_by(key, signature, _canonical(body)):
         raise VerificationFailed("its signature is wrong: it was altered, or forged", hint="ask who gave it for another one")
     return body
 

@@ -15,13 +15,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.codecs.runs import Numbers
+from strongroom.engines import stopwatch
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import EngineFailed
 from strongroom.model import Answers, Bytes, Collection, Field, FoundBy, LedgerItem, RowBlock, Status, Stretch
 from strongroom.operations.change_feed import sealed, unread
 from strongroom.operations.predecessor import Predecessor, said_lineage
+from strongroom.progress import UNHURRIED, Pace
 from strongroom.repository import BlobWriter
-from strongroom.snapshots import manifest, probes
+from strongroom.snapshots import latency, manifest, probes
 from strongroom.snapshots.fingerprints import Fingerprinter, Prints, RowsRoot
 from strongroom.snapshots.known import KnownWriter, tidy
 from strongroom.snapshots.manifest import ProbeSet, StoredCollection, Vectors
@@ -38,12 +40,13 @@ _SCANNED_BYTES = 4 << 30
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
     """`model` is NAME@VERSION of the encoder; `probes` queries a vector field are sealed in; `reread` has a source read even if its
-    files look as they did at the snapshot before."""
+    files look as they did at the snapshot before. `pace` spares the source and the network."""
 
     model: str | None = None
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     probes: int = probes.PROBES
     reread: bool = False
+    pace: Pace = UNHURRIED
 
 
 @dataclass
@@ -99,6 +102,7 @@ class CollectionReading:
         self._following = False
         self._fits = True
         self._read = 0
+        self._latency: dict[str, Mapping[str, float]] = {}
 
     # -- rows and vectors ------------------------------------------------------------------------------------------------------
 
@@ -266,8 +270,16 @@ class CollectionReading:
         """Ask the live index at once if that leaves the frozen files alone, so that the engine starts while rows are read."""
         asked = _Asked(queries, ExactSearch(queries, field, probes.K, known), known=known)
         if not self._frozen.search_disturbs:
-            asked.live = self._asking.submit(self._frozen.search, self.collection.name, field.name, queries, probes.K)
+            asked.live = self._asking.submit(self._timed_search, field.name, queries)
         return asked
+
+    def _timed_search(self, name: str, queries: probes.Matrix) -> Answers:
+        """What the live index answers, and how long it took for each query: while the backup reads, so rather longer."""
+        with stopwatch.timing() as laps:
+            answers = self._frozen.search(self.collection.name, name, queries, probes.K)
+        if laps:
+            self._latency[name] = latency.summary(laps)
+        return answers
 
     def probes(self, partly: list[LedgerItem]) -> dict[str, Probes]:
         """The probes of every field, with what the engine's own index answers at the frozen moment."""
@@ -277,10 +289,7 @@ class CollectionReading:
                 continue
             live: Answers | None = None
             try:
-                if asked.live is None:
-                    live = self._frozen.search(self.collection.name, name, asked.queries, probes.K)
-                else:
-                    live = asked.live.result()
+                live = self._timed_search(name, asked.queries) if asked.live is None else asked.live.result()
             except EngineFailed as error:
                 partly.append(LedgerItem(f"{self.collection.name}: live answers", Status.NOT_CAPTURED, str(error)))
             answered[name] = Probes(probes.K, asked.queries, asked.exact.answers(), live, asked.exact.rows()).only(
@@ -315,6 +324,7 @@ class CollectionReading:
             slots=rows.slots,
             found_by=self._found_by,
             slots_read=self._read,
+            latency=self._latency,
         )
 
     @property

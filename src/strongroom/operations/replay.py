@@ -45,10 +45,10 @@ def replay(repository: Repository, frozen: Frozen, chosen: Sequence[StoredCollec
 
 def ask(frozen: Frozen, collection: str, field: str, sealed: Probes) -> Answers:
     """What the index answers to the sealed queries. Raises EngineFailed."""
-    return frozen.search(collection, _field_name(frozen, collection, field), sealed.queries, sealed.k)
+    return frozen.search(collection, field_name(frozen, collection, field), sealed.queries, sealed.k)
 
 
-def _field_name(frozen: Frozen, collection: str, wanted: str) -> str:
+def field_name(frozen: Frozen, collection: str, wanted: str) -> str:
     """The field to ask: the one of that name, or the only one, whatever the engine calls it."""
     names = [one.name for one in frozen.description.collection(collection).fields]
     if wanted in names:

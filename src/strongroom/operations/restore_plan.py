@@ -14,7 +14,7 @@ from strongroom import engines
 from strongroom.engines.protocol import Columnar, Engine, LearnsDimension, Target, WholeOnly
 from strongroom.errors import NotFound, Refused, WrongRequest
 from strongroom.journal.marks import LOGS, SCAN
-from strongroom.model import ROLE, Role, Selection
+from strongroom.model import ROLE, Conversion, Role, Selection
 from strongroom.operations.consistency import has_rows_alone
 from strongroom.operations.restore_moment import MomentPlan, PlannedMoment
 from strongroom.snapshots.fingerprints import role_of
@@ -47,6 +47,8 @@ class RestorePlan:
     rung: Rung
     reasons: tuple[str, ...]
     losses: tuple[str, ...]
+    conversions: tuple[Conversion, ...]
+    """What becomes of each part of the collections; empty if the restore is exact."""
     collections: tuple[PlannedCollection, ...]
     bytes: int
     cost: str
@@ -103,7 +105,7 @@ def plan_restore(
     count = len(chosen) + len(later)
     if best != Rung.EXACT and target.holds_one and count > 1:
         raise WrongRequest(f"{target_url} has room for one collection, not {count}", hint="choose one with --collection")
-    losses = () if best == Rung.EXACT else _losses(target, chosen, selection, best)
+    losses, conversions = ((), ()) if best == Rung.EXACT else _losses(target, chosen, selection, best)
     planned = [(one.name, one.count) for one in chosen] + [(name, 0) for name in later]
     names = [selection.target_name(name) for name, _ in planned]
     return RestorePlan(
@@ -113,6 +115,7 @@ def plan_restore(
         rung=best,
         reasons=reasons,
         losses=losses,
+        conversions=conversions,
         collections=tuple(PlannedCollection(name, selection.target_name(name), rows) for name, rows in planned),
         bytes=_bytes(best, chosen, installed_artifacts(snapshot, selection)),
         cost=_cost(best, snapshot, chosen),
@@ -180,8 +183,11 @@ def _unreplayable(moment: MomentPlan, engine: Engine, target: Target, later: Seq
     return "" if told else f"{engine.name} can't be told what changed: the rows of the moment are loaded"
 
 
-def _losses(target: Target, chosen: Sequence[StoredCollection], selection: Selection, rung: Rung) -> tuple[str, ...]:
+def _losses(
+    target: Target, chosen: Sequence[StoredCollection], selection: Selection, rung: Rung
+) -> tuple[tuple[str, ...], tuple[Conversion, ...]]:
     losses: dict[str, None] = {}
+    conversions: list[Conversion] = []
     for collection in chosen:
         schema = collection.arrow_schema() if collection.schema else _empty_schema(collection)
         named = replace(collection.catalog, name=selection.target_name(collection.name))
@@ -194,9 +200,10 @@ def _losses(target: Target, chosen: Sequence[StoredCollection], selection: Selec
             raise WrongRequest(f"{collection.name} can't be loaded there: {objections[0]}", hint=hint)
         if collection.schema:
             losses.update(dict.fromkeys(target.losses(named, schema)))
+            conversions += target.conversions(named, schema)
             if rung == Rung.CONVERT and isinstance(target, Columnar) and any(role_of(one) is Role.PAYLOAD for one in schema):
                 losses[_UNFOLDED] = None
-    return tuple(losses)
+    return tuple(losses), tuple(conversions)
 
 
 _UNFOLDED = "keys of the payload become columns where all their values are of one plain type; what else there is stays in it"

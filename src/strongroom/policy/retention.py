@@ -78,6 +78,8 @@ class Rules:
     yearly: int = 0
     within: Duration | None = None
     tags: tuple[tuple[str, str | None], ...] = ()
+    pitr: Duration | None = None
+    """Any moment of so long before now can be restored by a journal: all snapshots of that time stay, and the one before."""
 
     def __bool__(self) -> bool:
         return self != Rules()
@@ -135,8 +137,28 @@ def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime, trust: Trust
         for key, value in rules.tags:
             if key in one.tags and value in (None, one.tags[key]):
                 reasons[one.id].append(f"tag {key}={one.tags[key]}")
+    if rules.pitr is not None:
+        window = [one for one in past if one.at > rules.pitr.before(now)]
+        for one in past[: len(window) + 1]:  # a moment is restored from the snapshot before it
+            reasons[one.id].append(f"PITR window of {rules.pitr}")
     told = ((one.id, tuple(reasons[one.id])) for one in ordered)
     return [Decision(name, bool(why), why or ("no rule keeps it",), name in doubts) for name, why in told]
+
+
+def together(first: Rules, other: Rules) -> Rules:
+    """Rules that keep all that either keeps."""
+    return Rules(
+        **{name: max(getattr(first, name), getattr(other, name)) for name in ("last", *PERIODS)},
+        within=_longer(first.within, other.within),
+        tags=tuple(dict.fromkeys((*first.tags, *other.tags))),
+        pitr=_longer(first.pitr, other.pitr),
+    )
+
+
+def _longer(first: Duration | None, other: Duration | None) -> Duration | None:
+    both = [one for one in (first, other) if one is not None]
+    long_ago = datetime(4000, 3, 1, tzinfo=UTC)
+    return min(both, key=lambda one: one.before(long_ago), default=None)
 
 
 def _doubts(ordered: Sequence[Dated], now: datetime, trust: Trust) -> dict[str, str]:

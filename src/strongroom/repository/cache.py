@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthentic, random_bytes
+from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthentic
 from strongroom.repository.state import alone_at, state_directory
 
 MOST_BYTES = 1 << 30
@@ -96,7 +96,7 @@ class Cache:
 
     def _write(self, file: BinaryIO, records: Iterable[Record]) -> None:
         for plain in _framed(records):
-            salt = random_bytes(SALT_BYTES)
+            salt = self._keys.new_salt()
             sealed = self._keys.box(self._purpose, salt).seal(0, plain, self._keys.repository_id)
             if file.tell() + len(sealed) > MOST_BYTES:
                 return

@@ -1,21 +1,24 @@
 """How bytes are kept secret and recognised again. The only module that touches `cryptography`.
 
-Every key comes from the repository's 32-byte master key by HKDF-SHA256 (RFC 5869) with a purpose of its own, so that no key
-serves two ends. Encryption is AES-256-GCM (NIST SP 800-38D); identity is keyed BLAKE3; signatures are Ed25519 (RFC 8032).
+Every key comes from the 32-byte secret of an epoch by HKDF-SHA256 (RFC 5869) with a purpose of its own, so that no key serves
+two ends. Encryption is AES-256-GCM (NIST SP 800-38D), for a public key HPKE (RFC 9180); identity is keyed BLAKE3; signatures are
+Ed25519 (RFC 8032).
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -25,6 +28,9 @@ KEY_BYTES = 32
 SALT_BYTES = 32
 TAG_BYTES = 16
 SIGNATURE_BYTES = 64
+TAG_OF_KEY_BYTES = 8
+"""With so many bytes a salt begins that names its key."""
+_HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
 class NotAuthentic(Exception):
@@ -68,8 +74,10 @@ def key_of_passphrase(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes
 class Box:
     """Authenticated encryption under one key. The caller sees to it that no nonce number is used twice with it."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, another: Callable[[], bytes | None] = lambda: None) -> None:
+        """`another` is asked for a key where this one doesn't open something: it may have become known since."""
         self._aead = AESGCM(key)
+        self._another = another
 
     def seal(self, number: int, plain: Bytes, bound_to: bytes) -> bytes:
         """Ciphertext and tag (TAG_BYTES longer than `plain`) with counter nonce `number`."""
@@ -81,19 +89,15 @@ class Box:
 
     def open(self, number: int, sealed: Bytes, bound_to: bytes) -> bytes:
         """The plain bytes. Raises NotAuthentic."""
+        nonce = number.to_bytes(12, "big")
         try:
-            return self._aead.decrypt(number.to_bytes(12, "big"), sealed, bound_to)
+            return self._aead.decrypt(nonce, sealed, bound_to)
         except (InvalidTag, ValueError) as error:
-            raise NotAuthentic from error
-
-
-def is_signed(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Whether the holder of that public key (32 bytes of Ed25519) signed this."""
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+            key = self._another()
+            if key is None:
+                raise NotAuthentic from error
+            self._aead, self._another = AESGCM(key), lambda: None
+        return self.open(number, sealed, bound_to)
 
 
 def block_cipher(key: bytes) -> Callable[[Bytes, Bytes], int]:
@@ -102,51 +106,144 @@ def block_cipher(key: bytes) -> Callable[[Bytes, Bytes], int]:
     return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update_into  # noqa: S305 - the PRF inside PMAC
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """The keys of one opened repository, all derived from its master key."""
+def new_exchange_key() -> tuple[bytes, bytes]:
+    """A private X25519 key and its public half, 32 bytes each."""
+    private = X25519PrivateKey.generate()
+    return private.private_bytes_raw(), private.public_key().public_bytes_raw()
 
-    repository_id: bytes
-    master: bytes
-    blob_id: bytes
-    fingerprint: bytes
-    _signing: Ed25519PrivateKey
-    _verifying: Ed25519PublicKey
+
+def seal_to(public: bytes, plain: bytes, info: bytes) -> bytes:
+    """What only the private half opens: HPKE in base mode (X25519, HKDF-SHA256, AES-256-GCM), the 32 bytes `enc` first."""
+    return _HPKE.encrypt(plain, X25519PublicKey.from_public_bytes(public), info)
+
+
+def open_sealed(private: bytes, sealed: bytes, info: bytes) -> bytes:
+    """The inverse of `seal_to`. Raises NotAuthentic."""
+    try:
+        return _HPKE.decrypt(sealed, X25519PrivateKey.from_private_bytes(private), info)
+    except (InvalidTag, ValueError) as error:
+        raise NotAuthentic from error
+
+
+class Epoch:
+    """A time in the life of a repository and its keys, which all derive from 32 random bytes."""
+
+    def __init__(self, number: int, secret: bytes, created: str, repository_id: bytes) -> None:
+        self.number = number
+        self.secret = secret
+        self.created = created
+        self.tag = derive(secret, "epoch tag", salt=repository_id)[:TAG_OF_KEY_BYTES]
+        self.signing = Ed25519PrivateKey.from_private_bytes(derive(secret, "manifest signature", salt=repository_id))
+        self.verifying = self.signing.public_key()
+
+    def __repr__(self) -> str:
+        return f"Epoch({self.number})"
+
+    def signed(self, signature: bytes, message: bytes) -> bool:
+        """Was this signed with the epoch's key?"""
+        try:
+            self.verifying.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+class Keys:
+    """The keys of one opened repository: those of the newest epoch for what is written, those of all for what is read."""
+
+    def __init__(self, repository_id: bytes, blob_id: bytes, fingerprint: bytes, epochs: Iterable[Epoch]) -> None:
+        self.repository_id = repository_id
+        self.blob_id = blob_id
+        self.fingerprint = fingerprint
+        self._epochs = {epoch.number: epoch for epoch in epochs}
+        self.newer: Callable[[Epoch], Iterable[Epoch]] = lambda _: ()
+        """Looks in the store for epochs after this one."""
 
     @classmethod
     def of(cls, master: bytes, repository_id: bytes) -> Keys:
-        signing = Ed25519PrivateKey.from_private_bytes(derive(master, "manifest signature", salt=repository_id))
+        """Those of a repository's first epoch, whose secret is its master key."""
         return cls(
-            repository_id=repository_id,
-            master=master,
-            blob_id=derive(master, "blob id", salt=repository_id),
-            fingerprint=derive(master, "row fingerprint", salt=repository_id),
-            _signing=signing,
-            _verifying=signing.public_key(),
+            repository_id,
+            derive(master, "blob id", salt=repository_id),
+            derive(master, "row fingerprint", salt=repository_id),
+            [Epoch(0, master, "", repository_id)],
         )
 
     def __repr__(self) -> str:
         return f"Keys({self.repository_id.hex()})"
 
+    @property
+    def epochs(self) -> tuple[Epoch, ...]:
+        """Oldest first."""
+        return tuple(epoch for _, epoch in sorted(self._epochs.items()))
+
+    @property
+    def newest(self) -> Epoch:
+        return self._epochs[max(self._epochs)]
+
+    @property
+    def master(self) -> bytes:
+        """The secret of the first epoch, from which the keys of blob ids and fingerprints come in every epoch."""
+        return self._epochs[0].secret
+
+    def epoch(self, number: int) -> Epoch | None:
+        return self._epochs.get(number)
+
+    def begin(self, epoch: Epoch) -> None:
+        """From here on write with this epoch's keys."""
+        self._epochs = {**self._epochs, epoch.number: epoch}
+
+    def look_again(self) -> None:
+        """Learn of epochs that another process began."""
+        for epoch in self.newer(self.newest):
+            self.begin(epoch)
+
     def identify(self, plain: Bytes) -> bytes:
         """A blob's id, 32 bytes: keyed BLAKE3 of its plain bytes, so that storage can't test what is inside."""
         return blake3(plain, key=self.blob_id).digest()
 
+    def new_salt(self) -> bytes:
+        """SALT_BYTES for a new object. After the first epoch they begin with the tag that names the epoch."""
+        epoch = self.newest
+        tag = epoch.tag if epoch.number else b""
+        return tag + random_bytes(SALT_BYTES - len(tag))
+
     def box(self, purpose: str, salt: bytes) -> Box:
-        """A box with a key of its own for one object: `salt` is SALT_BYTES random bytes, new for each object."""
-        return Box(derive(self.master, purpose, salt=salt + self.repository_id))
+        """A box with a key of its own for one object: `salt` is of `new_salt`, or stood in the object."""
+
+        def of(epoch: Epoch) -> bytes:
+            return derive(epoch.secret, purpose, salt=salt + self.repository_id)
+
+        def another() -> bytes | None:
+            self.look_again()
+            later = self._named(salt)
+            return None if later is None else of(later)
+
+        named = self._named(salt)
+        return Box(of(self._epochs[0]), another) if named is None else Box(of(named))
+
+    def _named(self, salt: bytes) -> Epoch | None:
+        """The epoch whose tag a salt begins with; None for one of the first, or one that isn't known yet."""
+        return next((epoch for epoch in self._epochs.values() if epoch.number and salt.startswith(epoch.tag)), None)
 
     @property
     def public_key(self) -> bytes:
-        """By which anybody can check what this repository signed: 32 bytes of Ed25519."""
-        return self._verifying.public_bytes_raw()
+        """The 32 bytes by which anybody can check what `sign` signed (`signed_by`)."""
+        return self.newest.verifying.public_bytes_raw()
 
     def sign(self, message: bytes) -> bytes:
-        return self._signing.sign(message)
+        return self.newest.signing.sign(message)
 
     def verify(self, signature: bytes, message: bytes) -> None:
-        """Raises NotAuthentic if the signature isn't this repository's."""
-        try:
-            self._verifying.verify(signature, message)
-        except InvalidSignature as error:
-            raise NotAuthentic from error
+        """Raises NotAuthentic if the signature isn't of any epoch of this repository."""
+        if not any(epoch.signed(signature, message) for epoch in reversed(self.epochs)):
+            raise NotAuthentic
+
+
+def signed_by(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Did the holder of this Ed25519 key (32 bytes) sign the message? False for what can't be a key or a signature, too."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

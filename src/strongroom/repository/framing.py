@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from strongroom.errors import Damaged
-from strongroom.repository.crypto import SALT_BYTES, Keys, NotAuthentic, content_hash, random_bytes
+from strongroom.repository.crypto import SALT_BYTES, Keys, NotAuthentic, content_hash
 
 MAGIC = b"SRRM"
 FORMAT = 1
@@ -29,6 +29,14 @@ class Kind(IntEnum):
     EPOCH = 6
     HOLD = 7
     ERASURE = 8
+    AUDIT = 9
+    DRILL = 10
+    PROOF = 11
+    POLICY = 12
+    REGION = 13
+    APPROVAL = 14
+    KEYRING = 15
+    TENANT = 16
 
     @property
     def purpose(self) -> str:
@@ -42,7 +50,7 @@ def header(kind: Kind) -> bytes:
 def seal(keys: Keys, kind: Kind, plain: bytes) -> tuple[str, bytes]:
     """The object of `plain` and its id (64 hex digits)."""
     start = header(kind)
-    salt = random_bytes(SALT_BYTES)
+    salt = keys.new_salt()
     content = start + salt + keys.box(kind.purpose, salt).seal(0, plain, start + keys.repository_id)
     return content_hash(content).hex(), content
 

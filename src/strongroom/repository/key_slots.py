@@ -1,19 +1,25 @@
-"""Who can open the repository: each key slot wraps the same master key under another secret.
+"""Who can open the repository: each key slot wraps the repository's keys under another secret.
+
+A slot of version 1 wraps the master key, which is all that a repository has whose keys were never rotated. One of version 2 wraps
+what `keyring.Bundle` holds, and shows a public key, to which the keys of later epochs are sealed.
 
 A slot is the object keys/<id>, JSON, and its id is the BLAKE3 of its bytes, so that an altered one is told from a wrong secret.
-Passphrases go through Argon2id with the slot's own salt; a key file holds 32 random bytes and goes through HKDF.
+Passphrases go through Argon2id with the slot's own salt; a key file holds 32 random bytes and goes through HKDF, as does the
+secret that recovery shares give together. A key service wraps 32 random bytes, which the slot keeps in that form.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from strongroom.errors import Damaged, WrongRequest
+from strongroom.errors import Damaged, NotAdmitted, WrongKey, WrongRequest
 from strongroom.repository.crypto import (
     KEY_BYTES,
+    SIGNATURE_BYTES,
     TAG_BYTES,
     Argon2Cost,
     Box,
@@ -25,10 +31,15 @@ from strongroom.repository.crypto import (
 )
 from strongroom.repository.identity import AccessRole, Identity
 
+if TYPE_CHECKING:
+    from strongroom.repository.key_services import Context, KeyService
+
 FOLDER = "keys/"
-PASSPHRASE, KEY_FILE = "passphrase", "key file"
-_KINDS = (PASSPHRASE, KEY_FILE)
+PASSPHRASE, KEY_FILE, RECOVERY = "passphrase", "key file", "recovery shares"
+SERVICES = ("aws-kms", "gcp-kms", "vault", "pkcs11")
+_KINDS = (PASSPHRASE, KEY_FILE, RECOVERY, *SERVICES)
 SLOT_SALT_BYTES = 16
+_LONGEST_URL, _LONGEST_KEY, _LONGEST_BUNDLE = 2_048, 8_192, 1 << 20
 UNREADABLE = {"kind": "unreadable", "label": "", "created": ""}
 """What stands for the body of a slot that is damaged or another repository's, so that it can be named and removed."""
 
@@ -37,10 +48,13 @@ _KEY_FILE_START = b"strongroom-key-1:"
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What opens a slot: a passphrase or the content of a key file. Never printed."""
+    """What opens a slot: a passphrase, the content of a key file, what recovery shares give, or a service that has the key. Never
+    printed. `shown` is what a new slot says of it to everybody."""
 
-    kind: str  # 'passphrase' or 'key file'
+    kind: str
     value: bytes = field(repr=False)
+    service: KeyService | None = field(default=None, repr=False)
+    shown: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def passphrase(cls, text: str) -> Secret:
@@ -59,6 +73,20 @@ class Secret:
         if not content.startswith(_KEY_FILE_START) or len(raw) != KEY_BYTES:
             raise WrongRequest("that is not a Strongroom key file", hint="make one with 'strongroom key add --new-key-file PATH'")
         return cls(KEY_FILE, raw)
+
+    @property
+    def called(self) -> str:
+        """In a sentence: 'no slot opens with ...'."""
+        return str(self.shown.get("service") or f"{'these' if self.kind == RECOVERY else 'this'} {self.kind}")
+
+    @classmethod
+    def of_service(cls, service: KeyService) -> Secret:
+        return cls(service.kind, b"", service, {"service": service.url})
+
+    @classmethod
+    def recovery(cls, value: bytes, **shown: int) -> Secret:
+        """`value` is 32 random bytes. `shown` are the numbers of the set, of shares, and of how many of them are needed."""
+        return cls(RECOVERY, value, shown=dict(shown))
 
 
 def new_key_file() -> bytes:
@@ -90,24 +118,66 @@ class KeySlot:
         return str(self.body["created"])
 
     @property
+    def version(self) -> int:
+        return int(self.body.get("slot", 1))
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch whose keys it wraps itself."""
+        return int(self.body.get("epoch", 0))
+
+    @property
+    def public(self) -> bytes:
+        """Of version 2: its public key."""
+        return base64.b64decode(self.body["public"])
+
+    @property
+    def signature(self) -> bytes:
+        """Of version 2: made with the key of its epoch, over `signed_part`."""
+        return base64.b64decode(self.body["signature"])
+
+    @property
     def identity(self) -> Identity:
         """Raises ValueError if the slot names a role that this program doesn't know."""
         return Identity(self.id, self.label, AccessRole(self.body.get("role", AccessRole.ADMIN)))
 
     def open(self, secret: Secret) -> bytes | None:
-        """The master key, or None if the secret isn't this slot's."""
+        """What it wraps, or None if the secret isn't this slot's."""
         if secret.kind != self.kind:
             return None
+        box = _wrapping_box(self.body, secret)
+        if box is None:
+            return None
         try:
-            return _wrapping_box(self.body, secret).open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
+            return box.open(0, base64.b64decode(self.body["wrapped"]), _bound(self.body))
         except NotAuthentic:
             return None
 
 
+def opening(slots: Iterable[KeySlot], secret: Secret) -> Iterator[tuple[KeySlot, bytes]]:
+    """The slots that a secret opens, with what they wrap; a service's own ones first. Raises Unreachable, NotAdmitted, or WrongKey
+    if the service refuses one and opens none."""
+    refusal: WrongKey | None = None
+    opened = False
+    for slot in sorted(slots, key=lambda slot: slot.body.get("service") != secret.shown.get("service")):
+        try:
+            wrapped = slot.open(secret)
+        except NotAdmitted:
+            raise
+        except WrongKey as error:  # perhaps because it is a slot of another key, or somebody's who wrote it there
+            refusal = refusal or error
+            continue
+        if wrapped is not None:
+            opened = True
+            yield slot, wrapped
+    if refusal is not None and not opened:
+        raise refusal
+
+
 def make_slot(
-    repository_id: bytes, master: bytes, secret: Secret, label: str, created: str, cost: Argon2Cost
+    repository_id: bytes, wrapped: bytes, secret: Secret, label: str, created: str, cost: Argon2Cost, signed: Signed | None = None
 ) -> tuple[KeySlot, bytes]:
-    """A new slot for `secret` and the bytes of its object."""
+    """A new slot for `secret` and the bytes of its object: of version 2 if it is `signed`, else `wrapped` is the master key."""
     body: dict[str, Any] = {
         "slot": 1,
         "repository": repository_id.hex(),
@@ -115,12 +185,36 @@ def make_slot(
         "label": label,
         "created": created,
         "salt": base64.b64encode(random_bytes(SLOT_SALT_BYTES)).decode(),
+        **secret.shown,
+        **({} if signed is None else {"slot": 2, **signed.shown}),
     }
+    if secret.service is not None:
+        wrapped_key = secret.service.wrap(random_bytes(KEY_BYTES), _context(body))
+        body["service_key"] = base64.b64encode(wrapped_key).decode()
     if secret.kind == PASSPHRASE:
         body["argon2id"] = {"passes": cost.passes, "lanes": cost.lanes, "memory_kib": cost.memory}
-    body["wrapped"] = base64.b64encode(_wrapping_box(body, secret).seal(0, master, _bound(body))).decode()
+    if signed is not None:
+        body["signature"] = base64.b64encode(signed.sign(signed_part(body))).decode()
+    box = _wrapping_box(body, secret)  # of a service: unwrapped again, so that no slot is made that it wouldn't open
+    if box is None:
+        raise WrongRequest(f"{secret.shown.get('service')} doesn't unwrap what it has wrapped", hint="check what kind of key it is")
+    body["wrapped"] = base64.b64encode(box.seal(0, wrapped, _bound(body))).decode()
     content = json.dumps(body, sort_keys=True).encode()
     return KeySlot(content_hash(content).hex(), body), content
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What a slot of version 2 shows (`epoch`, `public`, perhaps a `role`), and who signs it."""
+
+    shown: dict[str, Any]
+    sign: Callable[[bytes], bytes]
+
+
+def signed_part(body: dict[str, Any]) -> bytes:
+    """What the signature of a slot of version 2 is about: all that it shows."""
+    shown = {key: value for key, value in body.items() if key not in ("wrapped", "signature")}
+    return b"strongroom key slot\0" + json.dumps(shown, sort_keys=True).encode()
 
 
 def read_slot(name: str, content: bytes, repository_id: bytes) -> KeySlot:
@@ -147,7 +241,18 @@ def _is_sane(body: dict[str, Any]) -> bool:
     """Could this program have written it? Anybody who can write to the store could have, and must not lock us out with it."""
     salt, wrapped = (base64.b64decode(body[part], validate=True) for part in ("salt", "wrapped"))
     affordable = body["kind"] != PASSPHRASE or _cost(body).admissible()
-    return len(salt) == SLOT_SALT_BYTES and len(wrapped) == KEY_BYTES + TAG_BYTES and affordable
+    if body["kind"] in SERVICES:
+        key = base64.b64decode(body["service_key"], validate=True)
+        affordable = isinstance(body["service"], str) and len(body["service"]) <= _LONGEST_URL and len(key) <= _LONGEST_KEY
+    return len(salt) == SLOT_SALT_BYTES and _holds_keys(body, wrapped) and affordable
+
+
+def _holds_keys(body: dict[str, Any], wrapped: bytes) -> bool:
+    if body.get("slot") != 2:
+        return len(wrapped) == KEY_BYTES + TAG_BYTES
+    lengths = [len(base64.b64decode(body[part], validate=True)) for part in ("public", "signature")]
+    epoch = body["epoch"]
+    return len(wrapped) <= _LONGEST_BUNDLE and lengths == [KEY_BYTES, SIGNATURE_BYTES] and isinstance(epoch, int) and epoch >= 0
 
 
 def _cost(body: dict[str, Any]) -> Argon2Cost:
@@ -159,9 +264,30 @@ def _bound(body: dict[str, Any]) -> bytes:
     return json.dumps({key: value for key, value in body.items() if key != "wrapped"}, sort_keys=True).encode()
 
 
-def _wrapping_box(body: dict[str, Any], secret: Secret) -> Box:
-    """One box a slot: the salt makes its key new, so that nonce 0 is used once."""
+def _context(body: dict[str, Any]) -> Context:
+    from strongroom.repository.key_services import Context
+
+    return Context(str(body["repository"]), base64.b64decode(body["salt"]).hex())
+
+
+def _wrapping_box(body: dict[str, Any], secret: Secret) -> Box | None:
+    """One box a slot: the salt makes its key new, so that nonce 0 is used once. None if a service says that it isn't its slot."""
     salt = base64.b64decode(body["salt"])
-    if secret.kind == KEY_FILE:
-        return Box(derive(secret.value, "key file slot", salt=salt))
-    return Box(derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot"))
+    if secret.service is not None:
+        key = _unwrapped(secret.service, body)
+        return None if key is None else Box(derive(key, "key service slot", salt=salt))
+    if secret.kind == PASSPHRASE:
+        return Box(derive(key_of_passphrase(secret.value, salt, _cost(body)), "passphrase slot"))
+    return Box(derive(secret.value, f"{secret.kind} slot", salt=salt))
+
+
+def _unwrapped(service: KeyService, body: dict[str, Any]) -> bytes | None:
+    """What the service makes of the slot's key: it is asked where the caller said it is, whatever the slot says. Raises Unreachable
+    or WrongKey."""
+    from strongroom.repository.key_services import NotOurs
+
+    try:
+        key = service.unwrap(base64.b64decode(body["service_key"]), _context(body))
+    except NotOurs:
+        return None
+    return key if len(key) == KEY_BYTES else None

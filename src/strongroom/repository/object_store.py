@@ -29,6 +29,7 @@ from strongroom.errors import (
     Unreachable,
     UnsafeStore,
 )
+from strongroom.repository import transport
 from strongroom.repository.patience import Patience
 from strongroom.repository.profiles import region_of
 from strongroom.repository.store import USE_ANOTHER, Listed
@@ -63,8 +64,12 @@ def _cloud(location: str, scheme: str, bucket: str, prefix: str, patience: Patie
     }
     connecting = timedelta(seconds=min(5.0, patience.request))
     options: Any = {"timeout": timedelta(seconds=patience.request), "connect_timeout": connecting}
-    if endpoint_of(scheme).startswith("http://"):
+    endpoint = endpoint_of(scheme)
+    if endpoint and not endpoint.lower().startswith("https://"):
+        transport.require_encrypted_url(endpoint, f"name the server of {location} by https://")
         options["allow_http"] = True
+    elif scheme in ("s3", "s3a"):
+        options["allow_http"] = False  # whatever AWS_ALLOW_HTTP says
     if scheme in ("s3", "s3a"):
         region: Any = {} if {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys() else region_of(endpoint_of(scheme))
         return S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=retries, **region)

@@ -20,7 +20,7 @@ import numpy as np
 from strongroom import codecs
 from strongroom.errors import Damaged
 from strongroom.model import Bytes
-from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthentic, content_hash, random_bytes
+from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthentic, content_hash
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header, require_whole
 
 ID_BYTES = 32
@@ -98,7 +98,7 @@ class OpenPack:
 
     def __init__(self, keys: Keys, buffer: bytearray | None = None) -> None:
         """`buffer` is one that an earlier pack gave back: new pages cost as much as the encryption."""
-        salt = random_bytes(SALT_BYTES)
+        salt = keys.new_salt()
         self._salt = salt
         self._keys = keys
         self._box = keys.box(Kind.PACK.purpose, salt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
@@ -30,6 +30,7 @@ from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
+from strongroom.repository.slot_making import add_slot
 from strongroom.repository.store import Store, require_conditional_create, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
@@ -58,6 +59,8 @@ class Repository:
         self.unlisted = BlobIndex()
         """Packs that no index object lists, by their own directories; filled by `read_directories`."""
         self._index = BlobIndex()
+        self.proving: Callable[[Place], None] = lambda _: None
+        """Hears of each blob that was read from a pack and found right."""
         self._damaged: set[str] = set()
         self._seen: set[str] | None = None
         self._distrusting = False
@@ -218,7 +221,9 @@ class Repository:
     def open_place(self, place: Place) -> tuple[CodedBlob, Bytes]:
         """A blob from one pack: as it is coded, and plain, checked. Raises NotFound or Damaged."""
         sealed = self.store.read(place.pack.name, place.blob.offset, place.blob.stored)
-        return self.reader(place.pack).coded(place.blob, sealed)
+        found = self.reader(place.pack).coded(place.blob, sealed)
+        self.proving(place)
+        return found
 
     def _open_anywhere(self, blob_id: bytes) -> tuple[CodedBlob, Bytes]:
         first: Damaged | None = None
@@ -342,11 +347,7 @@ class Repository:
     def add_key(self, secret: Secret, label: str, *, cost: Argon2Cost | None = None) -> KeySlot:
         """One more secret that opens the repository."""
         created = self.clock.now().isoformat()
-        slot, content = key_slots.make_slot(
-            self.config.repository_id, self.keys.master, secret, label, created, cost or Argon2Cost()
-        )
-        create_once(self.store, slot.name, content)
-        return slot
+        return add_slot(self.store, self.keys, secret, label, created, cost or Argon2Cost())
 
     def remove_key(self, prefix: str) -> KeySlot:
         """Remove the slot whose id begins so, be it a damaged one. Raises NotFound, or Refused for the last that opens."""
@@ -363,9 +364,9 @@ class Repository:
     def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
         """Put `new` in the place of `old`: the new slot is durable before the old one goes. Raises WrongKey."""
         slots, _ = self.key_slots()
-        replaced = next((slot for slot in slots if slot.open(old) is not None), None)
+        replaced = next((slot for slot, _ in key_slots.opening(slots, old)), None)
         if replaced is None:
-            raise WrongKey(f"no key slot opens with this {old.kind}")
+            raise WrongKey(f"no key slot opens with {old.called}")
         fresh = self.add_key(new, replaced.label, cost=cost)
         self._take_away(replaced)
         return fresh
@@ -380,6 +381,8 @@ class Repository:
         if not self.key_slots()[0]:
             create_once(self.store, slot.name, content)
             raise Refused("another process removed the other key slots: this one was put back", hint="see 'strongroom key list'")
+        if slot.version == 2:
+            self.bury(What.REVOKED, [slot.id])
 
 
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:

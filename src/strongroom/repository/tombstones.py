@@ -3,6 +3,7 @@
     tombstones/forgotten/<id>   snapshots whose absence is no theft
     tombstones/unlisted/<id>    packs that no index object listed when a prune saw them first
     tombstones/condemned/<id>   packs that will be deleted
+    tombstones/revoked/<id>     key slots that were removed: no new epoch is sealed to one that is put back
     tombstones/trimmed/<id>     from which segment on streams of the journal are kept: 32 hex digits of the stream, 32 of its number
 
 A tombstone is signed and sealed like a manifest, and its JSON says itself what it means: a store can take one away, not make one.
@@ -42,6 +43,7 @@ class What(StrEnum):
     UNLISTED = "unlisted"
     CONDEMNED = "condemned"
     TRIMMED = "trimmed"
+    REVOKED = "revoked"
 
     @property
     def folder(self) -> str:

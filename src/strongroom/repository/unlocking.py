@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from strongroom.errors import Damaged, NoRepository, NotFound, WrongKey
-from strongroom.repository import config, key_slots
+from strongroom.repository import config, epoch_memory, key_slots, keyring
 from strongroom.repository.crypto import Keys
 from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
@@ -33,15 +33,25 @@ def unlock(store: Store, secret: Secret) -> Unlocked:
     """Raises NoRepository, WrongKey, or Damaged if `config` or every key slot is."""
     settings = read_config(store)
     slots, problems = read_slots(store, settings)
-    for slot in slots:
-        master = slot.open(secret)
-        if master is not None:
-            return Unlocked(settings, Keys.of(master, settings.repository_id), slot.identity, tuple(problems))
+    left_out: WrongKey | None = None
+    for slot, wrapped in key_slots.opening(slots, secret):
+        try:
+            keys = keyring.open_slot(store, slot, wrapped, settings.repository_id)
+        except WrongKey as error:
+            left_out = error
+            continue
+        epoch_memory.check(keys)
+        return Unlocked(settings, keys, slot.identity, tuple(problems))
+    if left_out is not None:
+        raise left_out
     if problems:
         raise problems[0]
     if not slots:
         raise Damaged(key_slots.FOLDER, "every key slot is gone, and with them the only way to the data")
-    raise WrongKey(f"no key slot of {store.url} opens with this {secret.kind}")
+    hint = (
+        None if secret.service is None else "see 'strongroom key list' for the services of its slots; any other slot opens it too"
+    )
+    raise WrongKey(f"no key slot of {store.url} opens with {secret.called}", hint=hint)
 
 
 def read_config(store: Store) -> config.Config:

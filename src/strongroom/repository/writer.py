@@ -10,6 +10,7 @@ from types import TracebackType
 from strongroom import codecs
 from strongroom.errors import AlreadyExists, Damaged, NotFound, Unreachable
 from strongroom.model import Bytes
+from strongroom.progress import UNHURRIED, Pace
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.crypto import Keys
 from strongroom.repository.packs import CodedBlob, OpenPack, Pack
@@ -61,6 +62,7 @@ class BlobWriter:
         self._packs: list[Pack] = []
         self._failure: BaseException | None = None
         self.stored_bytes = 0
+        self.pace: Pace = UNHURRIED
 
     def submit(self, data: Bytes, kind: str, then: Callable[[bytes], None] | None = None) -> Future[bytes]:
         """Store `data` soon; the future gives its id. Blocks while the memory budget is used up.
@@ -151,6 +153,7 @@ class BlobWriter:
 
     def _upload(self, full: OpenPack) -> None:
         pack, content = full.finish()
+        self.pace.written(pack.size)
         create_once(self._store, pack.name, content)
         free = _is_free(content)
         with self._lock:

@@ -187,6 +187,8 @@ class StoredCollection:
     `vectors` are the stored vectors of each field. `order` says which row lies in each of the `slots` of the engine's own storage
     order: blobs of runs, each of which replaces some of the ones before; to begin with, slot i has row number i. `found_by` says
     how the backup knew what had changed (`model.FoundBy`), '' if nobody said, and `slots_read` how many slots it read for that.
+    `latency` are the seconds that the live index took for one query of a field's probes: 'p50', 'p95' and 'queries', how many there
+    were; a field that it doesn't name was not measured.
     """
 
     catalog: Collection
@@ -199,6 +201,7 @@ class StoredCollection:
     slots: int = 0
     found_by: str = ""
     slots_read: int = 0
+    latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -321,6 +324,7 @@ def _collection(body: dict[str, Any]) -> StoredCollection:
         slots=body["slots"],
         found_by=body.get("found_by", ""),
         slots_read=body.get("slots_read", 0),
+        latency=body.get("latency", {}),
     )
 
 

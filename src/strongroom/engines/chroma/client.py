@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from strongroom.engines import stopwatch
 from strongroom.engines.changes import ACT, Act, RowChanges, unspool
 from strongroom.engines.chroma.conversion import Records, floats, records
 from strongroom.errors import EngineFailed
@@ -51,6 +52,7 @@ def search(
         answer = collection.query(query_embeddings=queries[start : start + _QUERIES_AT_ONCE], n_results=k, include=["distances"])
         ids += answer["ids"]
         distances += map(exact, answer["distances"])
+    stopwatch.again(lambda one: collection.query(query_embeddings=one, n_results=k, include=["distances"]), queries)
     return ids, distances
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from strongroom.engines.conversions import Loaded, of_payloads
 from strongroom.errors import WrongRequest
 from strongroom.model import ROLE, Json, Role
 
@@ -77,8 +78,19 @@ def metadata(values: dict[str, Any]) -> dict[str, Json] | None:
     kept = {}
     for key, value in values.items():
         if value is not None and key:
-            kept["_" + key if key.startswith(_RESERVED) else key] = _value(value)
+            kept[key_of(key)] = _value(value)
     return kept or None
+
+
+def key_of(key: str) -> str:
+    """What a key is called in metadata."""
+    return "_" + key if key.startswith(_RESERVED) else key
+
+
+def loaded(batch: pa.RecordBatch) -> Loaded:
+    """What Chroma is given of these rows."""
+    found = records(batch)
+    return of_payloads(batch, found.ids, found.metadatas, document=found.documents, uri=found.uris, key_of=key_of)
 
 
 def _value(value: Any) -> Json:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +15,7 @@ from strongroom.engines.chroma import catalog, changes, rows
 from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
 from strongroom.engines.chroma.catalog import FIELD
 from strongroom.engines.chroma.hnsw import Header
-from strongroom.engines.private_copy import private_directory
+from strongroom.engines.private_copy import private_directory, read_exactly
 from strongroom.engines.protocol import BLOCK_BYTES, Feed, rows_per_block
 from strongroom.engines.regions import fixed_blocks
 from strongroom.errors import NotFound, SourceChanged
@@ -66,11 +64,7 @@ class ChromaSource:
             progress.begin("copying the database", None, "bytes")
             isolation.call("strongroom.engines.chroma.capture:capture", str(self._root), str(copy), isolation.Descriptor(lock))
             progress.advance(sum(file.stat().st_size for file in copy.rglob("*") if file.is_file()))
-            frozen = ChromaFrozen(copy)
-            try:
-                yield frozen
-            finally:
-                frozen.close()
+            yield ChromaFrozen(copy)
 
 
 class ChromaFrozen:
@@ -182,11 +176,6 @@ class ChromaFrozen:
         if not (self._root / DATABASE).exists():
             raise SourceChanged(f"the private copy {self._root} was removed", hint="run the backup again")
 
-    def close(self) -> None:
-        """Let go of the files."""
-        for artifact in self._artifacts:
-            artifact.close()
-
 
 Pieces = Callable[[int], Iterable[Region]]
 """From a file's size to its regions."""
@@ -242,8 +231,6 @@ class _File:
         self._place = root / path
         self._pieces = pieces
         self.cut = cut
-        self._lock = threading.Lock()
-        self._descriptor = -1
         self.path = path
         self.size = self._place.stat().st_size
 
@@ -252,18 +239,4 @@ class _File:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly these bytes, from any thread. Raises SourceChanged if the copy was meddled with."""
-        with self._lock:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._place, os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(self._descriptor, length, offset)
-        while len(content) < length and (more := os.pread(self._descriptor, length - len(content), offset + len(content))):
-            content += more
-        if len(content) != length:
-            raise SourceChanged(f"{self.path} in the private copy ends early")
-        return content
-
-    def close(self) -> None:
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+        return read_exactly(self._place, self.path, offset, length)

@@ -14,12 +14,13 @@ from strongroom.engines.chroma import conversion, edit
 from strongroom.engines.chroma.apply import apply
 from strongroom.engines.chroma.capture import DATABASE
 from strongroom.engines.chroma.catalog import Address
-from strongroom.engines.chroma.creation import create_like
+from strongroom.engines.chroma.creation import create_like, hnsw_of
 from strongroom.engines.chroma.frozen import ChromaSource
+from strongroom.engines.conversions import Becoming, Ways, table
 from strongroom.engines.staged_directory import DirectoryStage, DirectoryTarget
 from strongroom.engines.staging import remove, sync_tree
 from strongroom.errors import EngineFailed, WrongRequest
-from strongroom.model import Collection, Description, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Description, Fidelity, Selection
 
 _CLIENT = "strongroom.engines.chroma.client"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
@@ -43,6 +44,9 @@ class ChromaTarget(DirectoryTarget):
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What loading changes. An index is built anew, so that answers may differ a little."""
         return losses_of(collection, schema)
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return conversions_of(collection, schema)
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """Cosine collections hold unit vectors."""
@@ -115,6 +119,13 @@ def losses_of(collection: Collection, schema: pa.Schema) -> Sequence[str]:
     if any(field.metric == "cosine" for field in collection.fields):
         found.append("with cosine, Chroma keeps unit vectors")
     return [*found, "the index is built anew: answers may differ a little"]
+
+
+def conversions_of(collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+    """What becomes of each part of rows in a Chroma, embedded or a server."""
+    becomes = Becoming("float32", str(hnsw_of(collection)["space"]), "hnsw")
+    own = "schema_str" in collection.catalog
+    return table(collection, schema, Ways(conversion.loaded, lambda _: becomes, fidelity_of(collection), gaps=False, own=own))
 
 
 def fidelity_of(collection: Collection) -> Fidelity:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from strongroom.engines.conversions import Becoming, Loaded, Ways, of_batch, table
 from strongroom.engines.duckdb.definition import PAYLOAD, ROW, Table, is_own, place_of, quoted, table_of
-from strongroom.model import ROLE, Collection, Json, Role
+from strongroom.model import ROLE, Collection, Fidelity, Field, Json, Role
+from strongroom.model import Conversion as Converted
 
 _METRICS = {"l2": "l2sq", "cosine": "cosine", "ip": "ip"}
 
@@ -36,28 +38,46 @@ def conversion_of(collection: Collection, schema: pa.Schema, *, vss: bool) -> Co
     place = place_of(collection.name) or ("main", collection.name)
     after = []
     for number, field in enumerate(collection.fields):
-        if vss and field.metric in _METRICS and field.name in names:
+        if _is_indexed(field, vss=vss) and field.name in names:
             using = f"USING HNSW ({quoted(names[field.name])}) WITH (metric = '{_METRICS[field.metric]}')"
             after.append(f"CREATE INDEX {quoted(f'{place[1]}_hnsw_{number}')} ON {quoted(*place)} {using}")
     return Conversion({"before": [], "after": after, "key": key, "left": []}, names)
 
 
-def _recipe(table: Table, *, vss: bool) -> dict[str, Json]:
-    place = table.schema, table.table
-    items = [*table.items, *([f"{quoted(ROW)} BIGINT"] if not table.key else [])]
-    left = [table.id.name] if len(table.key) > 1 else []
-    after = [one.statement(place) for one in table.indexes if vss or not one.column]
-    made = f"CREATE TABLE {quoted(*place)} ({', '.join(items)})"
-    return {"before": list(table.sequences), "table": made, "after": after, "left": left}
+def _is_indexed(field: Field, *, vss: bool) -> bool:
+    return vss and field.metric in _METRICS
+
+
+def conversions(collection: Collection, schema: pa.Schema, *, vss: bool) -> Sequence[Converted]:
+    """What becomes of each part of such rows."""
+    planned, own = conversion_of(collection, schema, vss=vss), is_own(collection)
+
+    def vector(field: Field) -> Becoming:
+        indexed = _is_indexed(field, vss=vss) and (not own or bool(field.index))
+        return Becoming("float32", field.metric if indexed else "l2", "hnsw" if indexed else "")
+
+    def load(batch: pa.RecordBatch) -> Loaded:
+        return of_batch(batch, planned.names, planned.rows(batch))
+
+    return table(collection, schema, Ways(load, vector, Fidelity.KEPT, gaps=True, own=own))
+
+
+def _recipe(made: Table, *, vss: bool) -> dict[str, Json]:
+    place = made.schema, made.table
+    items = [*made.items, *([f"{quoted(ROW)} BIGINT"] if not made.key else [])]
+    left = [made.id.name] if len(made.key) > 1 else []
+    after = [one.statement(place) for one in made.indexes if vss or not one.column]
+    created = f"CREATE TABLE {quoted(*place)} ({', '.join(items)})"
+    return {"before": list(made.sequences), "table": created, "after": after, "left": left}
 
 
 def schema_of(collection: Collection) -> pa.Schema:
     """That of a collection which has no rows to show it."""
     if is_own(collection):
-        table = table_of(collection)
-        dimensions = {one.name: one.dimension for one in table.stored}
-        kinds = {name: pa.list_(pa.float32(), dimensions[name]) if dimensions.get(name) else pa.utf8() for name, _ in table.roles()}
-        return pa.schema([pa.field(name, kinds[name], metadata={ROLE: role.encode()}) for name, role in table.roles()])
+        own = table_of(collection)
+        dimensions = {one.name: one.dimension for one in own.stored}
+        kinds = {name: pa.list_(pa.float32(), dimensions[name]) if dimensions.get(name) else pa.utf8() for name, _ in own.roles()}
+        return pa.schema([pa.field(name, kinds[name], metadata={ROLE: role.encode()}) for name, role in own.roles()])
     vectors = [pa.field(one.name, pa.list_(pa.float32(), one.dimension), metadata={ROLE: b"vector"}) for one in collection.fields]
     return pa.schema([pa.field("id", pa.utf8(), metadata={ROLE: b"id"}), *vectors])
 
@@ -81,18 +101,18 @@ def objections(collection: Collection, schema: pa.Schema) -> Iterator[str]:
 def losses(collection: Collection, schema: pa.Schema, *, vss: bool) -> Iterator[str]:
     """What loading such rows changes."""
     if is_own(collection):
-        table = table_of(collection)
+        own = table_of(collection)
         yield "other tables, views and macros are not part of it, and foreign keys are not made again"
-        if not table.key:
-            yield f"{table.name} has no key: a column {ROW} is added, which says which row it was"
-        if any(one.column for one in table.indexes):
+        if not own.key:
+            yield f"{own.name} has no key: a column {ROW} is added, which says which row it was"
+        if any(one.column for one in own.indexes):
             again = "are built again, with the default ef_construction: answers may differ a little"
             yield f"HNSW indexes {again if vss else 'are not built: the extension vss is not there'}"
         return
     for field in collection.fields:
         if field.dtype != "float32":
             yield f"vectors of type {field.dtype} become FLOAT, without loss (field {field.name!r})"
-        if vss and field.metric in _METRICS:
+        if _is_indexed(field, vss=vss):
             yield f"the index of field {field.name!r} is built anew as HNSW: answers may differ a little"
         else:
             yield f"field {field.name!r} gets no index: DuckDB looks at every vector, and measures by l2"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from strongroom.engines import stopwatch
 from strongroom.engines.duckdb.definition import quoted
 from strongroom.errors import EngineFailed
 from strongroom.model import Json
@@ -132,7 +133,7 @@ def search(
         connection.execute("SET threads = 1")  # equals come in one order
         measured = f"{_DISTANCES[metric]}({quoted(field)}, ?::FLOAT[{queries.shape[1]}])"
         query = f"SELECT {key}, {measured} FROM {quoted(*place)} ORDER BY {measured} LIMIT {k}"  # noqa: S608
-        for one in queries:
+        for one in stopwatch.each(queries):
             asked = one.tolist()
             found = [(name, far) for name, far in connection.execute(query, [asked, asked]).fetchall() if far is not None]
             ids.append([name for name, _ in found])

@@ -17,7 +17,7 @@ from strongroom.engines.duckdb.moment import SUFFIXES
 from strongroom.engines.staged_file import FileStage, FileTarget
 from strongroom.engines.staging import remove
 from strongroom.errors import EngineFailed
-from strongroom.model import Collection, Description, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Description, Fidelity, Selection
 
 _LIBRARY = "strongroom.engines.duckdb.library"
 
@@ -34,6 +34,9 @@ class DuckTarget(FileTarget):
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         return list(conversion.losses(collection, schema, vss=_has_vss()))
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return conversion.conversions(collection, schema, vss=_has_vss())
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """A table holds the vectors as they are given."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from strongroom.engines import stopwatch
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import EngineFailed, Unreadable, WrongRequest
 from strongroom.model import Json
@@ -88,7 +89,9 @@ def search(descriptor: int, queries: Vectors, k: int) -> tuple[Ids, Ids, Vectors
     """The index's answers: labels under its id map, ids above it (-1 where there is no answer), distances; each q x k."""
     index = _opened(descriptor)
     inner, ids = _without_id_map(index)
-    distances, labels = inner.search(np.ascontiguousarray(queries, np.float32), k)
+    asked = np.ascontiguousarray(queries, np.float32)
+    distances, labels = inner.search(asked, k)
+    stopwatch.again(lambda one: inner.search(one, k), asked)
     mapped = labels if ids is None else np.where(labels < 0, -1, ids[np.maximum(labels, 0)] if len(ids) else -1)
     return labels, mapped, distances
 

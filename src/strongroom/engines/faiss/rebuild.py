@@ -34,6 +34,12 @@ def factory_of(indexed: Field) -> str:
     return str(indexed.index.get("factory") or DEFAULT_INDEX)
 
 
+def metric_type_of(indexed: Field) -> int:
+    """FAISS's number of the metric that the index is built for."""
+    known = "factory" in indexed.index
+    return int(indexed.index["metric_type"]) if known else METRIC_TYPES.get(indexed.metric, METRIC_TYPES["l2"])
+
+
 def _plan(indexed: Field, spill: Spilled) -> Plan:
     known = "factory" in indexed.index
     kind = str(indexed.index.get("inner") or indexed.index.get("kind", "")) if known else ""
@@ -46,7 +52,7 @@ def _plan(indexed: Field, spill: Spilled) -> Plan:
         str(spill.ids) if named else None,
         spill.count,
         indexed.dimension,
-        int(indexed.index["metric_type"]) if known else METRIC_TYPES.get(indexed.metric, 1),
+        metric_type_of(indexed),
         factory_of(indexed),
         str(id_map) if named and id_map else None,
         dict(indexed.index) if known else {},

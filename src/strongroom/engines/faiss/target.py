@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from strongroom.engines.conversions import Becoming, Ways, table
 from strongroom.engines.faiss.freeze import faiss_source
-from strongroom.engines.faiss.rebuild import DEFAULT_INDEX, METRIC_TYPES, factory_of, rebuild
+from strongroom.engines.faiss.rebuild import DEFAULT_INDEX, METRIC_TYPES, factory_of, metric_type_of, rebuild
 from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.indexfile.stage import IndexStage
-from strongroom.engines.indexfile.target import IndexTarget, misfits
-from strongroom.model import Collection, Fidelity, Selection
+from strongroom.engines.indexfile.target import IndexTarget, loaded, misfits
+from strongroom.model import Collection, Conversion, Fidelity, Field, Selection
 
 
 class FaissTarget(IndexTarget):
@@ -35,6 +36,16 @@ class FaissTarget(IndexTarget):
         elif field.metric not in METRIC_TYPES and "metric_type" not in field.index:
             found.append(f"FAISS has no metric {field.metric}: l2 is used")
         return [*found, *self._kept_beside(schema)]
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        def vector(field: Field) -> Becoming:
+            if field.index.get("sidecar"):
+                return Becoming("float32", field.metric, "")
+            kept = METRIC_TYPES.get(field.metric) == metric_type_of(field) and field.metric != "cosine"
+            other = "l2" if metric_type_of(field) == METRIC_TYPES["l2"] else "ip"
+            return Becoming("float32", field.metric if kept or "factory" in field.index else other, factory_of(field))
+
+        return table(collection, schema, Ways(loaded, vector, self.fidelity(collection), gaps=False))
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """A lossy kind of index is built as that kind again, and codes the vectors."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from strongroom.engines import stopwatch
 from strongroom.engines.protocol import rows_per_block
 
 Ids = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ def search(descriptor: int, opening: Opening, queries: Vectors, k: int) -> tuple
     index.set_ef(max(opening.ef, k))
     index.set_num_threads(1)
     most = min(k, opening.live)
-    for place, query in enumerate(queries):
+    for place, query in enumerate(stopwatch.each(queries)):
         found = _nearest(index, query, most)
         if found is not None:
             labels[place, : found[0].shape[1]] = found[0].view(np.int64)

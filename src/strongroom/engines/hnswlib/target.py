@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from strongroom.engines.conversions import Becoming, Ways, table
 from strongroom.engines.hnswlib import space
 from strongroom.engines.hnswlib.freeze import hnswlib_source
 from strongroom.engines.hnswlib.library import Plan
 from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.indexfile.spill import indexed_field, spilled
 from strongroom.engines.indexfile.stage import IndexStage
-from strongroom.engines.indexfile.target import IndexTarget, misfits
+from strongroom.engines.indexfile.target import IndexTarget, loaded, misfits
 from strongroom.engines.isolation import call
 from strongroom.engines.staging import write_durably
-from strongroom.model import Collection, Fidelity, Field, Selection
+from strongroom.model import Collection, Conversion, Fidelity, Field, Selection
 
 _DEFAULT_LINKS, _DEFAULT_CONSTRUCTION = 16, 200  # those of hnswlib itself
 
@@ -43,6 +44,12 @@ class HnswlibTarget(IndexTarget):
             found.append(f"hnswlib has no metric {field.metric}: l2 is used")
         return [*found, *self._kept_beside(schema)]
 
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        def vector(field: Field) -> Becoming:
+            return Becoming("float32", _space(field), "" if field.index.get("sidecar") else f"HNSW, M={_links(field)}")
+
+        return table(collection, schema, Ways(loaded, vector, self.fidelity(collection), gaps=False))
+
     def fidelity(self, collection: Collection) -> Fidelity:
         return Fidelity.NORMALIZED if indexed_field(collection).metric == "cosine" else Fidelity.KEPT
 
@@ -63,7 +70,7 @@ class HnswlibStage(IndexStage):
         """An index of the source's M and ef_construction if it was HNSW, and the file that says for which space it is."""
         field = indexed_field(collection)
         rows = spilled(collection, batches, scratch, self.index)
-        metric = field.metric if field.metric in space.SPACES else space.DEFAULT_SPACE
+        metric = _space(field)
         ef = _whole(field, "ef", space.DEFAULT_EF, 100_000)
         plan = Plan(
             str(rows.vectors),
@@ -80,6 +87,10 @@ class HnswlibStage(IndexStage):
 
     def _source(self, path: Path, name: str) -> IndexSource:
         return hnswlib_source(path, self._version, name=name)
+
+
+def _space(field: Field) -> str:
+    return field.metric if field.metric in space.SPACES else space.DEFAULT_SPACE
 
 
 def _links(field: Field) -> int:

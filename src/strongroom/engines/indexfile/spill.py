@@ -49,6 +49,11 @@ def indexed_field(collection: Collection) -> Field:
     return next(f for f in collection.fields if not f.index.get("sidecar"))
 
 
+def name_beside(name: str) -> str:
+    """What a column that isn't the id is called in the sidecar."""
+    return f"sidecar_{name}" if name in ("id", "vector") else name
+
+
 def role_of(column: pa.Field) -> str:
     """The value of `model.ROLE`; empty if the column has none."""
     return str((column.metadata or {}).get(ROLE, b"").decode())
@@ -111,7 +116,7 @@ class _Spill:
     def _write_beside(self, batch: pa.RecordBatch, id_name: str, names: list[str]) -> None:
         columns = [batch.column(id_name), *(batch.column(name) for name in names)]
         fields = [batch.schema.field(id_name).with_name("id")]
-        fields += [batch.schema.field(name).with_name(f"sidecar_{name}" if name in ("id", "vector") else name) for name in names]
+        fields += [batch.schema.field(name).with_name(name_beside(name)) for name in names]
         schema = pa.schema(fields, self.provenance)
         if self._writer is None:
             import pyarrow.parquet as pq

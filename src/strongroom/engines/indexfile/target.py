@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from strongroom.engines.indexfile.spill import role_of
+from strongroom.engines.conversions import Loaded, of_batch
+from strongroom.engines.indexfile.spill import name_beside, role_of
 from strongroom.engines.indexfile.stage import occupied, receipt_of
 from strongroom.model import Collection, Role
 
@@ -35,6 +36,15 @@ class IndexTarget:
         if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
             return [f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index"]
         return []
+
+
+def loaded(batch: pa.RecordBatch) -> Loaded:
+    """What an index file and its sidecar are given: columns as they are, whole ids as int64, which is all that an index has."""
+    key = next(one for one in batch.schema if role_of(one) == Role.ID)
+    called = {one.name: "id" if one.name == key.name else name_beside(one.name) for one in batch.schema}
+    ids = batch.column(key.name).cast(pa.int64()) if pa.types.is_integer(key.type) else batch.column(key.name)
+    columns = [ids if one.name == key.name else batch.column(one.name) for one in batch.schema]
+    return of_batch(batch, called, pa.record_batch(columns, names=[called[name] for name in batch.schema.names]))
 
 
 def misfits(collection: Collection, schema: pa.Schema, library: str, index: str, dtypes: Sequence[str]) -> Sequence[str]:

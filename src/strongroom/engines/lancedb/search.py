@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from strongroom.engines import stopwatch
 from strongroom.engines.lancedb.columns import vector_dtype
 from strongroom.engines.lancedb.library import failing_as, lance, open_table
 from strongroom.errors import EngineFailed
@@ -36,7 +37,7 @@ def nearest(table: str, version: int, field: str, queries: npt.NDArray[np.float3
         cast = queries.astype(kind) if kind in ("int8", "uint8") else queries.astype(np.float32)
         columns = ["_distance"] if identifier is None else [identifier, "_distance"]
         ids, distances = [], []
-        for query in cast:
+        for query in stopwatch.each(cast):
             near = {"column": field, "q": pa.array(query), "k": k}
             found = data.to_table(columns=columns, nearest=near, with_row_id=identifier is None)
             names = found.column("_rowid" if identifier is None else identifier).to_pylist()

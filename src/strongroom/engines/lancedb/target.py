@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from strongroom.engines import isolation
 from strongroom.engines.changes import Change
+from strongroom.engines.conversions import Becoming, Ways, table, unchanged
 from strongroom.engines.lancedb.apply import Applying
 from strongroom.engines.lancedb.columns import role_of, stored_schema
 from strongroom.engines.lancedb.freeze import LanceSource
@@ -26,7 +27,7 @@ from strongroom.engines.lancedb.prints import FIELD, names
 from strongroom.engines.lancedb.versions import SUFFIX
 from strongroom.engines.staging import StagedEntries, remove, sync_tree, write_durably
 from strongroom.errors import Damaged, EngineFailed, WrongRequest
-from strongroom.model import Collection, Description, Fidelity, Role, Selection
+from strongroom.model import Collection, Conversion, Description, Fidelity, Field, Role, Selection
 
 RECEIPT = "strongroom.json"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -61,6 +62,17 @@ class LanceTarget:
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What differs in a table that is loaded from rows instead of from Lance's own files."""
         return list(_losses(collection, schema))
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        indices = {index.column: index for index in plan(collection, collection.count) if index.metric}
+
+        def vector(field: Field) -> Becoming:
+            index = indices.get(field.name)
+            metric = field.metric if index else "hamming" if field.dtype == "uint8" else "l2"  # what Lance measures by unasked
+            return Becoming(field.dtype, metric, index.kind if index else "")
+
+        own = from_lance(collection)
+        return table(collection, schema, Ways(unchanged, vector, Fidelity.KEPT, gaps=True, own=own))
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """The table holds the vectors beside any codes of its index."""

@@ -32,6 +32,7 @@ class Milvus:
 
     name = "milvus"
     loading = "strongroom.engines.milvus.search:load"
+    encrypted_scheme = "milvus+https"
 
     def version(self) -> str:
         """That of the client library: the server's is known when it is asked. Raises WrongRequest if there is none."""
@@ -74,3 +75,5 @@ class Milvus:
 
 class SecureMilvus(Milvus):
     """The same by TLS: only the URL's scheme is another."""
+
+    encrypted_scheme = ""

@@ -6,14 +6,15 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
+from strongroom.engines.conversions import Becoming, Loaded, Ways, of_payloads, table
 from strongroom.engines.milvus.place import NAME, is_own
-from strongroom.engines.milvus.shape import DTYPES, META, bm25_outputs, shape_of
-from strongroom.model import ROLE, Collection, Json, Role
+from strongroom.engines.milvus.shape import DTYPES, META, bm25_outputs, fields_of, shape_of
+from strongroom.model import ROLE, Collection, Conversion, Fidelity, Field, Json, Role
 
 LONGEST_TEXT = 65_535
 LONGEST_VECTOR = 32_768
@@ -184,6 +185,27 @@ def _pair(key: str, value: object) -> dict[str, str]:
 def _hnsw(name: str, metric: str) -> dict[str, Json]:
     said = {"index_type": "HNSW", "metric_type": _METRICS.get(metric, "L2"), **_HNSW}
     return {"field": field_name(name), "name": field_name(name), "params": said}
+
+
+def conversions(collection: Collection, schema: pa.Schema, offer: Offer) -> Sequence[Conversion]:
+    """What becomes of each part of such rows."""
+    made = made_for(collection, schema, offer)
+    shape, own = shape_of(made.schema, partitioned=False), is_of_milvus(collection)
+    there = dict(zip((one.name for one in collection.fields), fields_of(made.schema, made.indexes), strict=True))
+
+    def load(batch: pa.RecordBatch) -> Loaded:
+        key = next(one.name for one in batch.schema if role_of(one) is Role.ID)
+        taken = {one.name for one in shape.columns}
+        payloads = [json.loads(one) for one in others_of(batch, taken)]
+        ids = batch.column(key).cast(shape.id.arrow).to_pylist()
+        found = of_payloads(batch, ids, payloads, key_of=lambda name: _key(name, taken))
+        return replace(found, types={key: shape.id.arrow}, called={key: shape.id.name})
+
+    def vector(field: Field) -> Becoming:
+        its = there[field.name]
+        return Becoming(its.dtype, its.metric, str(its.index.get("kind", "")))
+
+    return table(collection, schema, Ways(load, vector, Fidelity.KEPT, gaps=False, own=own))
 
 
 # -- what doesn't fit, what changes -------------------------------------------------------------------------------------------

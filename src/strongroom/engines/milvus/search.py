@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from strongroom.engines import stopwatch
 from strongroom.engines.milvus.connection import Server
 from strongroom.engines.milvus.listing import Listed
 from strongroom.engines.milvus.reading import loaded
@@ -29,9 +30,9 @@ def nearest(server: Server, listed: Listed, field: str, queries: npt.NDArray[np.
     distances: list[npt.NDArray[np.floating]] = []
     said = {"anns_field": field, "topk": str(k), "params": json.dumps(_params(listed, field, k)), "round_decimal": "-1"}
     with loaded(server, listed):
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            some = queries[start : start + _QUERIES_AT_ONCE]
-            answer = server.ask(
+
+        def ask(some: npt.NDArray[np.float32]) -> Any:
+            return server.ask(
                 "Search",
                 database=listed.database,
                 collection_name=listed.own,
@@ -40,12 +41,15 @@ def nearest(server: Server, listed: Listed, field: str, queries: npt.NDArray[np.
                 search_params=[common.KeyValuePair(key=key, value=value) for key, value in said.items()],
                 nq=len(some),
             )
-            found = answer.results
+
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            found = ask(queries[start : start + _QUERIES_AT_ONCE]).results
             keys = list(found.ids.str_id.data or found.ids.int_id.data)
             scores = np.array(found.scores, np.float32)
             ends = np.cumsum([0, *found.topks])
             ids += [tuple(keys[a:b]) for a, b in pairwise(ends)]
             distances += [scores[a:b] for a, b in pairwise(ends)]
+        stopwatch.again(ask, queries)
     return Answers(tuple(ids), tuple(distances))
 
 

@@ -19,7 +19,7 @@ from strongroom.engines.milvus.cutover import holder
 from strongroom.engines.milvus.place import Place
 from strongroom.engines.milvus.stage import RECEIPT, ServerStage
 from strongroom.errors import WrongRequest
-from strongroom.model import Collection, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Fidelity, Selection
 from strongroom.repository.state import state_directory
 
 
@@ -64,6 +64,9 @@ class ServerTarget:
                 if other is not None and other[0] != own:
                     found.append(f"{collection.name}: the alias {alias} stays that of {other[0]}")
         return found
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return creation.conversions(collection, schema, self._offer())
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """Milvus gives vectors back as it was given them, also where it measures by cosine."""

@@ -43,7 +43,7 @@ class Loading:
     @contextmanager
     def arrived(self, batch: pa.RecordBatch) -> Iterator[None]:
         """While this is open the rows of the batch are in the temporary table."""
-        columns = [_plain(batch.column(one)) for one in self._indices]
+        columns = [plain(batch.column(one)) for one in self._indices]
         with (
             self._connection.cursor() as cursor,
             cursor.copy(f"COPY pg_temp.{self._name} FROM STDIN (FORMAT binary)".encode()) as copy,
@@ -82,7 +82,7 @@ def _stored(kind: pa.DataType) -> pa.DataType:
     return kind if load_type(kind) != "text" else pa.utf8()
 
 
-def _plain(column: pa.Array) -> pa.Array:
+def plain(column: pa.Array) -> pa.Array:
     """The values in that type."""
     kind = _stored(column.type)
     if kind == column.type:

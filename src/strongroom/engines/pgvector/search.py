@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from strongroom.engines import stopwatch
 from strongroom.engines.pgvector.catalog import Column, Index
 from strongroom.engines.pgvector.columns import ROW, Shape, composite_id, counted_hash
 from strongroom.engines.pgvector.server import Connection, quoted
@@ -37,7 +38,7 @@ def nearest(connection: Connection, shape: Shape, field: str, queries: npt.NDArr
     statement = _statement(shape, column, extension)
     connection.execute(f"SET LOCAL search_path = {quoted(extension)}".encode())
     ids, distances = [], []
-    for query in queries:
+    for query in stopwatch.each(queries):
         text = "[" + ",".join(repr(float(one)) for one in query) + "]"
         found = [(_id(shape, row[:-1]), row[-1]) for row in connection.execute(statement, (text, k)).fetchall()]
         best = sorted((distance, one) for one, distance in found if distance is not None and not np.isnan(distance))

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from strongroom.engines.pgvector.address import Address
+from strongroom.engines.pgvector.encryption import refused_for_want_of_it, with_encryption
 from strongroom.engines.retrying import Retrying
 from strongroom.errors import NotFound, StrongroomError, Unreachable, Unreadable
 
@@ -63,9 +64,9 @@ def _connect(address: Address, replication: bool, kind: type[psycopg.Connection[
     if replication:
         options["replication"] = "database"
     try:
-        connection = kind.connect(**options, autocommit=True)
+        connection = kind.connect(**with_encryption(options), autocommit=True)
     except psycopg.OperationalError as error:
-        raise _no_connection(address, error) from error
+        raise refused_for_want_of_it(address.shown, error) or _no_connection(address, error) from error
     with failing_as(Unreadable, address.shown):
         for setting in SETTINGS:
             connection.execute(setting.encode())

@@ -21,16 +21,17 @@ import psycopg
 import pyarrow as pa
 from blake3 import blake3
 
+from strongroom.engines import conversions
 from strongroom.engines.changes import Change
 from strongroom.engines.pgvector import definitions
 from strongroom.engines.pgvector.address import LONGEST_NAME, Address
 from strongroom.engines.pgvector.columns import is_dense
 from strongroom.engines.pgvector.frozen import PgSource
-from strongroom.engines.pgvector.loading import Loading
+from strongroom.engines.pgvector.loading import Loading, plain
 from strongroom.engines.pgvector.server import Connection, connect, extension, failing_as, quoted, said
 from strongroom.engines.staging import remove, write_durably
 from strongroom.errors import Damaged, EngineFailed, Locked, Refused, Unreadable, WrongRequest, from_os_error
-from strongroom.model import Collection, Description, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Description, Fidelity, Field, Selection
 from strongroom.repository.state import state_directory
 
 _RECEIPTS = """
@@ -74,6 +75,9 @@ class PgTarget:
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What a table that is made again doesn't have."""
         return list(_losses(collection, schema))
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return conversions.table(collection, schema, _ways(collection, schema))
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """The table holds the vectors as they are given."""
@@ -302,6 +306,22 @@ def _objections(address: Address, collection: Collection, schema: pa.Schema) -> 
     for one in schema:
         if is_dense(one.type) and one.type.list_size > _LONGEST_VECTOR:
             yield f"field {one.name!r} is longer than a vector of pgvector can be ({_LONGEST_VECTOR:,})"
+
+
+def _ways(collection: Collection, schema: pa.Schema) -> conversions.Ways:
+    def vector(field: Field) -> conversions.Becoming:
+        kind = definitions.column_type(schema.field(field.name)).partition("(")[0]
+        indexed = bool(definitions.indexed_as(field, kind)) and (bool(field.index) or not own)
+        dtype = "float16" if kind == "halfvec" else "float32"
+        return conversions.Becoming(dtype, field.metric if indexed else "l2", "hnsw" if indexed else "")
+
+    def load(batch: pa.RecordBatch) -> conversions.Loaded:
+        columns = [plain(column) for column in batch.columns]
+        given = pa.record_batch(columns, names=batch.schema.names)
+        return conversions.of_batch(batch, {name: name for name in batch.schema.names}, given)
+
+    own = definitions.is_ours(collection)
+    return conversions.Ways(load, vector, Fidelity.KEPT, gaps=True, own=own, objects=True)
 
 
 def _losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
-from strongroom.engines.qdrant.conversion import role_of
-from strongroom.engines.qdrant.shape import DISTANCES, KIND
-from strongroom.model import Collection, Fidelity, Role
+from strongroom.engines.conversions import Becoming, Loaded, Ways, of_payloads, table
+from strongroom.engines.qdrant.conversion import ORIGINAL_ID, points_of, role_of, row_id
+from strongroom.engines.qdrant.shape import DISTANCES, KIND, config_for, fields_of, shape_of
+from strongroom.model import Collection, Conversion, Fidelity, Field, Role, Verdict
 
 UNIT_VECTORS = "with Cosine Qdrant keeps unit vectors"
 _LARGEST = 65_536
@@ -37,6 +39,31 @@ def objections_of(collection: Collection, schema: pa.Schema) -> Iterator[str]:
             yield f"Qdrant has no metric {one.metric!r} (field {one.name!r})"
     if sum(role_of(field) is Role.ID for field in schema) != 1:
         yield "the rows have no id column"
+
+
+def conversions_of(collection: Collection, schema: pa.Schema, fidelity: Fidelity, *, local: bool = False) -> Sequence[Conversion]:
+    """What becomes of each part of such rows; the local mode of Qdrant's client has no index, and float32 alone."""
+    own = "edge_config" in collection.catalog
+    config = config_for(collection)
+    there = {one.name: one for one in fields_of(config, shape_of(config))}
+
+    def load(batch: pa.RecordBatch) -> Loaded:
+        points = list(points_of(batch))
+        return of_payloads(batch, [row_id(point, dict(payload)) for point, _, payload in points], [one[2] for one in points])
+
+    def vector(field: Field) -> Becoming:
+        its = there[field.name]
+        return Becoming("float32" if local else its.dtype, its.metric, "" if local else "hnsw")
+
+    found = table(collection, schema, Ways(load, vector, fidelity, gaps=True, own=own))
+    return [_as_point(one) if one.part.startswith("id ") and not own else one for one in found]
+
+
+def _as_point(one: Conversion) -> Conversion:
+    """A row's id comes back, but it isn't always the point's."""
+    return replace(
+        one, becomes="whole number or UUID", verdict=Verdict.WIDENED, note=f"else a UUID, with {ORIGINAL_ID} in the payload"
+    )
 
 
 def losses_of(collection: Collection, schema: pa.Schema) -> Iterator[str]:

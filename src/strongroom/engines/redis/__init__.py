@@ -22,6 +22,7 @@ class Redis:
 
     name = "redis"
     loading = "strongroom.engines.redis:load"
+    encrypted_scheme = "rediss"
 
     def version(self) -> str:
         return f"redis-py {library().__version__}"
@@ -35,6 +36,12 @@ class Redis:
 
         return start(directory)
 
+    def restart_scratch(self, url: str) -> None:
+        """By an RDB file, as a server that is shut down in order leaves one."""
+        from strongroom.engines.redis.scratch import restart
+
+        restart(address_of(url))
+
     def source(self, url: str) -> RedisSource:
         return RedisSource(address_of(url))
 
@@ -44,3 +51,5 @@ class Redis:
 
 class SecureRedis(Redis):
     """The same by TLS: only the URL's scheme is another."""
+
+    encrypted_scheme = ""

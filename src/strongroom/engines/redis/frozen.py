@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from strongroom.engines import stopwatch
 from strongroom.engines.redis import keyfile
 from strongroom.engines.redis.capture import Moment, capture
 from strongroom.engines.redis.definitions import Definition, definition_from
@@ -120,14 +121,15 @@ class FrozenRedis:
         with speaking(self._address, EngineFailed):
             if definition is None:
                 key = self._names.keys + self._moment.vector_sets[collection]
-                asked = [self._vsim(key, query, k) for query in queries]
+                asked = [self._vsim(key, query, k) for query in stopwatch.each(queries)]
             else:
                 vector = next(one for one in definition.vectors if one.name == field)
                 if not _NAME.fullmatch(field):
                     raise EngineFailed(f"{collection}: a field called {field!r} can't be asked for")
                 wait_until_indexed(self._client, self._names.indexes + raw_of(definition.name))
                 ef = max(_EF_RUNTIME, int(vector.options.get("EF_RUNTIME", 0))) if vector.algorithm == "HNSW" else 0
-                asked = [self._knn(definition, field, _query_bytes(query, vector.dtype), k, ef) for query in queries]
+                each = stopwatch.each(queries)
+                asked = [self._knn(definition, field, _query_bytes(query, vector.dtype), k, ef) for query in each]
         return Answers(tuple(ids for ids, _ in asked), tuple(distances for _, distances in asked))
 
     def _vsim(self, key: bytes, query: npt.NDArray[np.float32], k: int) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:

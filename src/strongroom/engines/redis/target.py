@@ -11,11 +11,14 @@ from collections.abc import Sequence
 import pyarrow as pa
 from blake3 import blake3
 
-from strongroom.engines.redis.definitions import read_definitions
+from strongroom.engines.conversions import Becoming, Loaded, Ways, of_payloads, table
+from strongroom.engines.redis.definitions import definition_for, read_definitions
+from strongroom.engines.redis.loading import rows_in
 from strongroom.engines.redis.names import RECEIPT, raw_of
+from strongroom.engines.redis.rows import hash_fields, hash_row
 from strongroom.engines.redis.server import Address, client_of, speaking
 from strongroom.engines.redis.stage import RedisStage
-from strongroom.model import Collection, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Fidelity, Field, Selection
 from strongroom.repository.state import state_directory
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -70,6 +73,22 @@ class RedisTarget:
         if kind is None:
             found.append(f"rows become hashes with keys that begin with '{collection.name}:', other values JSON in their fields")
         return [*found, "keys of no collection are not restored"]
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        own = collection.catalog.get("kind") is not None
+        definition = definition_for(collection, f"{collection.name}:")
+        there = {one.name: one.field() for one in definition.vectors} if not own else {one.name: one for one in collection.fields}
+
+        def load(batch: pa.RecordBatch) -> Loaded:
+            rows = list(rows_in(batch, collection))
+            hashes = [hash_row(hash_fields(row, definition.vectors), definition.vectors) for row in rows]
+            return of_payloads(batch, [row.id for row in rows], [payload for _, payload in hashes])
+
+        def vector(field: Field) -> Becoming:
+            its = there[field.name]
+            return Becoming(its.dtype, its.metric, str(its.index.get("kind", "HNSW")))
+
+        return table(collection, schema, Ways(load, vector, self.fidelity(collection), gaps=True, own=own))
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """A vector set keeps directions and lengths apart, and codes."""

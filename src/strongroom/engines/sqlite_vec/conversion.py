@@ -7,16 +7,19 @@ numbers of up to 64 bits with a sign, other numbers and bytes. What no column ca
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from strongroom.engines.sqlite_vec.definition import LARGEST, MOST_COLUMNS, NAME, PAYLOAD, TAKEN
+from strongroom.engines.conversions import Becoming, Loaded, Ways, of_batch, table
+from strongroom.engines.sqlite_vec.definition import ARROW, LARGEST, MOST_COLUMNS, NAME, PAYLOAD, TAKEN, Kind, table_of
 from strongroom.errors import WrongRequest
-from strongroom.model import ROLE, Collection, Field, Json, Role
+from strongroom.model import ROLE, Collection, Fidelity, Field, Json, Role
+from strongroom.model import Conversion as Converted
 
 _METRICS = ("l2", "cosine", "l1")
 
@@ -106,6 +109,36 @@ def objections(collection: Collection, schema: pa.Schema) -> Iterator[str]:
         if len(collection.fields) > 1 and (NAME.fullmatch(field.name) is None or field.name.lower() in TAKEN):
             reserved = ", ".join(TAKEN)
             yield f"vec0 can't have a column {field.name!r}: it takes letters, digits and '_', and keeps {reserved} for itself"
+
+
+def conversions(collection: Collection, schema: pa.Schema) -> Sequence[Converted]:
+    """What becomes of each part of such rows."""
+    planned, own = conversion_of(collection, schema), is_own(collection)
+    made = table_of(collection.name, planned.arguments)
+    there = {one.name: one for one in made.of(Kind.VECTOR)} if made else {}
+
+    def vector(field: Field) -> Becoming:
+        its = there[planned.columns[field.name]].field
+        return Becoming(its.dtype, its.metric, "")
+
+    def load(batch: pa.RecordBatch) -> Loaded:
+        rows = planned.rows(batch)
+        found = of_batch(batch, planned.columns, rows)
+        texts = rows.column(PAYLOAD).to_pylist() if PAYLOAD in rows.schema.names else []
+        objects = [json.loads(text or "{}") for text in texts]
+        values: dict[str, Sequence[Any]] = {name: _stored(its) for name, its in found.values.items()}
+        values |= {name: [one.get(name) for one in objects] for name in planned.others}
+        types = {name: ARROW[_type(batch.schema.field(name))] for name in found.types if _type(batch.schema.field(name))}
+        if planned.payload:
+            values[planned.payload], types[planned.payload] = texts, pa.utf8()
+        return Loaded(values, types, {**found.called, **({planned.payload: PAYLOAD} if planned.payload else {})})
+
+    return table(collection, schema, Ways(load, vector, Fidelity.KEPT, gaps=False, own=own))
+
+
+def _stored(values: Sequence[Any]) -> list[Any]:
+    """SQLite takes NaN for null."""
+    return [None if isinstance(one, float) and math.isnan(one) else one for one in values]
 
 
 def losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:

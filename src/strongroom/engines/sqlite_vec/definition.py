@@ -43,7 +43,13 @@ _OPTION = re.compile(r"chunk_size\s*=\s*\d+", re.I | re.A)
 _WORDS = {"boolean": "boolean", "int64": "integer", "integer": "integer", "float": "float", "double": "float", "f64": "float"}
 _WORDS |= {"text": "text", "blob": "blob"}
 _ELEMENTS = {"float": "float32", "f32": "float32", "int8": "int8", "i8": "int8", "bit": "bit"}
-_ARROW = {"text": pa.utf8(), "integer": pa.int64(), "float": pa.float64(), "boolean": pa.bool_(), "blob": pa.binary()}
+ARROW: Mapping[str, pa.DataType] = {
+    "text": pa.utf8(),
+    "integer": pa.int64(),
+    "float": pa.float64(),
+    "boolean": pa.bool_(),
+    "blob": pa.binary(),
+}
 
 
 class Kind(StrEnum):
@@ -76,7 +82,7 @@ class Column:
     @property
     def arrow(self) -> pa.DataType:
         if self.kind is not Kind.VECTOR:
-            return _ARROW[self.type]
+            return ARROW[self.type]
         element = {"float32": pa.float32(), "int8": pa.int8(), "bit": pa.uint8()}[self.type]
         return pa.list_(element, self.width if self.type == "bit" else self.dimension)
 

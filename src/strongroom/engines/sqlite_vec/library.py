@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from strongroom.engines import stopwatch
 from strongroom.engines.sqlite_vec.definition import Column, Kind, Table, parsed, quoted, statement, table_of
 from strongroom.errors import EngineFailed, WrongRequest
 
@@ -55,7 +56,7 @@ def search(
     ids, distances = [], []
     with closing(connected(f"file:{_escaped(path)}?mode=ro&immutable=1")) as connection:
         query = f"SELECT {quoted(key)}, distance FROM {quoted(table)} WHERE {quoted(field)} MATCH {_MADE[kind]} AND k = ?"  # noqa: S608
-        for one in asked.astype(_ELEMENTS[kind]):
+        for one in stopwatch.each(asked.astype(_ELEMENTS[kind])):
             found = connection.execute(query, (one.tobytes(), k)).fetchall()
             ids.append([name for name, _ in found])
             distances.append(np.array([np.nan if distance is None else distance for _, distance in found], np.float64))

@@ -16,7 +16,7 @@ from strongroom.engines.sqlite_vec.frozen import SqliteVecSource
 from strongroom.engines.staged_file import FileStage, FileTarget
 from strongroom.engines.staging import remove, sync_tree, write_durably
 from strongroom.errors import EngineFailed, WrongRequest
-from strongroom.model import Collection, Description, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Description, Fidelity, Selection
 
 _LIBRARY = "strongroom.engines.sqlite_vec.library"
 _SUFFIXES = ("-journal", "-wal", "-shm")
@@ -32,6 +32,9 @@ class SqliteVecTarget(FileTarget):
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         return list(conversion.losses(collection, schema))
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return conversion.conversions(collection, schema)
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """A table holds the vectors as they are given."""

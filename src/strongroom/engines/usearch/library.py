@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from strongroom.engines import stopwatch
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import EngineFailed
 
@@ -39,7 +40,7 @@ def search(descriptor: int, dtype: str, expansion: int, queries: Vectors, k: int
         return keys, distances
     index.expansion_search = max(expansion, k)
     asked = _whole(queries, dtype)
-    for place, query in enumerate(asked):
+    for place, query in enumerate(stopwatch.each(asked)):
         found = index.search(query, k, threads=1)
         keys[place, : len(found.keys)] = found.keys.view(np.int64)
         distances[place, : len(found.keys)] = found.distances

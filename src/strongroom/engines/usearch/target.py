@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from strongroom.engines.conversions import Becoming, Ways, table
 from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.indexfile.spill import indexed_field, spilled
 from strongroom.engines.indexfile.stage import IndexStage
-from strongroom.engines.indexfile.target import IndexTarget, misfits
+from strongroom.engines.indexfile.target import IndexTarget, loaded, misfits
 from strongroom.engines.isolation import call
 from strongroom.engines.usearch.freeze import usearch_source
 from strongroom.engines.usearch.library import Plan
-from strongroom.model import Collection, Fidelity, Field, Selection
+from strongroom.model import Collection, Conversion, Fidelity, Field, Selection
 
 _METRICS = ("l2", "ip", "cosine")
 _DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8")
@@ -38,6 +39,13 @@ class UsearchTarget(IndexTarget):
         if field.metric not in _METRICS:
             found.append(f"an index of metric {field.metric} isn't built here: l2 is used")
         return [*found, *self._kept_beside(schema)]
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        def vector(field: Field) -> Becoming:
+            index = "" if field.index.get("sidecar") else f"HNSW, connectivity {_connectivity(field)}"
+            return Becoming(field.dtype, _metric(field), index)
+
+        return table(collection, schema, Ways(loaded, vector, self.fidelity(collection), gaps=False))
 
     def fidelity(self, collection: Collection) -> Fidelity:
         return Fidelity.KEPT
@@ -65,7 +73,7 @@ class UsearchStage(IndexStage):
             rows.count,
             field.dimension,
             field.dtype,
-            field.metric if field.metric in _METRICS else "l2",
+            _metric(field),
             _connectivity(field),
             _DEFAULT_EXPANSION_ADD,
         )
@@ -73,6 +81,10 @@ class UsearchStage(IndexStage):
 
     def _source(self, path: Path, name: str) -> IndexSource:
         return usearch_source(path, self._version, name)
+
+
+def _metric(field: Field) -> str:
+    return field.metric if field.metric in _METRICS else "l2"
 
 
 def _connectivity(field: Field) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from strongroom.clock import Clock
 from strongroom.errors import Damaged, NotFound, StrongroomError, UnsafeStore
+from strongroom.operations.repair.epochs import mend_epochs
 from strongroom.operations.repair.replacing import is_whole, read_if_there, replace
 from strongroom.operations.repair.report import Notes
 from strongroom.operations.verify import Finding
@@ -16,6 +17,7 @@ from strongroom.repository.framing import Kind, unseal
 from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.repository.key_slots import read_slot
+from strongroom.repository.keyring import open_slot
 from strongroom.repository.packs import read_directory
 from strongroom.repository.store import try_conditional_create
 
@@ -24,10 +26,11 @@ def enter(
     store: Store, secret: Secret, replicas: Sequence[Repository], notes: Notes, clock: Clock, *, dry_run: bool
 ) -> tuple[Repository, list[Finding]]:
     """The opened repository, and what had to be put back for it. Raises what `Repository.open` raises if that can't be had."""
+    epochs = mend_epochs(store, replicas, notes, dry_run=dry_run)
     try:
         repository = Repository.open(store, secret, clock=clock)
         if _opens_something(store, repository.keys) or not any(True for _ in store.list(SNAPSHOTS)):
-            return repository, []
+            return repository, epochs
         damage = Damaged(config.NAME, "it opens, and nothing here was written with its key")
     except Damaged as error:
         damage = error
@@ -35,7 +38,7 @@ def enter(
         if not _opens_something(store, keys):
             continue
         wrong = _wrong_config(store, keys)
-        found = [wrong or Finding(damage.subject, damage.problem)]
+        found = [*epochs, wrong or Finding(damage.subject, damage.problem)]
         if wrong:
             if not dry_run:
                 replace(store, config.NAME, settings)
@@ -65,11 +68,11 @@ def _ways_in(
         content = replica.store.read(config.NAME)
         yield replica.keys, replica.identity, content, replica.store.url, _slots_from(store, replica, secret)
     for slot in _own_slots(store):
-        master = slot.open(secret)
-        if master is not None:
+        wrapped = slot.open(secret)
+        if wrapped is not None:
             repository_id = bytes.fromhex(slot.body["repository"])
             settings = config.Config(repository_id, slot.created, _overwrites(store))
-            yield Keys.of(master, repository_id), slot.identity, settings.encode(), "a key slot", {}
+            yield open_slot(store, slot, wrapped, repository_id), slot.identity, settings.encode(), "a key slot", {}
 
 
 def _slots_from(store: Store, replica: Repository, secret: Secret) -> dict[str, bytes]:

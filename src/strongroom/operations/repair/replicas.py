@@ -34,7 +34,7 @@ class Replica:
         self._repository = repository
         self._ours = ours
         theirs = repository.keys
-        self.is_copy = (theirs.repository_id, theirs.master) == (ours.repository_id, ours.master)
+        self.is_copy = (theirs.repository_id, theirs.blob_id) == (ours.repository_id, ours.blob_id)
 
     @property
     def name(self) -> str:

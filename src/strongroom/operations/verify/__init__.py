@@ -6,6 +6,7 @@ A check that looked at nothing is a failure, never a pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from strongroom.errors import NotFound
 from strongroom.operations.verify.data import check_data
@@ -34,6 +35,12 @@ def verify(
 
 def examine(look: Examination, name: str | None) -> VerifyReport:
     """As `verify`, with everything noted in `look`."""
+    with look.keeping_proofs():
+        report = _examined(look, name)
+    return replace(report, unkept=look.unkept)
+
+
+def _examined(look: Examination, name: str | None) -> VerifyReport:
     level = look.options.level
     look.repository.distrust_cache()
     snapshots, damaged = history.read_all(look.repository)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from strongroom.errors import Damaged, NotFound
-from strongroom.operations.verify.examination import Examination, needs_of, users_of
+from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
 from strongroom.operations.witness import Witness
 from strongroom.repository import Pack, Repository
 from strongroom.repository.packs import read_pack
@@ -23,7 +23,10 @@ def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, i
     packs = [pack for pack in look.packs() if sizes.get(pack.name) == pack.size]
     packs = [pack for pack in packs if any(blob.id in needs for blob in pack.blobs) and pack.id not in look.proven]
     witness = Witness(look.repository)
-    packs.sort(key=lambda pack: witness.proven.get(pack.id, 0.0))
+    for forged in look.proving.problems:
+        look.find(forged.subject, forged.problem)
+    age = {pack.id: look.proving.last_proven(pack.id, _needed(pack, needs)) for pack in packs}
+    packs.sort(key=lambda pack: (age[pack.id], pack.id))
     packs = list(_within(packs, look.options.budget))
     look.progress.begin("data", sum(pack.size for pack in packs), "bytes")
     look.count("bytes", sum(look.proven.values()))
@@ -39,8 +42,10 @@ def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, i
                     look.find(subject, problem, users_of(lost, needs))
                 if problems:
                     damaged.append(pack.id)
+                    _note_damage(look, pack, problems)
                 else:
                     whole.append(pack.id)
+                    look.proving.whole(pack.id)
                     look.proven[pack.id] = pack.size
                 look.count("bytes", pack.size)
                 look.progress.advance(pack.size)
@@ -72,6 +77,16 @@ def problems_of(repository: Repository, pack: Pack) -> list[tuple[str, str, byte
     except Damaged as error:
         problems.append((error.subject, error.problem, None))
     return problems
+
+
+def _needed(pack: Pack, needs: Needs) -> list[int]:
+    return [blob.number for blob in pack.blobs if blob.id in needs]
+
+
+def _note_damage(look: Examination, pack: Pack, problems: Sequence[tuple[str, str, bytes | None]]) -> None:
+    """If only some of its blobs are hurt the others were found right, though not its directory: nothing is said of them."""
+    hurt = {blob for _, _, blob in problems}
+    look.proving.damaged(pack.id, None if None in hurt else [blob.number for blob in pack.blobs if blob.id in hurt])
 
 
 def _is_served_elsewhere(look: Examination, blob: bytes) -> bool:

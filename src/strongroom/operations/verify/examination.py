@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from strongroom.operations.proving import Proving
 from strongroom.operations.verify.report import Finding, VerifyOptions
 from strongroom.progress import Progress
 from strongroom.repository import SNAPSHOTS, Pack, Repository
@@ -38,6 +41,27 @@ class Examination:
     def __post_init__(self) -> None:
         self.fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
 
+    @cached_property
+    def proving(self) -> Proving:
+        """What keeps what is proven, from when it is first asked for."""
+        return Proving(self.repository)
+
+    @contextmanager
+    def keeping_proofs(self) -> Iterator[None]:
+        """Every blob that is read meanwhile, by whatever check, counts as proven; kept at the end, also of one that fails."""
+        before, self.repository.proving = self.repository.proving, lambda place: self.proving.blob(place)
+        try:
+            yield
+        finally:
+            self.repository.proving = before
+            if "proving" in self.__dict__:
+                self.proving.keep()
+
+    @property
+    def unkept(self) -> str:
+        """Why what was proven could not be kept for the coverage; '' if it was, or there was nothing to keep."""
+        return self.proving.unkept if "proving" in self.__dict__ else ""
+
     @property
     def findings(self) -> tuple[Finding, ...]:
         return tuple(Finding(subject, problem, tuple(broken)) for (subject, problem), broken in self._found.items())
@@ -46,6 +70,19 @@ class Examination:
         """Note a finding; what is found twice breaks the snapshots of both."""
         broken = self._found.setdefault((subject, problem), {})
         broken.update(dict.fromkeys([*ids, *(snapshot.id for snapshot in snapshots)]))
+
+    @contextmanager
+    def apart(self) -> Iterator[list[Finding]]:
+        """Gives, once it ends, what was found meanwhile, be it found before too."""
+        found: list[Finding] = []
+        before, self._found = self._found, {}
+        try:
+            yield found
+        finally:
+            found += self.findings
+            fresh, self._found = self._found, before
+            for (subject, problem), broken in fresh.items():
+                self._found.setdefault((subject, problem), {}).update(broken)
 
     def count(self, what: str, amount: int) -> None:
         self.looked_at[what] = self.looked_at.get(what, 0) + amount

@@ -8,7 +8,8 @@ from strongroom.errors import Damaged, NotFound
 from strongroom.operations.consistency import contradictions
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
 from strongroom.operations.witness import Witness
-from strongroom.repository import REPAIRS, SNAPSHOTS, Pack
+from strongroom.repository import REPAIRS, SNAPSHOTS, Pack, Repository
+from strongroom.repository.keyring import name_of, read_beginning, require_signed
 from strongroom.repository.tombstones import What
 from strongroom.snapshots import history
 from strongroom.snapshots.commit import forgotten
@@ -63,6 +64,23 @@ def check_key_slots(look: Examination) -> None:
     _, damaged = look.repository.key_slots()
     for problem in damaged:
         look.find(problem.subject, problem.problem)
+    _check_epochs(look.repository, look)
+
+
+def _check_epochs(repository: Repository, look: Examination) -> None:
+    """A slot that wraps newer keys opens without these objects; others need them."""
+    for epoch in repository.keys.epochs[1:]:
+        before = repository.keys.epoch(epoch.number - 1)
+        try:
+            beginning = read_beginning(repository.store, epoch.number)
+            if before is not None:
+                require_signed(beginning, before, repository.config.repository_id)
+        except NotFound:
+            look.find(
+                name_of(epoch.number), "missing: key slots that don't wrap this epoch's keys themselves open nothing without it"
+            )
+        except Damaged as error:
+            look.find(error.subject, error.problem)
 
 
 def check_objects(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:

@@ -27,13 +27,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was looked at (objects, bytes, rows, probes), what was found, and the ids of the snapshots that passed everything."""
+    """What was looked at (objects, bytes, rows, probes), what was found, and the ids of the snapshots that passed everything.
+    `unkept` says why what was proven could not be kept for the coverage, '' if it was."""
 
     level: Level
     findings: tuple[Finding, ...]
     looked_at: dict[str, int]
     healthy: tuple[str, ...]
     recall: dict[str, float]
+    unkept: str = ""
 
     @property
     def passed(self) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+
+import pyarrow as pa
 
 from strongroom import engines
 from strongroom.engines.protocol import Frozen, ScratchElsewhere
@@ -30,7 +33,7 @@ def check_restore(look: Examination, snapshot: Snapshot) -> None:
     name = SNAPSHOTS + snapshot.id
     if snapshot.manifest.rows_plane == "segments":
         for collection in snapshot.manifest.collections:
-            _check_segments(look, snapshot, collection)
+            check_segments(look, snapshot, collection)
     with tempfile.TemporaryDirectory(prefix="strongroom-verify-", dir=look.options.scratch) as place, ExitStack() as leaving:
         try:
             names = [collection.name for collection in snapshot.manifest.collections]
@@ -54,7 +57,7 @@ def check_restore(look: Examination, snapshot: Snapshot) -> None:
             look.find(name, f"it can't be restored: {error}", [snapshot])
 
 
-def _check_segments(look: Examination, snapshot: Snapshot, collection: StoredCollection) -> None:
+def check_segments(look: Examination, snapshot: Snapshot, collection: StoredCollection) -> None:
     """The rows plane by itself: an exact restore needs none of it, one into another version or engine nothing else."""
     root = RowsRoot(look.fingerprinter)
     try:
@@ -70,8 +73,8 @@ def _check_segments(look: Examination, snapshot: Snapshot, collection: StoredCol
 
 def _check_restored(look: Examination, snapshot: Snapshot, url: str) -> None:
     with engines.source_of(url).freeze(look.progress) as frozen:
-        _compare_catalog(look, snapshot, frozen)
-        read = {one.name: _read_rows(look, snapshot, one, frozen) for one in snapshot.manifest.collections}
+        compare_catalog(look, snapshot, frozen)
+        read = {one.name: read_rows(look, snapshot, one, frozen) for one in snapshot.manifest.collections}
         if look.options.level >= Level.ANSWERS:
             for collection in snapshot.manifest.collections:
                 check_probes(look, snapshot, collection, read[collection.name])
@@ -79,7 +82,7 @@ def _check_restored(look: Examination, snapshot: Snapshot, url: str) -> None:
                     check_answers(look, snapshot, collection, probe, frozen)
 
 
-def _compare_catalog(look: Examination, snapshot: Snapshot, frozen: Frozen) -> None:
+def compare_catalog(look: Examination, snapshot: Snapshot, frozen: Frozen) -> None:
     """The collections that came back are those of the manifest, with the same vector fields."""
     came_back = {one.name: _shape(one) for one in frozen.description.collections}
     for collection in snapshot.manifest.collections:
@@ -93,14 +96,21 @@ def _compare_catalog(look: Examination, snapshot: Snapshot, frozen: Frozen) -> N
         look.find(f"{SNAPSHOTS}{snapshot.id}, collection {name}", "it came back, and the manifest has no such", [snapshot])
 
 
-def _read_rows(look: Examination, snapshot: Snapshot, collection: StoredCollection, frozen: Frozen) -> set[str]:
-    """Read all rows back and compare them. Gives the fields that have a vector in any row."""
+def read_rows(
+    look: Examination,
+    snapshot: Snapshot,
+    collection: StoredCollection,
+    frozen: Frozen,
+    each: Callable[[pa.RecordBatch], None] = lambda _: None,
+) -> set[str]:
+    """Read all rows back and compare them; `each` is shown them too. Gives the fields that have a vector in any row."""
     root, fields = RowsRoot(look.fingerprinter), set[str]()
     name = actual_name(frozen, collection.name)
     look.progress.begin(f"rows of {collection.name}", collection.count, "rows")
     for block in frozen.rows(name) if name in names_of(frozen) else ():
         live = block.live()
         root.add(live)
+        each(live)
         fields |= {one.name for one, column in zip(live.schema, live.columns, strict=True) if column.null_count < len(column)}
         look.progress.advance(block.batch.num_rows)
     look.count("rows", root.count)

@@ -35,6 +35,7 @@ class ChromaServer:
 
     name = "chroma+http"
     loading = "strongroom.engines.chroma.server:load"
+    encrypted_scheme = "chroma+https"
 
     def version(self) -> str:
         """That of the HTTP library: the server's is known when it is asked. Raises WrongRequest if there is none."""
@@ -75,3 +76,5 @@ class ChromaServer:
 
 class SecureChromaServer(ChromaServer):
     """The same by TLS: only the URL's scheme is another."""
+
+    encrypted_scheme = ""

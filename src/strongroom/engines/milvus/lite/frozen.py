@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +20,7 @@ from strongroom.engines.milvus.frozen import described
 from strongroom.engines.milvus.lite.library import folder_of
 from strongroom.engines.milvus.moment import Moment
 from strongroom.engines.milvus.reading import Rows
-from strongroom.engines.private_copy import copy_file, private_directory
+from strongroom.engines.private_copy import copy_file, private_directory, read_exactly
 from strongroom.engines.staged_directory import RECEIPT
 from strongroom.errors import EngineFailed, Locked, NotFound, SourceChanged, Unreadable
 from strongroom.model import Answers, Cut, Position, Region, RowBlock
@@ -56,11 +55,7 @@ class LiteSource:
             except EngineFailed as error:
                 hint = "check that its release is the one that wrote it; if it is damaged restore it from an earlier snapshot"
                 raise Unreadable(f"Milvus Lite can't read {self._folder}: {error}", hint=hint) from error
-            frozen = LiteFrozen(place, moment, Position(KIND, print_))
-            try:
-                yield frozen
-            finally:
-                frozen.close()
+            yield LiteFrozen(place, moment, Position(KIND, print_))
 
 
 class LiteFrozen:
@@ -109,11 +104,6 @@ class LiteFrozen:
         if not self._place.exists():
             raise SourceChanged(f"the private copy {self._place} was removed", hint="run the backup again")
 
-    def close(self) -> None:
-        """Let go of the files."""
-        for artifact in self._artifacts:
-            artifact.close()
-
     def _of(self, collection: str) -> Rows:
         if collection not in self._rows:
             raise NotFound(f"there is no collection {collection!r}", hint=f"there are: {', '.join(self._rows)}")
@@ -128,8 +118,6 @@ class _File:
 
     def __init__(self, copy: Path, path: Path, folders: dict[Path, str]) -> None:
         self._file = path
-        self._lock = threading.Lock()
-        self._descriptor = -1
         self.path = path.relative_to(copy).as_posix()
         self.collection: str | None = next((folders[one] for one in path.parents if one in folders), None)
         self.size = path.stat().st_size
@@ -139,21 +127,7 @@ class _File:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly these bytes, from any thread. Raises SourceChanged if the copy was meddled with."""
-        with self._lock:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(self._descriptor, length, offset)
-        while len(content) < length and (more := os.pread(self._descriptor, length - len(content), offset + len(content))):
-            content += more
-        if len(content) != length:
-            raise SourceChanged(f"{self.path} in the private copy ends early")
-        return content
-
-    def close(self) -> None:
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+        return read_exactly(self._file, self.path, offset, length)
 
 
 def files_of(folder: Path) -> list[Path]:

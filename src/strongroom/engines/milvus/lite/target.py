@@ -16,7 +16,7 @@ from strongroom.engines.milvus.lite.library import folder_of, place_of
 from strongroom.engines.staged_directory import DirectoryStage, DirectoryTarget
 from strongroom.engines.staging import remove, sync_tree
 from strongroom.errors import EngineFailed
-from strongroom.model import Collection, Description, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Description, Fidelity, Selection
 
 _LIBRARY = "strongroom.engines.milvus.lite.library"
 
@@ -31,6 +31,9 @@ class LiteTarget(DirectoryTarget):
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         return list(creation.losses(collection, schema, LITE))
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return creation.conversions(collection, schema, LITE)
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """Milvus Lite gives vectors back as it was given them."""

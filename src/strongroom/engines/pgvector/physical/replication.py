@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import ExecStatus
 
+from strongroom.engines.pgvector.encryption import refused_for_want_of_it, with_encryption
 from strongroom.engines.pgvector.moment import lsn_number, lsn_text
 from strongroom.engines.pgvector.pgoutput import EPOCH
 from strongroom.engines.pgvector.physical.place import Server
@@ -66,9 +67,9 @@ class Replication:
         options |= {name: value for name, value in (("host", server.host), ("port", server.port), ("user", server.user)) if value}
         self._server = server
         try:
-            self._connection = psycopg.connect(**options, autocommit=True)
+            self._connection = psycopg.connect(**with_encryption(options), autocommit=True)
         except psycopg.OperationalError as error:
-            raise _no_connection(server, error) from error
+            raise refused_for_want_of_it(server.shown, error) or _no_connection(server, error) from error
         self._pg = self._connection.pgconn
         self._told = time.monotonic()
         self._kept = 0

@@ -15,7 +15,7 @@ from strongroom.engines.pgvector.physical.programs import programs_of, run
 from strongroom.engines.staged_directory import DirectoryStage, DirectoryTarget
 from strongroom.engines.staging import sync_tree
 from strongroom.errors import EngineFailed, Refused, VerificationFailed, WrongRequest
-from strongroom.model import Collection, Description, Fidelity, Selection, Until
+from strongroom.model import Collection, Conversion, Description, Fidelity, Selection, Until
 
 _NO_ROWS = "rows can't be loaded into a data directory: it is made of a cluster's own files, by a server of the same major version"
 
@@ -35,6 +35,9 @@ class ClusterTarget(DirectoryTarget):
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         return []
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return ()
 
     def fidelity(self, collection: Collection) -> Fidelity:
         return Fidelity.KEPT

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +16,7 @@ from strongroom.engines.oplog import feed
 from strongroom.engines.oplog.calls import end_of
 from strongroom.engines.oplog.feed import OplogFeed
 from strongroom.engines.oplog.rows import changes_of
-from strongroom.engines.private_copy import private_directory
+from strongroom.engines.private_copy import private_directory, read_exactly
 from strongroom.engines.qdrant.edge import layout, moment
 from strongroom.engines.qdrant.edge.library import config_at, version_at
 from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder
@@ -61,11 +59,7 @@ class EdgeSource:
             description = Description(
                 "qdrant-edge", _installed(), (collection_of(self._name, count, config, indexes),), {}, ledger(config, indexes)
             )
-            frozen = EdgeFrozen(copy, rows, description, taken.position(version_at(copy)), shape_of(config))
-            try:
-                yield frozen
-            finally:
-                frozen.close()
+            yield EdgeFrozen(copy, rows, description, taken.position(version_at(copy)), shape_of(config))
 
     def feed(self, holder: str, batch_key: str | None) -> AbstractContextManager[OplogFeed]:
         """What the capture of the shard recorded; a batch has the name that the capture was told."""
@@ -127,11 +121,6 @@ class EdgeFrozen:
         if not self._copy.exists():
             raise SourceChanged(f"the private copy {self._copy} was removed", hint="run the backup again")
 
-    def close(self) -> None:
-        """Let go of the files."""
-        for artifact in self._artifacts:
-            artifact.close()
-
     def _require(self, collection: str) -> None:
         name = self.description.collections[0].name
         if collection != name:
@@ -146,8 +135,6 @@ class _File:
     def __init__(self, copy: Path, path: str, collection: str, shape: Shape) -> None:
         self._copy = copy
         self._shape = shape
-        self._lock = threading.Lock()
-        self._descriptor = -1
         self.path = path
         self.collection: str | None = collection
         self.size = (copy / path).stat().st_size
@@ -158,18 +145,4 @@ class _File:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly these bytes, from any thread. Raises SourceChanged if the copy was meddled with."""
-        with self._lock:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._copy / self.path, os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(self._descriptor, length, offset)
-        while len(content) < length and (more := os.pread(self._descriptor, length - len(content), offset + len(content))):
-            content += more
-        if len(content) != length:
-            raise SourceChanged(f"{self.path} in the private copy ends early")
-        return content
-
-    def close(self) -> None:
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+        return read_exactly(self._copy / self.path, self.path, offset, length)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from strongroom.engines import stopwatch
 from strongroom.engines.changes import ACT, OWN_COLUMNS, Act, CatalogChange, RowChanges, unspool
 from strongroom.engines.protocol import rows_per_block
 from strongroom.engines.qdrant import conversion
@@ -87,7 +88,7 @@ def search(path: str, vector: str, queries: npt.NDArray[np.float32], k: int) -> 
     shard = shard_at(path)
     try:
         ids, scores = [], []
-        for query in queries:
+        for query in stopwatch.each(queries):
             asked = qdrant_edge.Query.Nearest(query.tolist(), using=vector or None)
             found = shard.query(qdrant_edge.QueryRequest(limit=k, query=asked, with_payload=[conversion.ORIGINAL_ID]))
             ids.append([conversion.row_id(one.id, dict(one.payload or {})) for one in found])

@@ -10,12 +10,12 @@ import pyarrow as pa
 from strongroom.engines import isolation
 from strongroom.engines.changes import Change, spool
 from strongroom.engines.qdrant.edge.frozen import EdgeSource
-from strongroom.engines.qdrant.loading import fidelity_of, losses_of, objections_of
+from strongroom.engines.qdrant.loading import conversions_of, fidelity_of, losses_of, objections_of
 from strongroom.engines.qdrant.shape import config_for
 from strongroom.engines.staged_directory import DirectoryStage, DirectoryTarget
 from strongroom.engines.staging import remove, sync_tree
 from strongroom.errors import EngineFailed
-from strongroom.model import Collection, Description, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Description, Fidelity, Selection
 
 _LIBRARY = "strongroom.engines.qdrant.edge.library"
 
@@ -30,6 +30,9 @@ class EdgeTarget(DirectoryTarget):
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         return list(losses_of(collection, schema))
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return conversions_of(collection, schema, self.fidelity(collection))
 
     def fidelity(self, collection: Collection) -> Fidelity:
         return fidelity_of(collection)

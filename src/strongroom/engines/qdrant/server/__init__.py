@@ -33,6 +33,7 @@ class QdrantServer:
 
     name = "qdrant"
     loading = "strongroom.engines.qdrant.server:load"
+    encrypted_scheme = "qdrants"
     experimental = True
 
     def version(self) -> str:
@@ -68,9 +69,12 @@ class QdrantServer:
 class SecureQdrantServer(QdrantServer):
     """The same by TLS: only the URL's scheme is another."""
 
+    encrypted_scheme = ""
+
 
 class QdrantLocal(QdrantServer):
     """The local mode of the client, which keeps rows and no index. Every test runs on the real one."""
 
     name = "qdrant-local"
     experimental = False
+    encrypted_scheme = ""

@@ -11,12 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 from blake3 import blake3
 
-from strongroom.engines.qdrant.loading import UNIT_VECTORS, fidelity_of, losses_of, objections_of
+from strongroom.engines.qdrant.loading import UNIT_VECTORS, conversions_of, fidelity_of, losses_of, objections_of
 from strongroom.engines.qdrant.server.connection import connected
 from strongroom.engines.qdrant.server.definitions import SAID, aliases_of, names_of, sharded_by_key
 from strongroom.engines.qdrant.server.place import LONGEST_NAME, Place, public_name
 from strongroom.engines.qdrant.server.stage import RECEIPT, QdrantStage
-from strongroom.model import Collection, Fidelity, Selection
+from strongroom.model import Collection, Conversion, Fidelity, Selection
 from strongroom.repository.state import state_directory
 
 _FORBIDDEN = '<>:"/\\|?*\0\x1f'
@@ -58,6 +58,9 @@ class QdrantTarget:
         if sharded_by_key(collection):
             found.append("shard keys of points are lost: the server spreads them over its shards")
         return found
+
+    def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
+        return conversions_of(collection, schema, self.fidelity(collection), local=bool(self._place.folder))
 
     def fidelity(self, collection: Collection) -> Fidelity:
         """The local mode keeps every vector as it is given."""

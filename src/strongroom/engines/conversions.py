@@ -1,0 +1,343 @@
+"""What becomes of each part of a collection whose rows are loaded into an engine? By trial: a few rows with values of each
+column's type go through the very function by which the engine converts rows, and what comes out is compared with what went in. So
+what a plan says can't differ from what a restore does. Pure."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from strongroom.errors import StrongroomError
+from strongroom.model import ROLE, Collection, Conversion, Fidelity, Field, Role, Verdict
+
+Payload = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What an engine is given for a few rows: by the name of a source column its values, None where there is none; `types` are
+    those of columns, which a key of a payload hasn't; `called` is what a column is called there if not as before."""
+
+    values: Mapping[str, Sequence[Any]]
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Becoming:
+    """What a vector field becomes. `index` is '' where the engine builds none."""
+
+    dtype: str
+    metric: str
+    index: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How an engine converts. `load` is what it does to rows; `gaps`: a row may lack its vector; `own`: rows are of this engine,
+    and go back into the types that they came from."""
+
+    load: Callable[[pa.RecordBatch], Loaded]
+    vector: Callable[[Field], Becoming]
+    fidelity: Fidelity
+    gaps: bool
+    own: bool = False
+    objects: bool = False
+    """Columns hold JSON as objects, not as texts."""
+
+
+def table(collection: Collection, schema: pa.Schema, ways: Ways) -> tuple[Conversion, ...]:
+    """All parts: ids, vectors, document, uri, payload, columns."""
+    found = list[Conversion]()
+    for one in sorted(schema, key=lambda one: _ORDER.index(_role(one))):
+        if _role(one) is Role.VECTOR:
+            fields = [its for its in collection.fields if its.name == one.name]
+            found += [made for its in fields for made in _vector(collection, its, ways)]
+        elif _role(one) is Role.PAYLOAD:
+            found += _payload(collection, schema, one, ways)
+        else:
+            found.append(_column(collection, schema, one, ways))
+    return tuple(found)
+
+
+_ORDER = (Role.ID, Role.VECTOR, Role.DOCUMENT, Role.URI, Role.PAYLOAD, Role.COLUMN)
+
+
+def of_payloads(
+    batch: pa.RecordBatch,
+    ids: Sequence[Any],
+    payloads: Sequence[Payload | None],
+    *,
+    document: Sequence[Any] | None = None,
+    uri: Sequence[Any] | None = None,
+    key_of: Callable[[str], str] = str,
+) -> Loaded:
+    """What engines with payloads are given: documents and uris beside the payload, if not in it; `key_of` is what a column is
+    called in it."""
+    apart = {Role.DOCUMENT: document, Role.URI: uri}
+    values = {one.name: its for one in batch.schema if (its := apart.get(_role(one))) is not None}
+    for one in batch.schema:
+        if _role(one) is Role.ID:
+            values[one.name] = ids
+        elif _role(one) is Role.PAYLOAD:
+            values[one.name] = payloads
+        elif one.name not in values and _role(one) is not Role.VECTOR:
+            key = key_of({Role.DOCUMENT: "document", Role.URI: "uri"}.get(_role(one), one.name))
+            values[one.name] = [(its or {}).get(key) for its in payloads]
+    return Loaded(values)
+
+
+def of_batch(batch: pa.RecordBatch, called: Mapping[str, str], loaded: pa.RecordBatch) -> Loaded:
+    """What engines with columns are given: `called` says which column of the rows became which one."""
+    there = {name: called[name] for name in batch.schema.names if called.get(name) in loaded.schema.names}
+    values = {name: loaded.column(new).to_pylist() for name, new in there.items()}
+    return Loaded(values, {name: loaded.schema.field(new).type for name, new in there.items()}, there)
+
+
+def unchanged(batch: pa.RecordBatch) -> Loaded:
+    """What an engine is given that takes rows as they are."""
+    return of_batch(batch, {name: name for name in batch.schema.names}, batch)
+
+
+# -- vectors -------------------------------------------------------------------------------------------------------------------
+
+
+def _vector(collection: Collection, field: Field, ways: Ways) -> Iterator[Conversion]:
+    becomes = ways.vector(field)
+
+    def row(part: str, was: str, to: str, verdict: Verdict, note: str = "") -> Conversion:
+        return Conversion(collection.name, f"{part} {field.name}", was, to, verdict, note)
+
+    width, verdict, note = field.dimension, Verdict.KEPT, ""
+    if becomes.dtype != field.dtype:
+        verdict = Verdict.WIDENED if becomes.dtype in _WIDER.get(field.dtype, ()) else Verdict.CHANGED
+    if ways.fidelity is not Fidelity.KEPT:
+        verdict, note = Verdict.CHANGED, _NOTES[ways.fidelity]
+    yield row("vector", f"{width} x {field.dtype}", f"{width} x {becomes.dtype}", verdict, note)
+    gaps = "a row may lack its vector" if ways.gaps else "such a row stops the restore"
+    yield row("null vectors of", "a row may lack its vector", gaps, Verdict.KEPT if ways.gaps else Verdict.LOST)
+    same = becomes.metric == field.metric
+    yield row("metric of", field.metric, becomes.metric, Verdict.KEPT if same else Verdict.CHANGED)
+    was = str(field.index.get("kind", "")) or "none"
+    if not becomes.index:
+        yield row("index of", was, "none: every vector is looked at", Verdict.KEPT if was == "none" else Verdict.LOST)
+    else:
+        yield row("index of", was, becomes.index, Verdict.CHANGED, "built anew: answers may differ a little")
+
+
+_WIDER: Mapping[str, tuple[str, ...]] = dict.fromkeys(("float16", "bfloat16", "int8", "uint8"), ("float32",))
+_NOTES = {Fidelity.NORMALIZED: "of unit length", Fidelity.CODED: "coded anew"}
+
+
+# -- columns -------------------------------------------------------------------------------------------------------------------
+
+
+def _column(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways) -> Conversion:
+    role = _role(one)
+    part = {Role.ID: "id", Role.DOCUMENT: "document", Role.URI: "uri"}.get(role, "column") + f" {one.name}"
+    was = _name_of(one.type)
+    plain, odd = _samples(one)
+    if ways.own:
+        return Conversion(collection.name, part, was, was, Verdict.KEPT)
+    verdict, becomes, loaded = _tried(schema, one, plain, ways)
+    note = ""
+    if odd and verdict is not Verdict.LOST:
+        worst, _, _ = _tried(schema, one, odd, ways)
+        if worst not in (Verdict.KEPT, verdict):
+            note = _ODD if worst is not Verdict.LOST else f"{_ODD.split(' become', 1)[0]} are left out"
+    called = loaded.called.get(one.name, one.name)
+    place = becomes if called == one.name else f"{called}: {becomes}"
+    return Conversion(collection.name, part, was, place, verdict, note)
+
+
+_ODD = "NaN and infinity become something else"
+
+
+def _tried(schema: pa.Schema, one: pa.Field, samples: pa.Array, ways: Ways) -> tuple[Verdict, str, Loaded]:
+    """The verdict, what the values are there, and all that was given."""
+    try:
+        loaded = ways.load(_rows(schema, one, samples))
+    except (pa.ArrowException, StrongroomError, ValueError, OverflowError):
+        if len(samples) == 1:
+            return Verdict.LOST, "nothing: such values stop the restore", Loaded({})
+        return _tried(schema, one, samples.slice(0, 1), ways)  # the first ones are those that everything can hold
+    given, got = samples.to_pylist(), list(loaded.values.get(one.name, [None] * len(samples)))
+    kind = loaded.types.get(one.name)
+    if all(its is None for its in got) and any(its is not None for its in given):
+        return Verdict.LOST, "nothing", loaded
+    if kind is not None:
+        return _by_type(one.type, kind, given, got), _name_of(kind), loaded
+    if all(_same(a, b) for a, b in zip(given, got, strict=True)):
+        plain = one.type in _PLAIN or _is_text(one.type)
+        return Verdict.KEPT if plain else Verdict.WIDENED, _json_name(got), loaded
+    return _as_text(one.type, given, got), _json_name(got), loaded
+
+
+def _by_type(was: pa.DataType, kind: pa.DataType, given: Sequence[Any], got: Sequence[Any]) -> Verdict:
+    equal = all(_same(a, b) for a, b in zip(given, got, strict=True))
+    if equal and (kind == was or (_is_text(kind) and _is_text(was))):
+        return Verdict.KEPT
+    return Verdict.WIDENED if all(_equal(a, b) for a, b in zip(given, got, strict=True)) else _as_text(was, given, got)
+
+
+def _as_text(was: pa.DataType, given: Sequence[Any], got: Sequence[Any]) -> Verdict:
+    """A single value as text is still that value; a nested one isn't, nor is another text."""
+    text = (
+        not pa.types.is_nested(was)
+        and not _is_text(was)
+        and all(isinstance(b, str | bytes) or a is None for a, b in zip(given, got, strict=True))
+    )
+    return Verdict.WIDENED if text else Verdict.CHANGED
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """1, 1.0 and True are different values."""
+    return type(a) is type(b) and _equal(a, b)
+
+
+_PLAIN = (pa.bool_(), pa.int64(), pa.float64())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _name_of(kind: pa.DataType) -> str:
+    return "text" if _is_text(kind) else str(kind)
+
+
+def _json_name(values: Sequence[Any]) -> str:
+    kinds = {_JSON_NAMES.get(type(one), type(one).__name__) for one in values if one is not None}
+    return " or ".join(sorted(kinds)) or "nothing"
+
+
+_JSON_NAMES: Mapping[type, str] = {bool: "truth value", int: "number", float: "number", str: "text", bytes: "text"}
+_JSON_NAMES = {**_JSON_NAMES, list: "list", dict: "object"}
+
+
+# -- payloads ------------------------------------------------------------------------------------------------------------------
+
+_PAYLOADS: Mapping[str, Sequence[Any]] = {
+    "plain values": [{"x": 1}, {"x": 0.5}, {"x": "text"}, {"x": True}],
+    "lists": [{"x": [1, 2]}, {"x": ["a", "b"]}, {"x": [1, "a"]}],
+    "nested objects": [{"x": {"a": {"b": 1}}}],
+    "nulls": [{"x": None, "y": 1}],
+}
+
+
+def _payload(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways) -> Iterator[Conversion]:
+    for what, payloads in _PAYLOADS.items():
+        part = f"payload {one.name}: {what}"
+        was = "JSON"
+        if ways.own:
+            yield Conversion(collection.name, part, was, was, Verdict.KEPT)
+            continue
+        samples = pa.array([json.dumps(its) for its in payloads], one.type)
+        loaded = ways.load(_rows(schema, one, samples))
+        got, called = list(loaded.values.get(one.name, ())), loaded.called.get(one.name, one.name)
+        if one.name in loaded.types:
+            yield _in_a_column(collection, part, called, list(payloads), got, objects=ways.objects)
+            continue
+        values = [(its or {}).get("x") for its in got]
+        whole = all(_same(a, b) for a, b in zip(payloads, got, strict=True))
+        verdict = Verdict.KEPT if whole else Verdict.CHANGED
+        becomes = ("JSON" if whole else "left out") if all(its is None for its in values) else _json_name(values)
+        yield Conversion(collection.name, part, was, becomes, verdict if becomes != "left out" else Verdict.LOST)
+
+
+def _in_a_column(collection: Collection, part: str, called: str, given: list[Any], got: list[Any], *, objects: bool) -> Conversion:
+    """Of an engine with columns: keys that have one plain type in all rows get columns of their own (see `reshaping`)."""
+    same = [json.loads(its) if isinstance(its, str | bytes) else its for its in got] == given
+    verdict = Verdict.CHANGED if not same else Verdict.KEPT if objects else Verdict.WIDENED
+    column = f"column {called} of JSON{'' if objects else ' as text'}"
+    if part.endswith("plain values"):
+        return Conversion(collection.name, part, "JSON", "columns, if all rows have a key of one type", verdict, f"else {column}")
+    return Conversion(collection.name, part, "JSON", column, verdict)
+
+
+# -- rows to try with ----------------------------------------------------------------------------------------------------------
+
+
+def _rows(schema: pa.Schema, one: pa.Field, samples: pa.Array) -> pa.RecordBatch:
+    """Rows of the schema with the samples in one column; ids and vectors where those are another one, all else null."""
+    count = len(samples)
+    arrays = []
+    for its in schema:
+        if its.name == one.name:
+            arrays.append(samples)
+        elif _role(its) is Role.ID:
+            arrays.append(pa.array(range(1, count + 1), pa.int64()).cast(its.type))
+        elif _role(its) is Role.VECTOR:
+            arrays.append(_zeros(its.type, count))
+        else:
+            arrays.append(pa.nulls(count, its.type))
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _zeros(kind: pa.DataType, count: int) -> pa.Array:
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.array([bytes(kind.byte_width)] * count, kind)
+    numbers = np.zeros(count * kind.list_size, kind.value_type.to_pandas_dtype())
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers, kind.value_type), type=kind)
+
+
+def _samples(one: pa.Field) -> tuple[pa.Array, pa.Array | None]:
+    """Usual values of a type, and odd ones if it has them."""
+    kind = one.type
+    if pa.types.is_floating(kind):
+        usual = np.array([0.5, -2.0, 0.1], np.float16 if pa.types.is_float16(kind) else np.float64)
+        odd = np.array([math.nan, math.inf], usual.dtype)
+        return pa.array(usual).cast(kind), pa.array(odd).cast(kind)
+    return _usual(kind), None
+
+
+def _usual(kind: pa.DataType) -> pa.Array:
+    if pa.types.is_integer(kind):
+        signed = str(kind).startswith("int")
+        most = (1 << (kind.bit_width - signed)) - 1
+        return pa.array([0, 1, most, *([-most - 1] if signed else [])], kind)
+    moment = datetime.datetime(2024, 2, 29, 12, 30, 15)
+    makers: Sequence[tuple[Callable[[pa.DataType], bool], Sequence[Any]]] = (
+        (_is_text, ["a text", "ünï"]),
+        (pa.types.is_boolean, [True, False]),
+        (pa.types.is_decimal, [decimal.Decimal(1)]),
+        (pa.types.is_date, [moment.date()]),
+        (pa.types.is_time, [moment.time()]),
+        (pa.types.is_timestamp, [moment]),
+        (pa.types.is_fixed_size_binary, [bytes(getattr(kind, "byte_width", 1) if pa.types.is_fixed_size_binary(kind) else 1)]),
+        (lambda its: pa.types.is_binary(its) or pa.types.is_large_binary(its), [b"\x00\xff"]),
+    )
+    for fits, values in makers:
+        if fits(kind):
+            return pa.array(values, kind)
+    return _nested(kind)
+
+
+def _nested(kind: pa.DataType) -> pa.Array:
+    """One value of a list or a struct; a null of what isn't known."""
+    try:
+        if pa.types.is_fixed_size_list(kind):
+            return pa.array([(_usual(kind.value_type).to_pylist() * kind.list_size)[: kind.list_size]], kind)
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            return pa.array([_usual(kind.value_type).to_pylist()], kind)
+        if pa.types.is_struct(kind):
+            return pa.array([{its.name: _usual(its.type).to_pylist()[0] for its in kind}], kind)
+    except (pa.ArrowException, TypeError, ValueError):
+        pass
+    return pa.nulls(1, kind)
+
+
+def _role(one: pa.Field) -> Role:
+    return Role((one.metadata or {}).get(ROLE, Role.COLUMN.encode()).decode())

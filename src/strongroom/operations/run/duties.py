@@ -1,0 +1,130 @@
+"""How is each kind of work of a policy done? Gives a sentence and facts, or raises what went wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from strongroom.errors import NotFound, StrongroomError, VerificationFailed, WrongRequest
+from strongroom.operations.backup import without_password
+from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.run import backing, holding
+from strongroom.operations.run.room import Drills, Room
+from strongroom.operations.verify import Level
+from strongroom.policy.document import Document
+from strongroom.policy.quantities import seconds, size
+from strongroom.policy.tasks import Seen, Task, Work, reason, rules_of
+
+Done = tuple[str, dict[str, object]]
+
+
+class Opens(Protocol):
+    """What is needed of the surroundings."""
+
+    @property
+    def open(self) -> Callable[[str], Room]: ...
+
+    @property
+    def url(self) -> Callable[[str], str]: ...
+
+    @property
+    def hidden(self) -> frozenset[str]: ...
+
+
+class Duties:
+    """What tasks are done by. Each opens the repository for itself: with the password that holds now."""
+
+    def __init__(
+        self,
+        document: Document,
+        around: Opens,
+        stop: threading.Event,
+        tell: Callable[[Task, str, str], None],
+        seen: Callable[[], Mapping[str, Seen]],
+    ) -> None:
+        self._document, self._around, self.stop, self._tell, self._seen = document, around, stop, tell, seen
+
+    def do(self, task: Task) -> Done:
+        """Raises what the work raises."""
+        if task.work.reads_source:
+            return self._back_up(task)
+        return {Work.RETENTION: self._retain, Work.VERIFY: self._verify, Work.DRILL: self._drill, Work.REPLICATE: self._replicate}[
+            task.work
+        ](task)
+
+    def _back_up(self, task: Task) -> Done:
+        url = self._around.url(task.source)
+
+        def tell(text: str) -> None:
+            self._tell(task, "held_back" if "answers slower" in text else "hook", text)
+
+        def opened() -> Room:
+            room = self._around.open(task.repository)
+            self._hold(room, task.source)
+            return room
+
+        return backing.make(self._document, task, url, opened, self.stop, tell, self._around.hidden)
+
+    def _hold(self, room: Room, source: str) -> None:
+        """The holds of all policies of a source, in whichever of their repositories this is."""
+        seen, one = self._seen().get(source), self._document.sources[source]
+        wanted = [
+            hold
+            for policy in self._document.policies.values()
+            if reason(source, one, policy.match, seen) is not None
+            for hold in policy.holds
+        ]
+        holding.ensure(room, without_password(self._around.url(source)), wanted)
+
+    def _retain(self, task: Task) -> Done:
+        """By the rules of all policies of the source together: what one keeps no other may forget."""
+        retention = self._document.policies[task.policy].retention
+        assert retention is not None  # noqa: S101 - it is what the task is of
+        room = self._around.open(task.repository)
+        self._hold(room, task.source)
+        rules = rules_of(self._document, task.source, task.repository, self._seen().get(task.source))
+        try:
+            report = room.forget(ForgetOptions(rules=rules, source=without_password(self._around.url(task.source))))
+        except NotFound:
+            return f"nothing is kept of {task.source} yet", {"forgotten": 0}
+        facts: dict[str, object] = {"forgotten": len(report.forgotten), "kept": len(report.fates) - len(report.forgotten)}
+        if retention.prune:
+            room.prune()
+        return f"{len(report.forgotten)} snapshots of {task.source} forgotten, {facts['kept']} kept", facts
+
+    def _verify(self, task: Task) -> Done:
+        verification = self._document.policies[task.policy].verification
+        assert verification is not None  # noqa: S101 - it is what the task is of
+        check = verification.checks[task.number]
+        budget = size(check.budget) if check.budget else None
+        report = self._around.open(task.repository).verify(level=Level[check.level.upper()], budget=budget)
+        if not report.passed:
+            raise VerificationFailed(
+                f"{len(report.findings)} findings at level {check.level}, the first: {report.findings[0]}",
+                hint="run 'strongroom verify' to see all of them",
+            )
+        return f"verified at level {check.level}", {"looked_at": dict(report.looked_at), "healthy": len(report.healthy)}
+
+    def _drill(self, task: Task) -> Done:
+        room = self._around.open(task.repository)
+        if not isinstance(room, Drills):
+            raise WrongRequest("this version has no drills", hint="leave 'drills' out of the policy")
+        promised = self._document.policies[task.policy].objectives
+        limits = {name: seconds(text) for name, text in (("rpo", promised.rpo), ("rto", promised.rto)) if text is not None}
+        report = room.drill(source=without_password(self._around.url(task.source)), moment=task.other, objectives=limits)
+        facts: dict[str, object] = {"passed": report.passed, "rto": report.rto, "rpo": report.rpo}
+        if not report.passed:
+            raise VerificationFailed(report.line, hint="'strongroom drill' shows the report")
+        return report.line, facts
+
+    def _replicate(self, task: Task) -> Done:
+        raise WrongRequest("this version has no replication", hint="leave 'replicas' out of the policy")
+
+
+def refusal(document: Document) -> StrongroomError | None:
+    """Why a daemon can't do what a document asks for, None if it can."""
+    for name, policy in document.policies.items():
+        if policy.replicas or document.repositories[policy.repository].replicas:
+            return WrongRequest(f"policy {name}: this version has no replication", hint="leave 'replicas' out of the policy")
+    return None

@@ -1,0 +1,62 @@
+"""What does the daemon ask of an opened repository? What the library offers, named by protocols: it comes from above."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from strongroom.progress import Pace
+from strongroom.repository import Repository
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from strongroom.operations.backup import BackupReport
+    from strongroom.operations.forget import ForgetOptions, ForgetReport
+    from strongroom.operations.hold import HoldOptions, HoldReport
+    from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.prune import PruneReport
+    from strongroom.operations.verify import Level, VerifyReport
+    from strongroom.repository.holds import HoldRecord
+
+
+class Room(Protocol):
+    """An opened repository."""
+
+    repository: Repository
+
+    def backup(
+        self,
+        source: str,
+        *,
+        model: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        probes: int | None = None,
+        reread: bool = False,
+        pace: Pace = ...,
+    ) -> BackupReport: ...
+
+    def verify(
+        self, snapshot: str | None = None, *, level: Level | None = None, budget: int | None = None, scratch: Path | None = None
+    ) -> VerifyReport: ...
+
+    def forget(self, options: ForgetOptions) -> ForgetReport: ...
+
+    def prune(self) -> PruneReport: ...
+
+    def hold(self, options: HoldOptions) -> HoldReport: ...
+
+    def holds(self) -> list[HoldRecord]: ...
+
+    def journal_status(self, source: str | None = None, *, ask: bool = False) -> list[StreamStatus]: ...
+
+
+@runtime_checkable
+class Drills(Protocol):
+    """A room in which restores are practised."""
+
+    def drill(self, target: str | None = None, **wish: Any) -> Any:
+        """Gives a report with `passed`, `rto` and `line`."""
+
+    def drill_history(self, source: str | None = None) -> Any:
+        """Gives `reports`, oldest first."""

@@ -1,0 +1,40 @@
+"""Did somebody take a new epoch's keys away? This machine remembers the newest that it saw.
+
+A store that loses what begins an epoch would have everybody go on writing with old keys, which a removed slot may open. The
+file holds no secret: a number, and the tag that is in each object of the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from strongroom.errors import Damaged
+from strongroom.repository.crypto import Keys
+from strongroom.repository.keyring import name_of
+from strongroom.repository.state import alone_at, state_directory
+
+
+def check(keys: Keys) -> None:
+    """Raises Damaged unless the newest epoch that this machine saw is there, as it was; else remembers the newest now."""
+    path = state_directory() / f"{keys.repository_id.hex()}-epoch.json"
+    number, tag = _remembered(path)
+    known = keys.epoch(number) if number else None
+    if number and (known is None or known.tag.hex() != tag):
+        what = "this machine has seen it, and it is not there" if known is None else "it is another one than this machine has seen"
+        hint = f"the repository was rolled back, or keys forged: bring it back from a copy; if you meant it, delete {path}"
+        raise Damaged(name_of(number), what, hint=hint)
+    newest = keys.newest
+    if newest.number > number:
+        with suppress(OSError), alone_at(path, wait=False):
+            fresh = path.with_suffix(".fresh")
+            fresh.write_text(json.dumps({"epoch": newest.number, "tag": newest.tag.hex()}))
+            fresh.replace(path)
+
+
+def _remembered(path: Path) -> tuple[int, str]:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_bytes())
+        return int(kept["epoch"]), str(kept["tag"])
+    return 0, ""

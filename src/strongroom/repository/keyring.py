@@ -1,0 +1,218 @@
+"""How do the keys of a new epoch reach every key slot without anybody's secret? Sealed to the slots' public keys, in one object.
+
+    keyring/<number>   begins the epoch of that number (six digits): created once, and from then on it is the newest
+
+    header 6 | length u32 of the JSON | JSON | Ed25519 signature 64, with the key of the epoch before, over all before it
+
+JSON: `strongroom_keyring` 1, `epoch`, `created`, `salt` (32 bytes), `sealed` (slot id to the epoch's 32 bytes, HPKE), and `bundle`:
+the keys of the epochs before and those that never change, encrypted under the new epoch's secret. Bytes are base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from strongroom.errors import Damaged, NotFound, WrongKey
+from strongroom.repository.crypto import (
+    KEY_BYTES,
+    SALT_BYTES,
+    SIGNATURE_BYTES,
+    Box,
+    Epoch,
+    Keys,
+    NotAuthentic,
+    derive,
+    new_exchange_key,
+    open_sealed,
+    random_bytes,
+    seal_to,
+)
+from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
+from strongroom.repository.key_slots import KeySlot, Signed
+from strongroom.repository.store import Store
+
+FOLDER = "keyring/"
+_LENGTH = struct.Struct("<I")
+_LONGEST = 16 << 20
+_HINT = "bring it back from a copy of the repository; without it nothing that was written since opens"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The keys that a slot of version 2 wraps: all that are known, and the private half of what it shows."""
+
+    keys: Keys
+    private: bytes = field(repr=False)
+
+    def encode(self) -> bytes:
+        return json.dumps({**_body_of(self.keys), "private": _text(self.private)}, sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, plain: bytes, repository_id: bytes) -> Bundle:
+        """Raises ValueError, KeyError or TypeError."""
+        body = json.loads(plain)
+        return cls(_keys_of(body, repository_id), _bytes(body["private"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """An object that begins an epoch, as it stands in the store: nothing of it is proven before `_open`."""
+
+    number: int
+    created: str
+    sealed: Mapping[str, bytes]
+    salt: bytes
+    bundle: bytes
+    content: bytes = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return name_of(self.number)
+
+
+def name_of(number: int) -> str:
+    return f"{FOLDER}{number:06d}"
+
+
+def new_bundle(keys: Keys) -> tuple[bytes, Signed]:
+    """What a new slot of version 2 wraps, and what it shows."""
+    private, public = new_exchange_key()
+    epoch = keys.newest
+    return Bundle(keys, private).encode(), Signed({"epoch": epoch.number, "public": _text(public)}, epoch.signing.sign)
+
+
+def begin_epoch(keys: Keys, slots: Iterable[KeySlot], created: str) -> tuple[Epoch, bytes]:
+    """A new epoch, and the object that begins it for these slots."""
+    repository_id, before = keys.repository_id, keys.newest
+    epoch = Epoch(before.number + 1, random_bytes(KEY_BYTES), created, repository_id)
+    info, salt = _info(repository_id, epoch.number), random_bytes(SALT_BYTES)
+    body = {
+        "strongroom_keyring": 1,
+        "epoch": epoch.number,
+        "created": created,
+        "salt": _text(salt),
+        "sealed": {slot.id: _text(seal_to(slot.public, epoch.secret, info)) for slot in slots},
+        "bundle": _text(_box(epoch, salt, repository_id).seal(0, json.dumps(_body_of(keys), sort_keys=True).encode(), info)),
+    }
+    text = json.dumps(body, sort_keys=True).encode()
+    front = header(Kind.KEYRING) + _LENGTH.pack(len(text)) + text
+    return epoch, front + before.signing.sign(_signed_part(repository_id, front))
+
+
+def open_slot(store: Store, slot: KeySlot, wrapped: bytes, repository_id: bytes) -> Keys:
+    """All keys that a slot gives, which was opened. Raises Damaged, or WrongKey if it was left out of an epoch."""
+    if slot.version == 1:
+        keys, private = Keys.of(wrapped, repository_id), b""
+    else:
+        try:
+            bundle = Bundle.decode(wrapped, repository_id)
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(slot.name, "what it wraps are no keys") from error
+        keys, private = bundle.keys, bundle.private
+
+    def newer(epoch: Epoch) -> list[Epoch]:
+        return _after(store, keys, epoch, slot.id, private)
+
+    for epoch in newer(keys.newest):
+        keys.begin(epoch)
+    keys.newer = newer
+    return keys
+
+
+def read_beginning(store: Store, number: int) -> Beginning:
+    """Raises NotFound or Damaged."""
+    name = name_of(number)
+    content = store.read(name)
+    require_header(name, Kind.KEYRING, content)
+    try:
+        (length,) = _LENGTH.unpack_from(content, HEADER_BYTES)
+        start = HEADER_BYTES + _LENGTH.size
+        if length > _LONGEST or len(content) != start + length + SIGNATURE_BYTES:
+            raise Damaged(name, "truncated", hint=_HINT)
+        body = json.loads(content[start : start + length])
+        sealed = {str(slot): _bytes(one) for slot, one in body["sealed"].items()}
+        if body["strongroom_keyring"] != 1 or body["epoch"] != number:
+            raise Damaged(name, "it is of another epoch, or a newer Strongroom wrote it", hint=_HINT)
+        return Beginning(number, str(body["created"]), sealed, _bytes(body["salt"]), _bytes(body["bundle"]), content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(name, "altered or truncated", hint=_HINT) from error
+
+
+def numbers(store: Store) -> list[int]:
+    """The epochs that were begun after the first, in order."""
+    found = [one.name.removeprefix(FOLDER) for one in store.list(FOLDER)]
+    return sorted(int(one) for one in found if len(one) == 6 and one.isdecimal())
+
+
+def require_signed(beginning: Beginning, before: Epoch, repository_id: bytes) -> None:
+    """Raises Damaged unless whoever began it had the keys of the epoch before."""
+    front, signature = beginning.content[:-SIGNATURE_BYTES], beginning.content[-SIGNATURE_BYTES:]
+    if not before.signed(signature, _signed_part(repository_id, front)):
+        raise Damaged(beginning.name, "its signature isn't this repository's", hint=_HINT)
+
+
+def _after(store: Store, keys: Keys, epoch: Epoch, slot_id: str, private: bytes) -> list[Epoch]:
+    """The epochs after this one, each proven by the one before it."""
+    found: list[Epoch] = []
+    for number in numbers(store):
+        if number <= epoch.number:
+            continue
+        before = found[-1] if found else epoch
+        if number != before.number + 1:
+            raise Damaged(name_of(before.number + 1), "missing: a later epoch was begun", hint=_HINT)
+        found.append(_open(store, before, slot_id, private, keys.repository_id))
+    return found
+
+
+def _open(store: Store, before: Epoch, slot_id: str, private: bytes, repository_id: bytes) -> Epoch:
+    name = name_of(before.number + 1)
+    try:
+        beginning = read_beginning(store, before.number + 1)
+    except NotFound as error:
+        raise Damaged(name, "it was listed and is not there", hint=_HINT) from error
+    require_signed(beginning, before, repository_id)
+    if slot_id not in beginning.sealed or not private:
+        hint = "open it with another key, and remove this slot or make it anew ('strongroom key add')"
+        raise WrongKey(f"key slot {slot_id[:12]} was left out when the keys were rotated (epoch {beginning.number})", hint=hint)
+    info = _info(repository_id, beginning.number)
+    try:
+        epoch = Epoch(beginning.number, open_sealed(private, beginning.sealed[slot_id], info), beginning.created, repository_id)
+        _box(epoch, beginning.salt, repository_id).open(0, beginning.bundle, info)
+    except (NotAuthentic, ValueError) as error:
+        raise Damaged(name, "what is sealed to this key slot doesn't open", hint=_HINT) from error
+    return epoch
+
+
+def _box(epoch: Epoch, salt: bytes, repository_id: bytes) -> Box:
+    return Box(derive(epoch.secret, Kind.KEYRING.purpose, salt=salt + repository_id))
+
+
+def _info(repository_id: bytes, number: int) -> bytes:
+    return b"strongroom/1/epoch" + repository_id + number.to_bytes(4, "little")
+
+
+def _signed_part(repository_id: bytes, front: bytes) -> bytes:
+    return b"strongroom keyring\0" + repository_id + front
+
+
+def _body_of(keys: Keys) -> dict[str, Any]:
+    epochs = [{"number": one.number, "created": one.created, "secret": _text(one.secret)} for one in keys.epochs]
+    return {"blob_id": _text(keys.blob_id), "fingerprint": _text(keys.fingerprint), "epochs": epochs}
+
+
+def _keys_of(body: Mapping[str, Any], repository_id: bytes) -> Keys:
+    epochs = [Epoch(int(one["number"]), _bytes(one["secret"]), str(one["created"]), repository_id) for one in body["epochs"]]
+    return Keys(repository_id, _bytes(body["blob_id"]), _bytes(body["fingerprint"]), epochs)
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

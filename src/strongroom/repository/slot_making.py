@@ -1,0 +1,30 @@
+"""How is a key slot made beside whoever may begin a new epoch meanwhile?"""
+
+from __future__ import annotations
+
+from strongroom.errors import Overtaken
+from strongroom.repository.crypto import Argon2Cost, Keys
+from strongroom.repository.key_slots import KeySlot, Secret, make_slot
+from strongroom.repository.keyring import new_bundle
+from strongroom.repository.store import Store
+from strongroom.repository.writer import create_once
+
+_TRIES = 5
+
+
+def add_slot(
+    store: Store, keys: Keys, secret: Secret, label: str, created: str, cost: Argon2Cost, *, public: bool = False
+) -> KeySlot:
+    """A new slot, durably: of version 2 if it is to be `public` or the keys were ever rotated. One that is stored while another
+    process begins an epoch is made again with its keys: who begins one either sees the slot or is seen here. Raises Overtaken."""
+    keys.look_again()
+    for _ in range(_TRIES):
+        epoch = keys.newest.number
+        wrapped, signed = new_bundle(keys) if epoch or public else (keys.master, None)
+        slot, content = make_slot(keys.repository_id, wrapped, secret, label, created, cost, signed)
+        create_once(store, slot.name, content)
+        keys.look_again()
+        if keys.newest.number == epoch:
+            return slot
+        store.delete(slot.name)
+    raise Overtaken("the repository's keys were rotated again and again while a key slot was made")
