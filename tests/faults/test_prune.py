@@ -451,7 +451,7 @@ def test_a_manifest_that_is_put_back_stays_until_somebody_forgets_it(town: Town,
     town.forget(pristine.order[1])
     town.store.create(name, content)
     assert town.prune().finished_forgets == 0
-    assert pristine.order[1] in town.room.repository.manifest_ids()
+    assert pristine.order[1] in town.open().manifest_ids()
     town.forget(pristine.order[1])
     town.ends_clean()
 

@@ -114,7 +114,7 @@ class Decision:
     id: str
     keep: bool
     reasons: tuple[str, ...]
-    doubted: bool = False
+    doubted: bool = field(default=False, compare=False)
 
 
 def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime, trust: Trust | None = None) -> list[Decision]:
