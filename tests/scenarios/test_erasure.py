@@ -39,12 +39,14 @@ def write_source(index: Path, seed: int) -> None:
 
 
 @pytest.fixture
-def letters(place: Place) -> Place:
+def letters(place: Place, tmp_path) -> Place:
     """Two snapshots more, of 300 letters of ten users."""
+    mine = Place(place.repo, tmp_path / "src" / "y.faiss")
+    mine.index.parent.mkdir()
     for seed in (5, 6):
-        write_source(place.index, seed)
-        place.run("backup", place.source, "--quiet").done()
-    return place
+        write_source(mine.index, seed)
+        mine.open().backup(mine.source)
+    return mine
 
 
 def rows_of(url: str) -> dict[str, str]:

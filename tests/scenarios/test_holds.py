@@ -27,11 +27,16 @@ NOW = PruneOptions(timedelta(0), 0.0)
 
 
 @pytest.fixture
-def two(place: Place) -> Place:
-    """Two snapshots of one source."""
-    build_index(place.index, seed=2)
-    place.run("backup", place.source, "--quiet").done()
-    return place
+def two(place: Place, tmp_path) -> Place:
+    """Two snapshots of one source, and no other."""
+    room = place.open()
+    mine = Place(place.repo, tmp_path / "src" / "y.faiss")
+    others = tuple(mine.snapshots())
+    for seed in (1, 2):
+        build_index(mine.index, rows=300, seed=seed)
+        room.backup(mine.source)
+    room.forget(ForgetOptions(others))
+    return mine
 
 
 def hold(repository: Repository, **scope) -> holds.Hold:
