@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from strongroom.operations.coverage import CoverageReport
     from strongroom.operations.diff import DiffReport
     from strongroom.operations.drill import DrillHistory, DrillReport
+    from strongroom.operations.erase import EraseOptions, EraseReport
     from strongroom.operations.fall_over import Reading, StandIns
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
@@ -126,13 +127,15 @@ class Strongroom(Governed):
         progress: Progress = SILENT,
     ) -> RestorePlan:
         """What `restore` would do; touches nothing. `moment.undo` says what becomes of the rows."""
+        from strongroom.operations.erased import erased_in
         from strongroom.operations.restore_plan import plan_restore
         from strongroom.operations.undo import UndoRequest
 
         selection = Selection(tuple(collections), dict(renames or {}))
         moment = self._moment(at, source, UndoRequest.of(undo, where, between), selection, progress)
         found = self.snapshot(moment.snapshot if moment else snapshot)
-        return plan_restore(found, target, selection, require_exact=require_exact, rung=rung, moment=moment)
+        erased = erased_in(self.repository, found, moment, selection).why
+        return plan_restore(found, target, selection, require_exact=require_exact, rung=rung, moment=moment, erased=erased)
 
     def restore(
         self,
@@ -310,6 +313,18 @@ class Strongroom(Governed):
     def release_hold(self, hold: str, *, reason: str, authority: str) -> Release:
         """End the hold whose id begins so; the hold and its release stay in the repository."""
         return holds.release(self.repository, hold, reason, authority)
+
+    def erase(self, options: EraseOptions, progress: Progress = SILENT) -> EraseReport:
+        """See to it that rows never come back by any restore, and say in which snapshots they still lie."""
+        from strongroom.operations.erase import erase
+
+        return erase(self.repository, options, progress)
+
+    def certificate(self, erasure: str) -> dict[str, Any]:
+        """What was erased, by whom, where it still lies: signed, to be checked by `certificate.check` without the repository."""
+        from strongroom.operations.certificate import certify
+
+        return certify(self.repository, erasure)
 
 
 def init_repository(

@@ -31,7 +31,7 @@ from strongroom.operations.forget import ForgetOptions, ForgetReport, forget
 from strongroom.operations.prune import PruneOptions, prune
 from strongroom.operations.repair import RepairOptions, repair
 from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
-from strongroom.policy.retention import Rules
+from strongroom.policy.retention import Rules, Trust
 from strongroom.repository import PACKS, SNAPSHOTS, Repository, Secret, Store, packs
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import artifacts, compaction, history, matching, rows_writer, segment_writer
@@ -234,7 +234,7 @@ class Life:
             mine = sorted((one.created, name) for name, one in self.kept.items() if one.source == living.url)
             going |= {name for _, name in mine[: max(0, len(mine) - last + more)]}
         if self.kept:
-            self._forget(ForgetOptions(rules=Rules(last=last)), going, mood)
+            self._forget(ForgetOptions(rules=Rules(last=last), trust=Trust(10_000, created=True)), going, mood)
 
     def _forget(self, options: ForgetOptions, going: set[str], mood: Mood) -> None:
         self.doubtful = going

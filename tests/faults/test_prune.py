@@ -14,7 +14,7 @@ from towns import GRACE, PAST, STAGES, Town, before_marking, empty_store, every_
 from worlds import CHEAP, Sources, World, build_source, restored
 
 from strongroom.errors import Damaged, Overtaken, StrongroomError
-from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.prune import PruneOptions, prune
 from strongroom.repository import Repository, Secret
 from strongroom.repository.tombstones import What
@@ -445,12 +445,14 @@ def test_a_tombstone_of_another_repository_or_folder_says_nothing(town: Town, pr
         town.prune()
 
 
-def test_a_manifest_that_is_put_back_goes_again(town: Town, pristine: World) -> None:
+def test_a_manifest_that_is_put_back_stays_until_somebody_forgets_it(town: Town, pristine: World) -> None:
     name = f"snapshots/{pristine.order[1]}"
     content = town.store.read(name)
     town.forget(pristine.order[1])
     town.store.create(name, content)
-    assert town.prune().finished_forgets == 1
+    assert town.prune().finished_forgets == 0
+    assert pristine.order[1] in town.open().manifest_ids()
+    forget(town.open(), ForgetOptions((pristine.order[1],)))
     town.ends_clean()
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strongroom.errors import WrongRequest
-from strongroom.policy.retention import PERIODS, Dated, Decision, Duration, Rules, decide
+from strongroom.policy import retention
+from strongroom.policy.retention import PERIODS, Dated, Decision, Duration, Rules, Trust, fullest_day
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 YEARS = 4
@@ -35,6 +36,11 @@ rules = st.builds(
     within=st.none() | durations,
     tags=st.lists(st.tuples(st.sampled_from(["env", "keep"]), st.none() | st.just("a")), max_size=1).map(tuple),
 )
+
+
+def decide(snapshots: list[Dated], asked: Rules, now: datetime) -> list[Decision]:
+    """With nothing to doubt: any number a day is genuine."""
+    return retention.decide(snapshots, asked, now, Trust(a_day=1000))
 
 
 def kept(decisions: list[Decision]) -> set[str]:
@@ -174,3 +180,66 @@ def test_no_rule_is_no_rules() -> None:
     assert not Rules()
     assert Rules(last=1)
     assert Rules(within=Duration())
+
+
+# -- who can only add snapshots makes no other one go ------------------------------------------------------------------------
+
+genuine = st.dictionaries(st.integers(1, 90), st.lists(st.integers(0, 23), min_size=1, max_size=3), min_size=1, max_size=40).map(
+    lambda days: [
+        Dated(f"g{day:03}-{number}", NOW.replace(hour=0) - timedelta(days=day) + timedelta(hours=hour))
+        for day, hours in days.items()
+        for number, hour in enumerate(hours)
+    ]
+)
+
+
+def stored(one: Dated) -> Dated:
+    return Dated(one.id, one.at, one.tags, one.at + timedelta(minutes=5))
+
+
+@given(genuine, rules, st.integers(0, 30), st.integers(4, 60), st.booleans(), st.data())
+def test_no_flood_makes_a_genuine_snapshot_go(snapshots: list[Dated], asked: Rules, day: int, count: int, claims, data) -> None:
+    """However many more a day than ever before, and whatever they say of when they were made and of their tags: the store knows."""
+    real = [stored(one) for one in snapshots]
+    first = min(one.at for one in real)
+    arrival = max(NOW.replace(hour=0) - timedelta(days=day), first.replace(hour=0) + timedelta(days=1))
+    fakes = []
+    for number in range(count):
+        at = min(arrival + timedelta(minutes=number), NOW)
+        claimed = data.draw(moments) if claims else at
+        fakes.append(Dated(f"~{number:03}", claimed, data.draw(tags), at))
+    honest = [one for one in fakes if -retention.AHEAD <= one.stored - one.at <= retention.LATE]
+    crowds = {one.at.date() for one in honest}
+    usual = max(sum(1 for one in real if one.at.date() == date) for date in {one.at.date() for one in real})
+    if any(sum(1 for one in honest if one.at.date() == date) <= usual for date in crowds):
+        return  # no flood on one of the days: the next test has these
+    without = kept(retention.decide(real, asked, NOW))
+    beside = retention.decide([*real, *fakes], asked, NOW)
+    assert without <= kept(beside)
+    assert all(one.doubted for one in beside if one.id.startswith("~"))
+
+
+@given(genuine, rules, st.lists(moments, min_size=1, max_size=200))
+def test_what_was_not_stored_when_it_says_counts_for_nothing(snapshots: list[Dated], asked: Rules, said: list[datetime]) -> None:
+    """Any number, dated anywhere but to when they came."""
+    real = [stored(one) for one in snapshots]
+    fakes = [Dated(f"~{number:03}", at, {}, at + timedelta(days=3)) for number, at in enumerate(said)]
+    decisions = retention.decide([*real, *fakes], asked, NOW)
+    assert [one for one in decisions if not one.doubted] == [one for one in retention.decide(real, asked, NOW) if not one.doubted]
+    assert all(one.keep for one in decisions if one.id.startswith("~"))
+
+
+def test_a_copy_counts_if_somebody_vouches_for_it() -> None:
+    made = [Dated(str(n), NOW - timedelta(days=n), {}, NOW) for n in range(5)]
+    assert kept(retention.decide(made, Rules(last=1), NOW)) == {"0", "1", "2", "3", "4"} - {"1", "2"}
+    assert kept(retention.decide(made, Rules(last=1), NOW, Trust(created=True))) == {"0"}
+
+
+def test_what_was_usual_is_remembered_when_rules_thinned_it_out() -> None:
+    today = [Dated(str(n), NOW - timedelta(hours=n)) for n in range(12)]
+    before = [Dated("old", NOW - timedelta(days=2))]
+    crowded = retention.decide([*today, *before], Rules(last=1), NOW)
+    assert len(kept(crowded)) == 13
+    assert "never more than 1 a day before" in crowded[0].reasons[0]
+    assert kept(retention.decide([*today, *before], Rules(last=1), NOW, Trust(usual=13))) == {"0"}
+    assert fullest_day([*today, *before], crowded) == 1

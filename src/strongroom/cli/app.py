@@ -436,22 +436,7 @@ def _write_private(path: Path, content: bytes) -> bytes:
     return content
 
 
-for name in (  # last: their commands are registered on `app`
-    "restoring",
-    "pruning",
-    "holding",
-    "journal",
-    "doctoring",
-    "recovering",
-    "copying",
-    "rotating",
-    "covering",
-    "drilling",
-    "roles",
-    "tokens",
-    "approving",
-    "auditing",
-    "demonstrating",
-    "policing",
-):
+_OTHERS = "restoring pruning holding erasing journal doctoring recovering copying rotating covering drilling"
+_OTHERS += " roles tokens approving auditing demonstrating policing"
+for name in _OTHERS.split():  # last: their commands are registered on `app`
     import_module(f"strongroom.cli.{name}")

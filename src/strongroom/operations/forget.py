@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
-from strongroom.policy.retention import Dated, Decision, Rules, Trust, decide
+from strongroom.operations.witness import Witness
+from strongroom.policy.retention import Dated, Decision, Rules, Trust, decide, fullest_day
 from strongroom.repository import SNAPSHOTS, Repository
 from strongroom.repository.store import require_deletes
 from strongroom.repository.trusted_time import stored_at
@@ -127,8 +128,9 @@ def _ruled(repository: Repository, options: ForgetOptions) -> list[Fate]:
     if options.source is not None and not groups:
         raise NotFound(f"no snapshot is of {options.source}", hint="'strongroom snapshots' shows the sources as they are written")
     fates = []
+    witness = Witness(repository)
     for source, members in sorted(groups.items()):
-        fates += _decided(source[0], members, options, stored, repository.clock.now())
+        fates += _decided(source, members, options, stored, repository.clock.now(), witness)
     unread = (f"it can't be read: {problem.problem}" for problem in damaged)
     return fates + [
         Fate(one.subject.removeprefix(SNAPSHOTS), "", "", True, (why,)) for one, why in zip(damaged, unread, strict=True)
@@ -136,14 +138,22 @@ def _ruled(repository: Repository, options: ForgetOptions) -> list[Fate]:
 
 
 def _decided(
-    source: str, members: Sequence[Snapshot], options: ForgetOptions, stored: Mapping[str, datetime], now: datetime
+    source: tuple[str, str],
+    members: Sequence[Snapshot],
+    options: ForgetOptions,
+    stored: Mapping[str, datetime],
+    now: datetime,
+    witness: Witness,
 ) -> list[Fate]:
     by_id = {snapshot.id: snapshot for snapshot in members}
     dated = [Dated(one.id, _moment(one), one.manifest.tags, stored.get(one.id)) for one in members]
-    decisions = decide(dated, options.rules, now, options.trust)
+    trust, name = options.trust, "\n".join(source)
+    decisions = decide(dated, options.rules, now, replace(trust, usual=witness.usual(name)))
     if not any(decision.keep for decision in decisions):
         hint = "name them if that is meant, or add --keep-last 1, or choose others with --source"
-        raise Refused(f"these rules would forget every snapshot of {source}", hint=hint)
+        raise Refused(f"these rules would forget every snapshot of {source[0]}", hint=hint)
+    if not options.dry_run:
+        witness.saw_day(name, fullest_day(dated, decisions))
     return [_fate(by_id[decision.id], decision) for decision in decisions]
 
 

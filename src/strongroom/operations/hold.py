@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
-from strongroom.errors import NotFound
+from strongroom.errors import NotFound, Refused
+from strongroom.operations.erase import conflict
 from strongroom.repository import Repository
-from strongroom.repository.holds import Hold, Scope, place
+from strongroom.repository.erasures import erasures
+from strongroom.repository.holds import Hold, Scope, place, release
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import history
 from strongroom.snapshots.commit import commit
@@ -47,10 +49,25 @@ def place_hold(repository: Repository, options: HoldOptions) -> HoldReport:
     covered = _covered(history.read_all(repository)[0], scope)
     if options.dry_run:
         return HoldReport(None, tuple(one.id for one in covered), ())
+    _require_unerased(repository, covered, scope)
     hold = place(repository, scope, options.reason, options.authority, options.until)
+    try:  # an erasure that was entered meanwhile reads the holds once it is there, as this reads the ledger
+        _require_unerased(repository, covered, scope, hold)
+    except Refused as error:
+        release(repository, hold.id, str(error), options.authority)
+        raise
     rescued = _rescued(repository, covered, options, by_name=bool(names))
     there = _covered(history.read_all(repository)[0], scope)
     return HoldReport(hold, tuple(dict.fromkeys([*(one.id for one in there), *rescued])), rescued)
+
+
+def _require_unerased(repository: Repository, covered: Sequence[Snapshot], scope: Scope, hold: Hold | None = None) -> None:
+    """Raises Refused if rows that the hold would cover were erased: nobody can promise any more that they are there."""
+    meant = hold or Hold("", scope, "", "", None, datetime.now(UTC), "")
+    for one in erasures(repository):
+        if conflict([meant], one, covered, one.found):
+            hint = "hold other snapshots or collections; 'strongroom certificate show' says what was erased"
+            raise Refused(f"rows of {scope} were erased on {one.erased:%Y-%m-%d} ({one.reason}): they can't be held", hint=hint)
 
 
 def _rescued(repository: Repository, covered: Sequence[Snapshot], options: HoldOptions, *, by_name: bool) -> tuple[str, ...]:

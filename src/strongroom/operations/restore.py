@@ -23,6 +23,8 @@ from strongroom.engines.protocol import Frozen, Recovering, Source, Stage, Targe
 from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
 from strongroom.model import Fidelity, Selection, Until
 from strongroom.operations.consistency import has_rows_alone
+from strongroom.operations.erased import erased_in
+from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.journal_replay import JournalReplay
 from strongroom.operations.processor import reproducible, rounds_alike
 from strongroom.operations.replay import Replayed, actual_name, names_of, replay
@@ -56,6 +58,8 @@ class RestoreOptions:
     replay: bool = True
     moment: MomentPlan | None = None
     tell: Callable[[RestorePlan], None] | None = None
+    erasing: bool = True
+    """False for a scratch copy that is compared with the manifest and dropped: what was erased is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +83,38 @@ def restore(
     """
     chosen = options or RestoreOptions()
     found = history.find(repository, snapshot)
-    plan = plan_restore(found, target, chosen.selection, require_exact=chosen.require_exact, rung=chosen.rung, moment=chosen.moment)
+    erased = erased_in(repository, found, chosen.moment, chosen.selection) if chosen.erasing else NOTHING_ERASED
+    plan = plan_restore(
+        found,
+        target,
+        chosen.selection,
+        require_exact=chosen.require_exact,
+        rung=chosen.rung,
+        moment=chosen.moment,
+        erased=erased.why,
+    )
     if chosen.tell is not None and (chosen.overwrite or not plan.occupied):
         chosen.tell(plan)
     asking = engines.prepared(target) if chosen.replay else nullcontext()
     with _local_errors(target), remembering_damage(repository), asking:
-        return _Restore(repository, found, plan, chosen, progress).run()
+        return _Restore(repository, found, plan, chosen, erased, progress).run()
 
 
 class _Restore:
     def __init__(
-        self, repository: Repository, snapshot: Snapshot, plan: RestorePlan, options: RestoreOptions, progress: Progress
+        self,
+        repository: Repository,
+        snapshot: Snapshot,
+        plan: RestorePlan,
+        options: RestoreOptions,
+        erased: Erased,
+        progress: Progress,
     ) -> None:
         self._repository = repository
         self._snapshot = snapshot
         self._plan = plan
         self._options = options
+        self._erased = erased
         self._progress = progress
         self._fingerprinter = Fingerprinter(repository.keys.fingerprint)
         self._checks: list[str] = []
@@ -181,6 +201,8 @@ class _Restore:
     def _engine_replays(self) -> bool:
         """Can the operations of the journal be left to the engine? It has its own files then, or never had any."""
         record = self._snapshot.manifest
+        if self._erased:
+            return False
         same = engines.engine_of(self._plan.target).name == record.engine
         return self._plan.rung == Rung.EXACT or (same and has_rows_alone(record) and not self._plan.later)
 
@@ -218,7 +240,7 @@ class _Restore:
     def _overlaid(self, stage: Stage, state: RestoreState, moment: MomentPlan) -> dict[str, str]:
         """Load the rows of the moment. Gives the roots of the collections."""
         parts = (self._repository, self._snapshot, moment, self._options.selection, self._fingerprinter, self._progress)
-        loading = OverlayLoading(*parts, same_engine=self._same_engine)
+        loading = OverlayLoading(*parts, same_engine=self._same_engine, erased=self._erased)
         roots, lines = loading.run(stage, engines.target_of(self._plan.target), state)
         self._checks += lines
         self._recall |= loading.recall
@@ -267,7 +289,7 @@ class _Restore:
         selection = self._options.selection
         target = engines.target_of(self._plan.target)
         parts = self._repository, self._snapshot, self._fingerprinter, self._scratch, self._progress
-        loading = RowsLoading(*parts, same_engine=self._same_engine)
+        loading = RowsLoading(*parts, same_engine=self._same_engine, erased=self._erased)
         chosen = chosen_collections(self._snapshot, selection)
         for collection in chosen:
             if collection.name not in state.loaded:
@@ -281,7 +303,7 @@ class _Restore:
                 fidelity = target.fidelity(replace(collection.catalog, name=name))
                 roots[name], line = loading.compare(stage, frozen, collection, name, state.loaded[collection.name], fidelity)
                 self._checks.append(line)
-            if self._options.replay:
+            if self._options.replay and not self._erased:  # a sealed answer may be a row that doesn't come back
                 self._measure_recall(frozen)
         return roots
 
@@ -293,7 +315,7 @@ class _Restore:
         """The rows live in the engine's own files: restore these exactly, inside the stage, to read them there."""
         place.mkdir(exist_ok=True)
         url = engines.find(self._snapshot.manifest.engine).scratch(place, [collection])
-        options = RestoreOptions(Selection((collection,)), require_exact=True, overwrite=True, replay=False)
+        options = RestoreOptions(Selection((collection,)), require_exact=True, overwrite=True, replay=False, erasing=False)
         restore(self._repository, self._snapshot.id, url, options)
         return engines.source_of(url)
 

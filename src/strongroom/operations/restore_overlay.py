@@ -20,6 +20,7 @@ from strongroom.errors import Damaged, NotFound, VerificationFailed, WrongReques
 from strongroom.journal.identities import identities_of
 from strongroom.journal.overlay import Overlay, ids_of
 from strongroom.model import Collection, Fidelity, Selection
+from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.processor import reproducible
 from strongroom.operations.replay import actual_name, ask
 from strongroom.operations.restore_moment import MomentPlan, changes_before, changes_of
@@ -56,6 +57,7 @@ class OverlayLoading:
     fingerprinter: Fingerprinter
     progress: Progress
     same_engine: bool
+    erased: Erased = NOTHING_ERASED
     recall: dict[str, float] = field(default_factory=dict)
     _finals: dict[str, _Final] = field(default_factory=dict)
     _searches: dict[str, list[tuple[str, Probes, ExactSearch]]] = field(default_factory=dict)
@@ -146,13 +148,18 @@ class OverlayLoading:
                 held = fields.get(one.name)
                 fields[one.name] = one if held is None or held.type != one.type else held
         whole = pa.schema(list(fields.values()))
+        for batch in self._left(overlay, scratch, final):
+            rest = self.erased.left(final.described.name, batch)
+            if rest.num_rows:
+                yield _conformed(rest, whole, final.described.name)
+
+    def _left(self, overlay: Overlay, scratch: Path, final: _Final) -> Iterator[pa.RecordBatch]:
+        """What of the snapshot no operation touched, and what operations left; erased rows, too."""
         if final.base is not None:
             for batch in self._stored(scratch, final.base):
-                rest = batch.filter(pa.array(~_touched(overlay, final.identity, batch)))
-                if rest.num_rows:
-                    yield _conformed(rest, whole, final.described.name)
+                yield batch.filter(pa.array(~_touched(overlay, final.identity, batch)))
         for _, batch in overlay.rows(final.identity):
-            yield _conformed(batch, whole, final.described.name)
+            yield batch
 
     def _load(
         self, stage: Stage, target: Target, overlay: Overlay, scratch: Path, final: _Final, named: Collection

@@ -71,8 +71,10 @@ def plan_restore(
     require_exact: bool = False,
     rung: Rung | None = None,
     moment: MomentPlan | None = None,
+    erased: str = "",
 ) -> RestorePlan:
-    """Raises NotFound (no such collection), WrongRequest (the target can't hold the rows) or Refused (`require_exact`)."""
+    """`erased` says which rows of it may not come back: then rows are loaded, since files hold all of them. Raises NotFound (no
+    such collection), WrongRequest (the target can't hold the rows) or Refused (`require_exact`)."""
     manifest = snapshot.manifest
     later = () if moment is None else missing_in(snapshot, selection)
     chosen = chosen_collections(snapshot, selection, later)
@@ -81,6 +83,10 @@ def plan_restore(
     best, reasons = _best_rung(snapshot, engine)
     if moment is not None and best == Rung.EXACT and (why := _unreplayable(moment, engine, target, later)):
         best, reasons = Rung.REBUILD, (why,)
+    if best == Rung.EXACT and erased:
+        best, reasons = Rung.REBUILD, (erased,)
+    elif erased:
+        reasons = (*reasons, erased)
     if best == Rung.EXACT and not selection.everything and isinstance(target, WholeOnly):
         best, reasons = Rung.REBUILD, (target.whole_only,)
     if rung is not None and list(Rung).index(rung) < list(Rung).index(best):
@@ -114,7 +120,7 @@ def plan_restore(
         bytes=_bytes(best, chosen, installed_artifacts(snapshot, selection)),
         cost=_cost(best, snapshot, chosen),
         occupied=tuple(target.occupied(names)),
-        token=_token(snapshot, target_url, selection, best, moment),
+        token=_token(snapshot, target_url, selection, best, moment, erased),
         moment=moment.planned if moment else None,
         later=later,
     )
@@ -228,9 +234,10 @@ def _cost(rung: Rung, snapshot: Snapshot, chosen: Sequence[StoredCollection]) ->
     return f"the engine builds its index from {sum(c.count for c in chosen):,} rows, which takes longest; recall may differ{was}"
 
 
-def _token(snapshot: Snapshot, target_url: str, selection: Selection, rung: Rung, moment: MomentPlan | None) -> str:
+def _token(snapshot: Snapshot, target_url: str, selection: Selection, rung: Rung, moment: MomentPlan | None, erased: str) -> str:
     asked: tuple[object, ...] = (
         *(snapshot.id, target_url, sorted(selection.collections), sorted(selection.renames.items()), rung.value),
+        *((erased,) if erased else ()),
         *(() if moment is None else (moment.stream, moment.number)),
         *(() if moment is None or moment.undone is None else (moment.undone.token,)),
         *(() if moment is None or moment.until is None else (moment.until,)),

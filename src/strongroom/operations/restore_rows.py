@@ -16,6 +16,7 @@ from strongroom.engines.protocol import Columnar, Frozen, Source, Stage, Target
 from strongroom.errors import Damaged, VerificationFailed, WrongRequest
 from strongroom.model import Collection, Fidelity, Role, RowBlock
 from strongroom.operations.consistency import contradiction_of
+from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.prefetch import ahead
 from strongroom.operations.processor import reproducible
 from strongroom.operations.replay import actual_name
@@ -47,6 +48,7 @@ class RowsLoading:
     progress: Progress
     same_engine: bool
     """Then all columns must come back, and not only those that every engine has; rows keep their shape."""
+    erased: Erased = NOTHING_ERASED
 
     def load(self, stage: Stage, target: Target, collection: StoredCollection, named: Collection) -> dict[str, Any]:
         """Load one collection as `named`. Gives the roots of what was sent. Raises Damaged if that isn't what was signed for,
@@ -56,18 +58,19 @@ class RowsLoading:
             raise Damaged(f"collection {collection.name}", problem)
         stored, core = RowsRoot(self.fingerprinter), RowsRoot(self.fingerprinter)
         shape = None if self.same_engine else self._reshaping(stage, target, collection, named)
-        sent = RowsRoot(self.fingerprinter) if shape else stored
+        sent = RowsRoot(self.fingerprinter) if shape or self.erased else stored
         fidelity = target.fidelity(named)
         self.progress.begin(f"rows of {named.name}", collection.count, "rows")
 
         def batches() -> Iterator[pa.RecordBatch]:
             for batch in self._rows(stage, collection):
                 stored.add(batch)
+                self.progress.advance(batch.num_rows)
+                batch = self.erased.left(collection.name, batch)
                 core.add(core_rows(batch, fidelity, every_column=self.same_engine))
                 shaped = shape(batch) if shape else batch
-                if shape:
+                if sent is not stored:
                     sent.add(shaped)
-                self.progress.advance(batch.num_rows)
                 yield shaped
 
         stage.load(named, batches())
@@ -101,7 +104,8 @@ class RowsLoading:
 
     def _reshaping(self, stage: Stage, target: Target, collection: StoredCollection, named: Collection) -> Reshaping | None:
         self.progress.begin(f"payloads of {named.name}", collection.count, "rows")
-        return reshaping_for(target, named, counted(self._rows(stage, collection), self.progress))
+        rows = (self.erased.left(collection.name, one) for one in counted(self._rows(stage, collection), self.progress))
+        return reshaping_for(target, named, rows)
 
     def _rows(self, stage: Stage, collection: StoredCollection) -> Iterator[pa.RecordBatch]:
         if self.snapshot.manifest.rows_plane == "segments":
@@ -116,7 +120,8 @@ class RowsLoading:
     def _sample(self, stage: Stage, collection: StoredCollection) -> dict[str, npt.NDArray[np.float64]]:
         """The vectors of the first rows by id, as text."""
         sample: dict[str, npt.NDArray[np.float64]] = {}
-        for batch in self._rows(stage, collection):
+        for whole in self._rows(stage, collection):
+            batch = self.erased.left(collection.name, whole)
             for name, vector in vectors_by_id(batch.slice(0, SAMPLE - len(sample))):
                 sample[name] = vector
             if len(sample) >= SAMPLE:

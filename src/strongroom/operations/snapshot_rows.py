@@ -29,7 +29,7 @@ def snapshot_rows(
     from strongroom.operations.restore import RestoreOptions, restore
 
     url = engines.find(snapshot.manifest.engine).scratch(directory, [collection.name])
-    options = RestoreOptions(Selection((collection.name,)), require_exact=True, overwrite=True, replay=False)
+    options = RestoreOptions(Selection((collection.name,)), require_exact=True, overwrite=True, replay=False, erasing=False)
     restore(repository, snapshot.id, url, options)
     with engines.source_of(url).freeze(SILENT) as frozen:
         for block in frozen.rows(actual_name(frozen, collection.name)):

@@ -40,6 +40,16 @@ class Witness:
         """Pack id to the time at which it was found damaged, until it is proven again."""
         return dict(self._notes["damaged"])
 
+    def usual(self, source: str) -> int:
+        """How many snapshots of a source the fullest day had that this machine knows of; 0 if it knows of none."""
+        found = self._notes["fullest"].get(source, 0)
+        return found if isinstance(found, int) else 0
+
+    def saw_day(self, source: str, snapshots: int) -> None:
+        """A day had so many snapshots of a source, and nobody doubts it."""
+        if snapshots > self.usual(source):
+            self._change(lambda notes: notes["fullest"].update({source: snapshots}))
+
     def saw(self, newest: Sequence[str], present: Collection[str]) -> None:
         """These are the newest ones now. A remembered one that isn't present stays remembered: it was taken away."""
 
@@ -69,7 +79,7 @@ class Witness:
             kept = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
             kept = {}
-        empty: Notes = {"newest": [], "proven": {}, "damaged": {}}
+        empty: Notes = {"newest": [], "proven": {}, "damaged": {}, "fullest": {}}
         known = kept if isinstance(kept, dict) else {}
         return {name: known[name] if isinstance(known.get(name), type(value)) else value for name, value in empty.items()}
 

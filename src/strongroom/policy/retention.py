@@ -98,27 +98,30 @@ class Dated:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What somebody vouches for: up to how many snapshots a day are genuine (0: any number), and that they were made when they
-    say, whenever they were stored (true of a copy)."""
+    """What somebody vouches for: up to how many snapshots a day are genuine (0: as many as the fullest day before had), and that
+    they were made when they say, whenever they were stored (true of a copy). `usual` is the fullest day that is remembered: rules
+    thin out what lies behind."""
 
     a_day: int = 0
     created: bool = False
+    usual: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a snapshot stays, and every rule that keeps it."""
+    """Whether a snapshot stays, and every rule that keeps it; `doubted` if it counts for no rule."""
 
     id: str
     keep: bool
     reasons: tuple[str, ...]
+    doubted: bool = field(default=False, compare=False)
 
 
 def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime, trust: Trust | None = None) -> list[Decision]:
     """What the rules say of the snapshots of one source, newest first; of those made in the same moment the greater id is newer.
 
     Some stay and count for no rule, since they must not push out what is real: one from after `now` (some clock was wrong), one
-    that wasn't stored when it says that it was made, and those of a day that has more of them than are vouched for.
+    that wasn't stored when it says that it was made, and those of a day that has more of them than any before.
     """
     ordered = sorted(snapshots, key=lambda one: (one.at, one.id), reverse=True)
     doubts = _doubts(ordered, now, trust or Trust())
@@ -138,7 +141,8 @@ def decide(snapshots: Iterable[Dated], rules: Rules, now: datetime, trust: Trust
         window = [one for one in past if one.at > rules.pitr.before(now)]
         for one in past[: len(window) + 1]:  # a moment is restored from the snapshot before it
             reasons[one.id].append(f"PITR window of {rules.pitr}")
-    return [Decision(one.id, bool(reasons[one.id]), tuple(reasons[one.id]) or ("no rule keeps it",)) for one in ordered]
+    told = ((one.id, tuple(reasons[one.id])) for one in ordered)
+    return [Decision(name, bool(why), why or ("no rule keeps it",), name in doubts) for name, why in told]
 
 
 def together(first: Rules, other: Rules) -> Rules:
@@ -165,15 +169,28 @@ def _doubts(ordered: Sequence[Dated], now: datetime, trust: Trust) -> dict[str, 
             doubts[one.id] = "made in the future"
         elif not trust.created and one.stored is not None and not -AHEAD <= one.stored - one.at <= LATE:
             doubts[one.id] = f"stored on {one.stored:%Y-%m-%d}, which isn't when it says it was made: a copy, or a forgery"
-    days: dict[date, list[Dated]] = {}
-    for one in ordered:
-        if one.id not in doubts:
-            days.setdefault(one.at.date(), []).append(one)
-    for day, made in days.items():
-        if trust.a_day and len(made) > trust.a_day:
-            crowd = f"{len(made)} were made on {day}, more than {trust.a_day}: they count for no rule"
+    days = _by_day(one for one in ordered if one.id not in doubts)
+    most = trust.a_day or trust.usual
+    for day, made in sorted(days.items()):
+        if most and len(made) > most:
+            crowd = f"{len(made)} were made on {day}, and never more than {most} a day before: they count for no rule"
             doubts |= {one.id: crowd for one in made}
+        elif not trust.a_day:
+            most = max(most, len(made))
     return doubts
+
+
+def fullest_day(snapshots: Iterable[Dated], decisions: Iterable[Decision]) -> int:
+    """How many snapshots the fullest day has among those that count: what is to be remembered as usual."""
+    doubtful = {one.id for one in decisions if one.doubted}
+    return max((len(made) for made in _by_day(one for one in snapshots if one.id not in doubtful).values()), default=0)
+
+
+def _by_day(snapshots: Iterable[Dated]) -> dict[date, list[Dated]]:
+    days: dict[date, list[Dated]] = {}
+    for one in snapshots:
+        days.setdefault(one.at.date(), []).append(one)
+    return days
 
 
 def _newest_of_each(

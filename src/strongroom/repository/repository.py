@@ -38,8 +38,7 @@ from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_con
 from strongroom.repository.writer import BlobWriter, create_once
 
 INDEX = "index/"
-_GONE = "it was listed and is not there"
-_LOOKS = 5
+_GONE, _LOOKS = "it was listed and is not there", 5
 REPAIRS = "repairs/"
 """Where a repair keeps whole objects while they take the place of damaged ones, under their own names."""
 _INDEX_CACHE = "index"
@@ -95,13 +94,12 @@ class Repository:
         leftovers = [listed.name for listed in store.list(key_slots.FOLDER)]
         if overwriting and leftovers:
             raise _two_at_once(store)
-        master, repository_id = random_bytes(KEY_BYTES), random_bytes(16)
-        created = clock.now().isoformat()
+        master, repository_id, created = random_bytes(KEY_BYTES), random_bytes(16), clock.now().isoformat()
         slot, content = key_slots.make_slot(repository_id, master, secret, label, created, cost or Argon2Cost())
         create_once(store, slot.name, content)
         settings = config.Config(repository_id, created, overwriting)
         try:
-            if overwriting and [listed.name for listed in store.list(key_slots.FOLDER)] != [slot.name]:
+            if overwriting and {listed.name for listed in store.list(key_slots.FOLDER)} != {slot.name}:
                 raise _two_at_once(store)  # each stores its slot before it looks: of two one sees the other, at least
             _create_config(store, settings)
         except AlreadyExists:

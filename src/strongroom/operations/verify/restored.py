@@ -42,7 +42,9 @@ def check_restore(look: Examination, snapshot: Snapshot) -> None:
             if isinstance(engine, ScratchElsewhere):
                 leaving.callback(engine.drop_scratch, url)
             with engines.prepared(url) if look.options.level >= Level.ANSWERS else nullcontext():
-                report = restore(look.repository, snapshot.id, url, RestoreOptions(Selection(), replay=False), look.progress)
+                report = restore(
+                    look.repository, snapshot.id, url, RestoreOptions(Selection(), replay=False, erasing=False), look.progress
+                )
                 exact = report.plan.rung == Rung.EXACT or has_rows_alone(snapshot.manifest)
                 if not exact and engines.engine_of(url).name == engine.name:
                     look.find(name, f"it could not be restored exactly here: {report.plan.reasons[0]}", [snapshot])

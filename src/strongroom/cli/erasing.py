@@ -1,0 +1,140 @@
+"""The commands of erasure: erase, and the certificates of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _progress, _require_command, _say, app
+from strongroom.errors import StrongroomError, WrongRequest, from_os_error
+
+if TYPE_CHECKING:
+    from strongroom.operations.erase import EraseReport
+
+certificates = typer.Typer(help="Certificates of erasures.", invoke_without_command=True)
+app.add_typer(certificates, name="certificate")
+
+
+@certificates.callback(invoke_without_command=True)
+def certificate(context: typer.Context) -> None:
+    """Certificates of erasures."""
+    _require_command(context)
+
+
+@app.command()
+def erase(
+    repo: Repo,
+    reason: Annotated[str, typer.Option(help="Why; it is kept for good, and stands in the certificate.")],
+    id_: Annotated[list[str] | None, typer.Option("--id", help="A row's id; any number of times.")] = None,
+    where: Annotated[str, typer.Option(help="Which rows, such as 'user=4711 and lang=en'.")] = "",
+    tenant: Annotated[str, typer.Option(help="All rows of this tenant.")] = "",
+    collection: Annotated[str, typer.Option(help="Only of this collection.")] = "",
+    source: Annotated[str, typer.Option(help="Only of this source.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where such rows lie, and what holds them.")] = False,
+    key_file: KeyFile = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """See to it that rows never come back, by any restore. Exit code 5 if a hold covers them."""
+    from strongroom.operations.erase import EraseOptions
+
+    options = EraseOptions(tuple(id_ or ()), where, tenant, collection, source, reason, dry_run)
+    room = _open(repo, key_file)
+    with _progress(quiet) as progress:
+        report = room.erase(options, progress)
+    _say(json, report, lambda: _show_erase(report))
+
+
+@certificates.command("list")
+def certificate_list(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
+    """List the erasures."""
+    from strongroom.cli import render
+    from strongroom.operations.certificate import described
+    from strongroom.repository.erasures import erasures
+
+    found = erasures(_open(repo, key_file).repository)
+    told: list[dict[str, Any]] = [
+        {"id": one.id, "erased": one.erased.isoformat(), "reason": one.reason, **described(one)} for one in found
+    ]
+
+    def show() -> None:
+        for one in told:
+            render.line((one["id"][:12], "bold"), f"  {one['erased'][:16]}Z  {one['reason']}")
+
+    _say(json, told, show)
+
+
+@certificates.command("show")
+def certificate_show(
+    erasure: Annotated[str, typer.Argument(help="The beginning of the erasure's id.")],
+    repo: Repo,
+    out: Annotated[Path | None, typer.Option(help="Write it to this new file.")] = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Sign and show, or write, the certificate of an erasure."""
+    from strongroom.cli import render
+
+    text = render.as_json(_open(repo, key_file).certificate(erasure))
+    if out is None:
+        typer.echo(text)
+        return
+    try:
+        with out.open("x") as file:
+            file.write(text + "\n")
+    except FileExistsError as error:
+        raise StrongroomError(f"{out} is already there", hint="give the path of a new file") from error
+    except OSError as error:
+        raise from_os_error(error, str(out)) from error
+    render.show_done(f"certificate written to {out}")
+
+
+@certificates.command("verify")
+def certificate_verify(
+    file: Annotated[Path, typer.Argument(help="A certificate.")],
+    public_key: Annotated[str | None, typer.Option(help="The repository's, as you had it before; else the file's own.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Check a certificate; needs neither repository nor password. Exit code 4 if it was altered or forged."""
+    from strongroom.operations.certificate import check
+
+    document = _read(file)
+    body = check(document, public_key)
+    _say(json, {**body, "public_key": document["public_key"]}, lambda: _show_certificate(body, document["public_key"]))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import json
+
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise from_os_error(error, str(file)) from error
+    except ValueError as error:
+        raise WrongRequest(f"{file} is no certificate", hint="give the file that 'strongroom certificate show' wrote") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _show_erase(report: EraseReport) -> None:
+    from strongroom.cli import render
+
+    rows = sum(one.rows for one in report.still_in)
+    if report.dry_run:
+        render.line(f"  {rows:,} rows in {len(report.still_in)} snapshots would never come back")
+    else:
+        render.show_done(f"erasure {report.erasure[:12]}: no restore gives these rows any more")
+    for one in report.still_in:
+        render.line(
+            (f"  {one.snapshot[:12]}", "bold"),
+            f"  {one.created[:19].replace('T', ' ')}  {one.rows:,} rows, encrypted, until it is forgotten and pruned",
+        )
+
+
+def _show_certificate(body: dict[str, Any], public_key: str) -> None:
+    from strongroom.cli import render
+
+    render.show_done(f"erasure {body['erasure'][:12]} of {body['erased'][:16]}Z, signed by {public_key}")
+    render.line(f"  {body['promise']}")
+    for snapshot, rows in body["still_encrypted_in"].items():
+        render.line(f"  still encrypted in {snapshot[:12]}: {rows:,} rows")
