@@ -14,7 +14,7 @@ import typer
 import strongroom
 from strongroom import errors
 from strongroom.cli import INTERRUPTED
-from strongroom.cli.app import app
+from strongroom.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(str(resources.files(strongroom)))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import faiss  # noqa: F401 - so that no order has to
 
-import strongroom.cli.app
+import strongroom.cli.commands
 import strongroom.cli.render
 import strongroom.library  # noqa: F401
 from strongroom import cli

@@ -14,8 +14,8 @@ from strongroom.policy.document import Document, Match, Source, Timing
 from strongroom.policy.objectives import Standing, turned
 from strongroom.policy.pressure import Allowance, Share
 from strongroom.policy.retention import Dated, Duration, Rules, decide, together
-from strongroom.policy.schedule import coming, due, moments, shifted
-from strongroom.policy.tasks import Seen, Work, plan, reason, rules_of, tasks_of
+from strongroom.policy.schedule import a_day, coming, due, moments, shifted
+from strongroom.policy.tasks import Seen, Work, plan, reason, rules_of, scheduled_a_day, tasks_of
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOURLY = Timing(interval="1h")
@@ -41,6 +41,44 @@ def test_where_the_clocks_go_back_what_has_a_fixed_hour_runs_once() -> None:
 def test_cron_counts_days_of_the_week_from_sunday() -> None:
     assert cron("0 0 * * 0", NOON, 1, "UTC") == ["2026-03-15T00:00:00+00:00"]
     assert datetime.fromisoformat(cron("0 0 * * 0", NOON, 1, "UTC")[0]).strftime("%a") == "Sun"
+
+
+@pytest.mark.parametrize(
+    ("timing", "most"),
+    [
+        (Timing(interval="1h"), 24),
+        (Timing(interval="7h"), 4),
+        (Timing(interval="3d"), 1),
+        (Timing(cron="*/15 9-16 * * 1-5"), 32),
+        (Timing(cron="0 0 1 1 *"), 1),
+        (Timing(cron="0 22,23,0,1 * * 6"), 4),
+    ],
+)
+def test_how_often_a_day_at_most(timing: Timing, most: int) -> None:
+    assert a_day(timing, NOON) == most
+
+
+def test_what_policies_make_of_a_source_in_one_repository_is_no_flood() -> None:
+    document = Document.model_validate(
+        {
+            "version": 1,
+            "sources": {"docs": {"url": "faiss:/a"}, "other": {"url": "faiss:/b"}},
+            "repositories": {name: {"url": f"/{name}", "password_env": "P"} for name in ("main", "second")},
+            "policies": {
+                "often": {"repository": "main", "schedule": [{"kind": "incremental", "interval": "1h"}, {"kind": "journal"}]},
+                "daily": {
+                    "repository": "main",
+                    "match": {"source": ["docs"]},
+                    "schedule": [{"kind": "full", "interval": "1d"}],
+                    "retention": {"keep_last": 3},
+                },
+            },
+        }
+    )
+    tasks = tasks_of(document)
+    assert scheduled_a_day(tasks, "docs", "main", NOON) == 24 + 1 + 2
+    assert scheduled_a_day(tasks, "other", "main", NOON) == 24 + 2
+    assert scheduled_a_day(tasks, "docs", "second", NOON) == 2
 
 
 @settings(max_examples=200)

@@ -243,3 +243,12 @@ def test_what_was_usual_is_remembered_when_rules_thinned_it_out() -> None:
     assert "never more than 1 a day before" in crowded[0].reasons[0]
     assert kept(retention.decide([*today, *before], Rules(last=1), NOW, Trust(usual=13))) == {"0"}
     assert fullest_day([*today, *before], crowded) == 1
+
+
+def test_what_a_schedule_asks_for_is_no_flood_and_more_than_that_is() -> None:
+    today = [Dated(str(n), NOW - timedelta(hours=n)) for n in range(12)]
+    before = [Dated("old", NOW - timedelta(days=2))]
+    assert kept(retention.decide([*today, *before], Rules(last=1), NOW, Trust(scheduled=12))) == {"0"}
+    assert kept(retention.decide([*today, *before], Rules(last=1), NOW, Trust(usual=2, scheduled=11))) == {
+        str(n) for n in range(12)
+    } | {"old"}

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-import strongroom.cli.app
+import strongroom.cli.commands
 import strongroom.cli.render
 import strongroom.library  # noqa: F401
 from strongroom import cli

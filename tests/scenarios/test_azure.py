@@ -23,7 +23,7 @@ def test_the_whole_job_on_azure(azurite: Azurite, tmp_path: Path) -> None:
 
     raw = azurite.raw("job")
     names = {item["path"] for chunk in obstore.list(raw) for item in chunk}
-    assert {name.split("/")[2] for name in names} == {"config", "keys", "packs", "index", "snapshots", "journal"}
+    assert {name.split("/")[2] for name in names} == {"config", "keys", "packs", "index", "snapshots", "journal", "audit"}
     assert not any(b"faiss" in bytes(obstore.get(raw, name).bytes()) for name in names)
     (status,) = strongroom("journal", "status", "--json", env=env).done().json
     assert status["segments"] > 0

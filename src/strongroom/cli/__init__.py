@@ -36,7 +36,7 @@ def main() -> NoReturn:
     _tune_process()
     try:
         _check_text()
-        from strongroom.cli.app import app
+        from strongroom.cli.commands import app
 
         code = app(standalone_mode=False)
     except KeyboardInterrupt:

@@ -434,9 +434,3 @@ def _write_private(path: Path, content: bytes) -> bytes:
     except OSError as error:
         raise from_os_error(error, str(path)) from error
     return content
-
-
-_OTHERS = "restoring pruning holding erasing journal doctoring recovering copying rotating covering drilling"
-_OTHERS += " roles tokens approving auditing demonstrating policing"
-for name in _OTHERS.split():  # last: their commands are registered on `app`
-    import_module(f"strongroom.cli.{name}")

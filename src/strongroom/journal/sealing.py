@@ -53,7 +53,8 @@ class Sealer:
         self._unseen: list[Unseen] = []
         self._ready: tuple[Front, bytes] | None = None
         self._seen = tail.head.seen if tail and not hole else 0
-        self._floor = tail.head.seen + 1 if tail else 0
+        self._floor = max(tail.head.seen, 0 if tail.head.count else tail.head.latest) + 1 if tail else 0
+        self._least = self._floor if hole else 0
         self._latest = tail.head.latest if tail and tail.head.count else 0
         self.bytes = 0
         self.stored = 0
@@ -98,7 +99,7 @@ class Sealer:
                 self._unseen.append(Unseen(held.scope, max(held.unseen_since, self._seen), held.time, self._last + self.pending))
         self._ends = dict(ends)
         if seen:
-            self._seen = max(self._seen, seen, self._latest)
+            self._seen = max(self._seen, seen, self._latest, self._least)
             self._floor = self._seen + 1
         self.bytes += sum(one.batch.nbytes if not isinstance(one, CatalogChange) else 512 for one in changes)
 
@@ -158,7 +159,7 @@ class Sealer:
             begins=self._begins,
             ends=self._ends,
             earliest=min((first for first, _ in times), default=self._seen),
-            latest=max((last for _, last in times), default=self._seen),
+            latest=max((last for _, last in times), default=max(self._seen, self._floor - 1)),
             seen=self._seen,
             sealed=int(self._repository.clock.now().timestamp() * 1e6),
             previous=tail.hash if tail else "",

@@ -100,11 +100,12 @@ class Dated:
 class Trust:
     """What somebody vouches for: up to how many snapshots a day are genuine (0: as many as the fullest day before had), and that
     they were made when they say, whenever they were stored (true of a copy). `usual` is the fullest day that is remembered: rules
-    thin out what lies behind."""
+    thin out what lies behind; `scheduled` is how many a schedule asks for."""
 
     a_day: int = 0
     created: bool = False
     usual: int = 0
+    scheduled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ def _doubts(ordered: Sequence[Dated], now: datetime, trust: Trust) -> dict[str, 
         elif not trust.created and one.stored is not None and not -AHEAD <= one.stored - one.at <= LATE:
             doubts[one.id] = f"stored on {one.stored:%Y-%m-%d}, which isn't when it says it was made: a copy, or a forgery"
     days = _by_day(one for one in ordered if one.id not in doubts)
-    most = trust.a_day or trust.usual
+    most = trust.a_day or max(trust.usual, trust.scheduled)
     for day, made in sorted(days.items()):
         if most and len(made) > most:
             crowd = f"{len(made)} were made on {day}, and never more than {most} a day before: they count for no rule"

@@ -7,6 +7,7 @@ once. An interval counts from when it was due last, so that it doesn't drift.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -62,6 +63,20 @@ def moments(timing: Timing, after: datetime) -> Iterator[datetime]:
     assert timing.cron is not None  # noqa: S101 - the document's model says so
     for one in CronSim(timing.cron, after.astimezone(ZoneInfo(timing.timezone))):
         yield one.astimezone(UTC)
+
+
+def a_day(timing: Timing, now: datetime) -> int:
+    """How many times it is due in the fullest 24 hours of the month to come."""
+    if timing.interval is not None:
+        return -(-timedelta(days=1) // span(timing.interval))
+    within: deque[datetime] = deque()
+    most = 0
+    for one in takewhile(lambda at: at <= now + timedelta(days=31), moments(timing, now)):
+        within.append(one)
+        while within[0] <= one - timedelta(days=1):
+            within.popleft()
+        most = max(most, len(within))
+    return max(most, 1)
 
 
 def shifted(name: str, timing: Timing, moment: datetime) -> datetime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from strongroom.policy.document import Document, Match, Policy, Source, Timing
 from strongroom.policy.retention import Duration, Rules, together
-from strongroom.policy.schedule import Due, coming, due
+from strongroom.policy.schedule import Due, a_day, coming, due
 
 
 class Work(StrEnum):
@@ -135,6 +135,13 @@ def rules_of(document: Document, source: str, repository: str, seen: Seen | None
             rules = together(rules, policy.retention.rules() if policy.retention else Rules())
             rules = together(rules, Rules(pitr=Duration.parse(policy.pitr.window) if policy.pitr else None))
     return rules
+
+
+def scheduled_a_day(tasks: Iterable[Task], source: str, repository: str, now: datetime) -> int:
+    """How many snapshots of a source a day its schedules make there, and two more: somebody makes one before an upgrade, and a day
+    that is cut at another hour has one more."""
+    due = (one for one in tasks if one.work.reads_source and (one.source, one.repository) == (source, repository))
+    return sum(a_day(one.timing, now) for one in due if one.timing is not None) + 2
 
 
 @dataclass(frozen=True, slots=True)

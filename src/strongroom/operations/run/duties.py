@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Protocol
 
 from strongroom.errors import NotFound, StrongroomError, VerificationFailed, WrongRequest
@@ -14,7 +15,8 @@ from strongroom.operations.run.room import Drills, Room
 from strongroom.operations.verify import Level
 from strongroom.policy.document import Document
 from strongroom.policy.quantities import seconds, size
-from strongroom.policy.tasks import Seen, Task, Work, reason, rules_of
+from strongroom.policy.retention import Trust
+from strongroom.policy.tasks import Seen, Task, Work, reason, rules_of, scheduled_a_day, tasks_of
 
 Done = tuple[str, dict[str, object]]
 
@@ -83,9 +85,11 @@ class Duties:
         assert retention is not None  # noqa: S101 - it is what the task is of
         room = self._around.open(task.repository)
         self._hold(room, task.source)
-        rules = rules_of(self._document, task.source, task.repository, self._seen().get(task.source))
+        seen, source = self._seen(), without_password(self._around.url(task.source))
+        rules = rules_of(self._document, task.source, task.repository, seen.get(task.source))
+        scheduled = scheduled_a_day(tasks_of(self._document, seen), task.source, task.repository, datetime.now(UTC))
         try:
-            report = room.forget(ForgetOptions(rules=rules, source=without_password(self._around.url(task.source))))
+            report = room.forget(ForgetOptions(rules=rules, source=source, trust=Trust(scheduled=scheduled)))
         except NotFound:
             return f"nothing is kept of {task.source} yet", {"forgotten": 0}
         facts: dict[str, object] = {"forgotten": len(report.forgotten), "kept": len(report.fates) - len(report.forgotten)}
