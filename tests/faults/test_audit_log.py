@@ -25,8 +25,10 @@ from strongroom.access.audit import Findings, check_export
 from strongroom.clock import Clock
 from strongroom.errors import Refused, StoreDenied, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository
+from strongroom.operations.erase import EraseOptions
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.hold import HoldOptions
+from strongroom.operations.replicate import ReplicateOptions
 from strongroom.operations.verify import Level
 from strongroom.repository import Repository, Secret
 from strongroom.repository.audit_log import entry_name
@@ -100,7 +102,7 @@ def last(room: Strongroom) -> audit.Operation:
 def calls(town: Town, tmp_path: Path) -> dict[str, Callable[[Strongroom], Any]]:
     """Each verb of the library once, so that it does something or at least tries."""
     place = f"faiss://{tmp_path}/{next(_NAMES)}/x.faiss"
-    spare = Secret.passphrase("spare")
+    spare, replica = Secret.passphrase("spare"), f"memory://replica-{next(_NAMES)}"
     return {
         "backup": lambda room: room.backup(town.source, probes=0),
         "snapshots": lambda room: room.snapshots(),
@@ -115,6 +117,10 @@ def calls(town: Town, tmp_path: Path) -> dict[str, Callable[[Strongroom], Any]]:
         "journal_batches": lambda room: room.journal_batches(),
         "verify": lambda room: room.verify(level=Level.OBJECTS),
         "forget": lambda room: room.forget(ForgetOptions(("latest",), dry_run=True)),
+        "erase": lambda room: room.erase(EraseOptions(ids=("no such row",), reason="asked", dry_run=True)),
+        "certificate": lambda room: room.certificate("no such erasure"),
+        "copy": lambda room: room.copy(replica),
+        "replicate": lambda room: room.replicate([replica], ReplicateOptions(once=True)),
         "prune": lambda room: room.prune(),
         "coverage": lambda room: room.coverage(),
         "drill": lambda room: room.drill(source="no such source"),

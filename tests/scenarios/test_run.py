@@ -213,7 +213,7 @@ def test_a_slow_source_pauses_a_backup_until_it_answers(policed: Policed) -> Non
     faiss.write_index(vectors, str(index))
     query = {"command": ["/bin/sh", "-c", f"if test -e {slow}; then sleep 0.3; fi"]}
     latency = {"ceiling": "200ms", "every": "20ms", "query": query, "patience": "60s"}
-    policed.document["sources"]["docs"] = {"url": f"faiss://{index}", "limits": {"latency": latency}}
+    policed.document["sources"]["docs"] = {"url": f"faiss://{index}", "limits": {"read": "8MB", "latency": latency}}
     policed.document["notifications"]["log"]["on"] = ["held_back", "failed", "done"]
     count = len(policed.snapshots())
     process = policed.start()
