@@ -151,12 +151,23 @@ class Source(WithPassword):
     limits: Limits = Limits()
 
 
+class Replication(Part):
+    """How this place is kept in step where it is a replica: `when` it is looked at, how many bytes a second may go to it, whether
+    what was forgotten is forgotten here, too, and whether what residency forbids is left out instead of refused."""
+
+    when: Timing = Timing(interval="1m")
+    bandwidth: Size | None = None
+    follow_forget: bool = False
+    leave_out: bool = False
+
+
 class Repository(WithPassword):
-    """Where it is kept. `replicas` are names of other repositories; `region` is what residency looks at."""
+    """Where it is kept. `replicas` are names of other repositories, that get all of it; `region` is what residency looks at."""
 
     url: Text
     region: Name | None = None
     replicas: list[Name] = []
+    replication: Replication = Replication()
     key_file: Text | None = None
 
     @model_validator(mode="after")
@@ -220,10 +231,12 @@ class Pitr(Part):
 
 
 class Objectives(Part):
-    """How old the newest recovery point may become, and how long a restore (measured by drills) may take."""
+    """How old the newest recovery point may become, how long a restore (measured by drills) may take, and how far a replica may be
+    behind."""
 
     rpo: Time | None = None
     rto: Time | None = None
+    lag: Time | None = None
 
 
 class Residency(Part):
@@ -348,7 +361,8 @@ class Channel(Part):
 
 
 class Policy(Part):
-    """What is done for the sources that match. Every policy that matches a source is for it."""
+    """What is done for the sources that match. Every policy that matches a source is for it. `replicas` are names of repositories
+    that get what is kept of them."""
 
     repository: Name
     match: Match = Match()
@@ -375,6 +389,11 @@ class Document(Part):
     notifications: dict[Name, Channel] = {}
     policies: Annotated[dict[Name, Policy], Field(min_length=1)]
     parallel: Annotated[int, Field(ge=1, le=64)] = 2
+    metrics_file: Text | None = None
+
+    def primaries(self) -> list[str]:
+        """The names of the repositories that backups go to, each once."""
+        return list(dict.fromkeys(one.repository for one in self.policies.values()))
 
     def variables(self) -> frozenset[str]:
         """The names of the environment variables that hold passwords."""

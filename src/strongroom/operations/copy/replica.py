@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -71,12 +72,20 @@ class CopyReport:
         return not (self.damaged or self.incomplete or self.different)
 
 
-def copy(primary: Repository, target: Store, options: CopyOptions | None = None, progress: Progress = SILENT) -> CopyReport:
+def copy(
+    primary: Repository,
+    target: Store,
+    options: CopyOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    stop: threading.Event | None = None,
+) -> CopyReport:
     """Make or complete a replica of the repository in another store. Repeatable after any failure.
 
-    Raises Refused before anything is sent if residency forbids it or another repository is there, UnsafeStore, Unreachable.
+    Raises Refused before anything is sent if residency forbids it or another repository is there, UnsafeStore, Unreachable;
+    Stopped soon after `stop` is set: what had arrived is listed, and isn't sent again.
     """
-    return _Copy(primary, target, options or CopyOptions(), progress).run()
+    return _Copy(primary, target, options or CopyOptions(), progress, stop or threading.Event()).run()
 
 
 def open_replica(primary: Repository, store: Store) -> Repository:
@@ -97,6 +106,7 @@ class _Copy:
     target: Store
     options: CopyOptions
     progress: Progress
+    stop: threading.Event
     incomplete: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
@@ -199,7 +209,9 @@ class _Copy:
 
     def _transport_to(self, store: Store) -> Transport:
         options = self.options
-        return Transport(self.primary.store, store, options.memory, Pace(options.bandwidth), self.progress, options.read_back)
+        return Transport(
+            self.primary.store, store, options.memory, Pace(options.bandwidth, self.stop), self.progress, options.read_back
+        )
 
     def _send(self, transport: Transport, here: dict[str, int], names: Iterable[str]) -> set[str]:
         return transport.send(Listed(name, here[name]) for name in names)

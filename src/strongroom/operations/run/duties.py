@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
-from strongroom.errors import NotFound, StrongroomError, VerificationFailed, WrongRequest
+from strongroom.errors import NotFound, VerificationFailed, WrongRequest
 from strongroom.operations.backup import without_password
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.run import backing, holding
+from strongroom.operations.run.replicating import Replicas, require_region
 from strongroom.operations.run.room import Drills, Room
 from strongroom.operations.verify import Level
 from strongroom.policy.document import Document
@@ -19,6 +20,7 @@ from strongroom.policy.retention import Trust
 from strongroom.policy.tasks import Seen, Task, Work, reason, rules_of, scheduled_a_day, tasks_of
 
 Done = tuple[str, dict[str, object]]
+"""A sentence, and the facts."""
 
 
 class Opens(Protocol):
@@ -46,14 +48,15 @@ class Duties:
         seen: Callable[[], Mapping[str, Seen]],
     ) -> None:
         self._document, self._around, self.stop, self._tell, self._seen = document, around, stop, tell, seen
+        self.replicas = Replicas(document, around.open, around.url, seen, tell)
 
-    def do(self, task: Task) -> Done:
-        """Raises what the work raises."""
+    def do(self, task: Task) -> Done | None:
+        """None if there was nothing to do. Raises what the work raises."""
+        if task.work is Work.REPLICATE:
+            return self.replicas.keep(task, self.stop)
         if task.work.reads_source:
             return self._back_up(task)
-        return {Work.RETENTION: self._retain, Work.VERIFY: self._verify, Work.DRILL: self._drill, Work.REPLICATE: self._replicate}[
-            task.work
-        ](task)
+        return {Work.RETENTION: self._retain, Work.VERIFY: self._verify, Work.DRILL: self._drill}[task.work](task)
 
     def _back_up(self, task: Task) -> Done:
         url = self._around.url(task.source)
@@ -63,6 +66,7 @@ class Duties:
 
         def opened() -> Room:
             room = self._around.open(task.repository)
+            require_region(room, self._document, task.repository)
             self._hold(room, task.source)
             return room
 
@@ -121,14 +125,3 @@ class Duties:
         if not report.passed:
             raise VerificationFailed(report.line, hint="'strongroom drill' shows the report")
         return report.line, facts
-
-    def _replicate(self, task: Task) -> Done:
-        raise WrongRequest("this version has no replication", hint="leave 'replicas' out of the policy")
-
-
-def refusal(document: Document) -> StrongroomError | None:
-    """Why a daemon can't do what a document asks for, None if it can."""
-    for name, policy in document.policies.items():
-        if policy.replicas or document.repositories[policy.repository].replicas:
-            return WrongRequest(f"policy {name}: this version has no replication", hint="leave 'replicas' out of the policy")
-    return None

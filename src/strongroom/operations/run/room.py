@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_status import StreamStatus
     from strongroom.operations.prune import PruneReport
+    from strongroom.operations.replicate import Lag, ReplicateOptions
     from strongroom.operations.verify import Level, VerifyReport
     from strongroom.repository.holds import HoldRecord
 
@@ -47,6 +50,10 @@ class Room(Protocol):
     def hold(self, options: HoldOptions) -> HoldReport: ...
 
     def holds(self) -> list[HoldRecord]: ...
+
+    def replicate(
+        self, to: Iterable[str], options: ReplicateOptions | None = None, *, stop: threading.Event | None = None
+    ) -> list[Lag]: ...
 
     def journal_status(self, source: str | None = None, *, ask: bool = False) -> list[StreamStatus]: ...
 

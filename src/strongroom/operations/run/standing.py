@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from strongroom.errors import StrongroomError
 from strongroom.operations.backup import without_password
+from strongroom.operations.replicate import Lag
 from strongroom.operations.run.room import Drills, Room
 from strongroom.policy.document import Document
 from strongroom.policy.objectives import Standing
 from strongroom.policy.quantities import seconds
-from strongroom.policy.tasks import Seen, Work, tasks_of
+from strongroom.policy.tasks import Seen, Work, replicas_of, tasks_of
 from strongroom.snapshots import history
 
 
@@ -50,6 +52,21 @@ def standings(
         except StrongroomError as error:
             unknown(f"whether {task.source} meets its objectives can't be told: {error}")
     return list(found.values())
+
+
+def of_replicas(document: Document, lags: Mapping[tuple[str, str], Lag]) -> list[Standing]:
+    """Of each replica for each policy that asks for it: can it be kept, and is it near enough? By what was seen of it last."""
+    found = []
+    for pair, policies in replicas_of(document).items():
+        lag = lags.get(pair)
+        if lag is None:
+            continue
+        for name in policies:
+            kept = None if lag.problem else lag.seconds
+            found.append(Standing(name, "", "replica", math.inf, kept, pair[1], lag.problem))
+            if (wanted := document.policies[name].objectives.lag) is not None:
+                found.append(Standing(name, "", "lag", seconds(wanted), lag.seconds, pair[1]))
+    return found
 
 
 def _age(room: Room, url: str) -> float | None:
