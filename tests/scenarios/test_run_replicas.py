@@ -158,7 +158,7 @@ def test_a_quiet_replica_costs_a_listing_and_leaves_no_trace(world: World) -> No
 def test_a_copy_that_is_stopped_in_the_middle_goes_on_where_it_was(world: World) -> None:
     for number in range(4):
         world.room.backup(build(world.folder / "sources", f"more{number}", 10 + number))
-    packs = {name: size for name, size in ((one.name, one.size) for one in world.room.repository.store.list("packs/"))}
+    packs = {one.name: one.size for one in world.room.repository.store.list("packs/")}
     world.repositories["east"]["replication"]["bandwidth"] = f"{max(packs.values())}B"  # about one a second
     file = world.folder / "strongroom.yaml"
     file.write_text(marked.write(world.document))

@@ -78,6 +78,7 @@ VERBS: dict[str, Verb] = {
     "revoke_token": _for(OPERATOR, RESTORER, AUDITOR),
     # holding fast, and taking away
     "publish_policy": _for(governed=True),
+    "name_region": _for(governed=True),
     "hold": _for(governed=True),
     "release_hold": _for(governed=True),
     "erase": _for(governed=True),
@@ -119,6 +120,7 @@ _COMMANDS = {
     "rotate_keys": "key rotate",
     "key_status": "key status",
     "publish_policy": "config publish",
+    "name_region": "region set",
     "published_policy": "config of the repository",
 }
 FOR_ADMINS = Verb(frozenset({ADMIN}), governed=True)

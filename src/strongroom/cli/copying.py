@@ -135,9 +135,8 @@ def region_set(
 ) -> None:
     """Say where the store lies: signed, and what residency rules look at."""
     from strongroom.cli import render
-    from strongroom.repository.region import name_region
 
-    said = name_region(_open(repo, key_file).repository, name)
+    said = _open(repo, key_file).name_region(name)
     _say(json, {"region": name, "version": said.version}, lambda: render.show_done(f"the store is in {name}"))
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Overtaken, Refused, WrongRequest
+from strongroom.operations.copy.audit import send_audit
 from strongroom.operations.copy.journals import send_journals
 from strongroom.operations.copy.packs import send_packs
 from strongroom.operations.copy.plan import CopyOptions, Plan, plan_copy
@@ -127,7 +128,7 @@ class _Copy:
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)
         send_journals(self.primary, replica, transport, plan.streams)
-        self._send(transport, here, sorted(name for name in rest if name.startswith("audit/")))
+        own_log = send_audit(self.primary, replica, transport, here, there)
         remember(self.primary.store.url, self.target.url)
         forgotten = self._follow_forget(replica) if self.options.follow_forget else ()
         return CopyReport(
@@ -135,7 +136,7 @@ class _Copy:
             made,
             transport.moved,
             transport.moved_bytes,
-            (*plan.left_out, *self.kept),
+            (*plan.left_out, *self.kept, *own_log),
             (*plan.damaged, *(f"{name}: {problem}" for name, problem in sorted(transport.damaged.items()))),
             tuple(self.incomplete),
             tuple(sorted(transport.different)),

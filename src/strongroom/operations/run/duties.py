@@ -10,8 +10,9 @@ from typing import Protocol
 from strongroom.errors import NotFound, VerificationFailed, WrongRequest
 from strongroom.operations.backup import without_password
 from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.publishing import require_region
 from strongroom.operations.run import backing, holding
-from strongroom.operations.run.replicating import Replicas, require_region
+from strongroom.operations.run.replicating import Replicas
 from strongroom.operations.run.room import Drills, Room
 from strongroom.operations.verify import Level
 from strongroom.policy.document import Document
@@ -66,7 +67,7 @@ class Duties:
 
         def opened() -> Room:
             room = self._around.open(task.repository)
-            require_region(room, self._document, task.repository)
+            require_region(room.repository, self._document, task.repository)
             self._hold(room, task.source)
             return room
 

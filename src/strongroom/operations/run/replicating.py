@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from strongroom.errors import PartlyDone, Refused, Stopped, StrongroomError
+from strongroom.errors import PartlyDone, Stopped, StrongroomError
 from strongroom.operations.backup import without_password
 from strongroom.operations.copy import CopyOptions, Selection
+from strongroom.operations.publishing import require_region
 from strongroom.operations.replicas import remember
 from strongroom.operations.replicate import Lag, ReplicateOptions, behind, write_metrics
 from strongroom.operations.run.room import Room
@@ -17,7 +18,6 @@ from strongroom.policy.document import Document
 from strongroom.policy.quantities import said, size
 from strongroom.policy.tasks import Seen, Task, replicas_of, replicated
 from strongroom.repository import open_store
-from strongroom.repository.region import region_of
 
 Done = tuple[str, dict[str, object]]
 Pair = tuple[str, str]
@@ -56,7 +56,7 @@ class Replicas:
         room = self._rooms[pair] = self._open(task.repository)  # with the keys that hold now
         self._tell(task, "started", f"copies to {task.other}, {task.why}")
         try:
-            require_region(room, self._document, task.repository)
+            require_region(room.repository, self._document, task.repository)
             lag = self._copy(room, target.url, pair, selection, stop)
         except Stopped:
             raise
@@ -107,16 +107,6 @@ class Replicas:
         if self._document.metrics_file is not None and found:
             write_metrics(Path(self._document.metrics_file).expanduser(), found.values())
         return found
-
-
-def require_region(room: Room, document: Document, name: str) -> None:
-    """Raises Refused if the repository lies elsewhere than the policy file says: by that the file's residency was found right."""
-    said_here, known = document.repositories[name].region, region_of(room.repository)
-    if said_here is not None and known is not None and said_here != known:
-        raise Refused(
-            f"the policy file says that {name} is in {said_here}, the repository that it is in {known}: nothing was done",
-            hint="correct the file, or the word in the repository with 'strongroom region set'",
-        )
 
 
 def facts_of(lag: Lag) -> dict[str, object]:
