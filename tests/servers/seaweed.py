@@ -15,11 +15,12 @@ from obstore.store import S3Store
 from ports import free_ports
 
 ACCESS, SECRET = "test-access", "test-secret"
+READER = ("reader-access", "reader-secret")
 PATIENCE_SECONDS = 90
 
 
 class SeaweedFS:
-    """One server with one identity."""
+    """One server with two identities: one that may do all, one that may only read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,7 +30,12 @@ class SeaweedFS:
             "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}],
             "actions": ["Admin", "Read", "Write", "List"],
         }
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        reading = {
+            "name": "reader",
+            "credentials": [{"accessKey": READER[0], "secretKey": READER[1]}],
+            "actions": ["Read", "List"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity, reading]}))
         names = ("master", "volume", "filer", "s3")
         ports = free_ports(2 * len(names))
         self._ports = {
@@ -43,11 +49,12 @@ class SeaweedFS:
     def port(self) -> int:
         return self._ports["s3.port"]
 
-    def environment(self, port: int | None = None) -> dict[str, str]:
+    def environment(self, port: int | None = None, *, reader: bool = False) -> dict[str, str]:
         """The standard variables with which any S3 client reaches the server, or a proxy before it."""
+        access, secret = READER if reader else (ACCESS, SECRET)
         return {
-            "AWS_ACCESS_KEY_ID": ACCESS,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ACCESS_KEY_ID": access,
+            "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
         }

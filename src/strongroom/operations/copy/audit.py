@@ -1,5 +1,5 @@
-"""How the audit log reaches a replica: as long as that is a beginning of the primary's. Who works at a replica leaves entries there,
-and from then on each of the two goes its own way: entries of both in one chain would look like tampering."""
+"""How the audit log reaches a replica: as long as it has a beginning of the primary's. Who works at a replica leaves entries
+there, and from then on each of the two goes its own way: entries of both in one chain would look like tampering."""
 
 from __future__ import annotations
 
