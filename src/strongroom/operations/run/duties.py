@@ -16,7 +16,7 @@ from strongroom.operations.run.replicating import Replicas
 from strongroom.operations.run.room import Drills, Room
 from strongroom.operations.verify import Level
 from strongroom.policy.document import Document
-from strongroom.policy.quantities import seconds, size
+from strongroom.policy.quantities import said, seconds, size
 from strongroom.policy.retention import Trust
 from strongroom.policy.tasks import Seen, Task, Work, reason, rules_of, scheduled_a_day, tasks_of
 
@@ -122,7 +122,8 @@ class Duties:
         promised = self._document.policies[task.policy].objectives
         limits = {name: seconds(text) for name, text in (("rpo", promised.rpo), ("rto", promised.rto)) if text is not None}
         report = room.drill(source=without_password(self._around.url(task.source)), moment=task.other, objectives=limits)
-        facts: dict[str, object] = {"passed": report.passed, "rto": report.rto, "rpo": report.rpo}
         if not report.passed:
-            raise VerificationFailed(report.line, hint="'strongroom drill' shows the report")
-        return report.line, facts
+            more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
+            raise VerificationFailed(f"the drill failed: {report.failures[0]}{more}", hint="see 'strongroom drill history'")
+        facts: dict[str, object] = {"passed": True, "rto": report.rto, "rpo": report.rpo, "recall": report.lowest_recall}
+        return f"{task.source} came back, with right answers after {said(report.rto or 0.0)}", {**facts, "report": report.id}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_status import StreamStatus
@@ -62,8 +63,8 @@ class Room(Protocol):
 class Drills(Protocol):
     """A room in which restores are practised."""
 
-    def drill(self, target: str | None = None, **wish: Any) -> Any:
-        """Gives a report with `passed`, `rto` and `line`."""
+    def drill(self, target: str | None = None, **wish: Any) -> DrillReport:
+        """Gives a `DrillReport`."""
 
-    def drill_history(self, source: str | None = None) -> Any:
-        """Gives `reports`, oldest first."""
+    def drill_history(self, source: str | None = None) -> DrillHistory:
+        """Those of one source, oldest first."""

@@ -87,7 +87,8 @@ class Service:
             self._look()
             for works in _STAGES:
                 self._begin_due(works)
-                self._await(works - {Work.REPLICATE})  # a replica that is away holds up nothing
+                if self._await(works - {Work.REPLICATE}):  # a replica that is away holds up nothing
+                    self._look()
             self._await(set(Work))
             self._compare()
         return self._worst
@@ -148,9 +149,16 @@ class Service:
             if any(running.task.name == task.name for running in self._running.values()):
                 self._still_running(task, now)
                 continue
-            due = self._due(task, now)
+            due = self._due(task, now) if self._has_something(task) else None
             if due is not None:
                 self._take(task, due, now)
+
+    def _has_something(self, task: Task) -> bool:
+        """What looks at snapshots waits for the first one. That a repository can't be opened is found by trying."""
+        if task.work not in (Work.DRILL, Work.VERIFY) or task.repository not in self._rooms:
+            return True
+        sources = [task.source] if task.source else [one.source for one in self._tasks() if one.repository == task.repository]
+        return any(self._seen.get(one, Seen()).collections for one in sources)
 
     def _due(self, task: Task, now: datetime) -> Due | None:
         last = self._state.last(task.name)
@@ -248,9 +256,10 @@ class Service:
             del self._running[name]
         return any(one.future.exception() or one.future.result() != "quiet" for one in ended.values())
 
-    def _await(self, works: set[Work]) -> None:
+    def _await(self, works: set[Work]) -> bool:
+        """As `_reap`, once all of these have ended."""
         wait([one.future for one in self._running.values() if one.task.work in works])
-        self._reap()
+        return self._reap()
 
     def _follow(self) -> list[following.Follower]:
         return [self._follower(task) for task in self._tasks() if task.work is Work.JOURNAL]
@@ -277,7 +286,8 @@ class Service:
                 self._rooms[name] = room
                 for task in tasks_of(self._document):
                     if task.source and task.repository == name:
-                        self._seen[task.source] = standing.seen_of(room, self._around.url(task.source))
+                        found = standing.seen_of(room, self._around.url(task.source))
+                        self._seen[task.source] = found if found.collections else self._seen.get(task.source, found)
             except StrongroomError as error:
                 self._say("unknown", f"repository {name} can't be looked at: {error}", repository=name)
 

@@ -79,8 +79,8 @@ def _age(room: Room, url: str) -> float | None:
 
 def _rto(room: Drills, url: str) -> float | None:
     """Seconds of the newest drill of the source that passed."""
-    reports = [one for one in room.drill_history(without_password(url)).reports if one.passed and one.rto is not None]
-    return float(reports[-1].rto) if reports else None
+    measured = [one.rto for one in room.drill_history(without_password(url)).reports if one.passed and one.rto is not None]
+    return measured[-1] if measured else None
 
 
 def _moment(text: str) -> datetime:
