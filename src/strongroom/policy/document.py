@@ -304,10 +304,12 @@ class Hooks(Part):
 
 
 class Webhook(Part):
-    """JSON by POST. HTTPS, unless this machine itself is called. Signed with what is in `secret_file` (HMAC-SHA256)."""
+    """JSON by POST. HTTPS, unless this machine itself is called; `ca_file` names the certificates that are trusted, in the place of
+    the system's. Signed with what is in `secret_file` (HMAC-SHA256)."""
 
     url: Text
     secret_file: Text | None = None
+    ca_file: Text | None = None
     timeout: Time = "10s"
     attempts: Annotated[int, Field(ge=1, le=10)] = 4
 
@@ -321,11 +323,13 @@ class Webhook(Part):
 
 
 class Smtp(WithPassword):
-    """A mail, by TLS from the beginning (`tls`), STARTTLS or, to this machine itself, in the clear (`none`)."""
+    """A mail, by TLS from the beginning (`tls`), STARTTLS or, to this machine itself, in the clear (`none`). `ca_file` names the
+    certificates that are trusted, in the place of the system's."""
 
     host: Text
     port: Annotated[int, Field(ge=1, le=65_535)] = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: Text | None = None
     user: Text | None = None
     sender: Text
     to: Globs
