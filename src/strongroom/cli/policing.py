@@ -175,7 +175,8 @@ def _show_plan(found: Plan) -> None:
     for column in ("when (UTC)", "what", "on", "in", "why"):
         table.add_column(column, no_wrap=column != "why")
     for one in found.always:
-        table.add_row("all the time", one.work.value, one.source, one.repository, one.why)
+        when = f"every {one.timing.interval}" if one.timing else "all the time"
+        table.add_row(when, f"{one.work.value} {one.other}".strip(), one.source or "-", one.repository, one.why)
     for run_ in found.planned:
         task = run_.task
         what = f"{task.work.value} {task.other}".strip()

@@ -50,6 +50,11 @@ class Task:
         return "/".join(one for one in (policy, self.work.value, self.source, self.repository, self.other, str(self.number)) if one)
 
     @property
+    def steady(self) -> bool:
+        """Does it go on all the time: a journal, or a replica that is looked at every so often?"""
+        return self.timing is None or (self.work is Work.REPLICATE and self.timing.interval is not None)
+
+    @property
     def alone(self) -> str:
         """Two tasks of which this is the same never run at once."""
         if self.work.reads_source:
@@ -183,7 +188,7 @@ def plan(tasks: list[Task], last: Mapping[str, datetime], now: datetime, until: 
     """What runs from `now` until then. `last` is when each task was due last; one that isn't there is due at once."""
     found: list[Planned] = []
     for task in tasks:
-        if task.timing is None:
+        if task.steady or task.timing is None:
             continue
         began = last.get(task.name)
         waiting = due_now(task, began, now)
@@ -196,7 +201,7 @@ def plan(tasks: list[Task], last: Mapping[str, datetime], now: datetime, until: 
             if len(found) > most:
                 break
     ordered = sorted(found, key=lambda one: (one.at, list(Work).index(one.task.work), one.task.name))
-    return Plan(tuple(ordered), tuple(one for one in tasks if one.timing is None))
+    return Plan(tuple(ordered), tuple(one for one in tasks if one.steady))
 
 
 def due_now(task: Task, last: datetime | None, now: datetime) -> Due | None:
