@@ -43,22 +43,6 @@ def test_a_slot_gives_the_master_key_back(secret: Secret, label: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(secrets, secrets)
-def test_keys_of_passphrases_are_derived_by_any_number_of_threads() -> None:
-    """OpenSSL's lanes are threads of one pool: two derivations at once would wait for each other, or fail."""
-    found: list[bytes] = []
-
-    def derive() -> None:
-        found.extend(key_of_passphrase(b"secret", bytes(16), Argon2Cost(1, 4, 64)) for _ in range(100))
-
-    threads = [threading.Thread(target=derive, daemon=True) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(found) == 400
-    assert len(set(found)) == 1
-
-
 def test_another_secret_opens_nothing(secret: Secret, wrong: Secret) -> None:
     slot, _ = slot_for(secret)
     assert slot.open(wrong) == (MASTER if wrong == secret else None)
@@ -255,3 +239,19 @@ def test_a_key_file_opens(room: Strongroom, tmp_path) -> None:
     assert opens(room, key_file=str(path))
     with pytest.raises(StrongroomError):
         Secret.passphrase("")
+
+
+def test_keys_of_passphrases_are_derived_by_any_number_of_threads() -> None:
+    """OpenSSL's lanes are threads of one pool: two derivations at once would wait for each other, or fail."""
+    found: list[bytes] = []
+
+    def derive() -> None:
+        found.extend(key_of_passphrase(b"secret", bytes(16), Argon2Cost(1, 4, 64)) for _ in range(100))
+
+    threads = [threading.Thread(target=derive, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 400
+    assert len(set(found)) == 1

@@ -125,5 +125,6 @@ class Duties:
         if not report.passed:
             more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
             raise VerificationFailed(f"the drill failed: {report.failures[0]}{more}", hint="see 'strongroom drill history'")
-        facts: dict[str, object] = {"passed": True, "rto": report.rto, "rpo": report.rpo, "recall": report.lowest_recall}
+        measured = {"rto": report.rto, "rpo": report.rpo, "recall": report.lowest_recall}
+        facts = {"passed": True, **{name: None if one is None else round(one, 4) for name, one in measured.items()}}
         return f"{task.source} came back, with right answers after {said(report.rto or 0.0)}", {**facts, "report": report.id}
