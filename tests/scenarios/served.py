@@ -84,5 +84,6 @@ def build(folder: Path, name: str, seed: int, rows: int = 200) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     index = faiss.IndexFlatL2(16)
     index.add(np.random.default_rng(seed).standard_normal((rows, 16)).astype(np.float32))
-    faiss.write_index(index, str(folder / f"{name}.faiss"))
+    faiss.write_index(index, str(folder / f"{name}.fresh"))
+    (folder / f"{name}.fresh").replace(folder / f"{name}.faiss")  # a daemon may be reading it
     return f"faiss://{folder}/{name}.faiss"
