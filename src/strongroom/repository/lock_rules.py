@@ -15,7 +15,8 @@ from strongroom.errors import Damaged, WrongRequest
 from strongroom.repository.crypto import Keys
 from strongroom.repository.declarations import Declaration, declare, read_declaration
 from strongroom.repository.framing import Kind
-from strongroom.repository.object_lock import Mode, Retention
+from strongroom.repository.lock_mode import Mode
+from strongroom.repository.object_lock import Retention
 from strongroom.repository.store import PROBES, Store
 
 FOLDER = "locks/"

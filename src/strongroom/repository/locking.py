@@ -97,6 +97,6 @@ def _first(lock: ObjectLock, store: Store) -> Store:
 
 
 def locking_of(store: Store) -> Locking | None:
-    """The locks of a repository's store, None if it has no rule for them."""
+    """The locks of a repository's store, None if no rule for them was declared."""
     inner = store.inner if isinstance(store, ReadingBack) else store
     return inner if isinstance(inner, Locking) else None

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from html import unescape
 
 from strongroom.errors import AlreadyExists, NotFound, StoreDenied, StoreFull, StrongroomError, Unreachable, UnsafeStore
 from strongroom.repository.bucket import Answer, Bucket, bucket_of
+from strongroom.repository.lock_mode import Mode
 from strongroom.repository.patience import Patience
 
 _PAGE = 1000
@@ -26,13 +26,6 @@ _LONGEST = 1 << 31
 _PAUSE, _LONGEST_PAUSE = 0.2, 15.0
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _MAY_NOT = "these credentials must be allowed s3:PutObject and s3:PutObjectRetention"
-
-
-class Mode(StrEnum):
-    """Who may end a lock before its time: nobody, or whoever has s3:BypassGovernanceRetention."""
-
-    COMPLIANCE = "compliance"
-    GOVERNANCE = "governance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +196,17 @@ def object_lock_of(location: str) -> ObjectLock | None:
     """That of an S3 URL, None for any other store."""
     bucket = bucket_of(location)
     return None if bucket is None else ObjectLock(bucket)
+
+
+def require_object_lock(location: str) -> ObjectLock:
+    """That of a URL. Raises UnsafeStore, in one line that says what to do, where there is none."""
+    lock = object_lock_of(location)
+    if lock is None:
+        hint = "keep a replica in a bucket with object lock (strongroom copy --to s3://...), or use what the store itself offers"
+        raise UnsafeStore(f"{location} has no S3 object lock", hint=hint)
+    if lock.bucket.object_lock() == "off":
+        raise UnsafeStore(f"the bucket of {location} has no object lock", hint=NEEDED)
+    return lock
 
 
 def _passes(answer: Answer) -> bool:

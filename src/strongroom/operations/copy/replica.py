@@ -31,6 +31,7 @@ _OF_THE_STORE = (
     PROBES,
     REPAIRS,
     regions.FOLDER,
+    "locks/",
     INDEX,
     PACKS,
     SNAPSHOTS,

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from strongroom.errors import NotFound, StoreDenied, UnsafeStore
-from strongroom.operations.lock.looking import Looked, at_once, locking, look, object_lock, survey
+from strongroom.operations.lock.looking import Looked, at_once, locking, look, survey
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
+from strongroom.repository.lock_mode import Mode
 from strongroom.repository.lock_rules import Rule, declare_rule
 from strongroom.repository.locking import Locking, locking_of
-from strongroom.repository.object_lock import NEEDED, Mode, ObjectLock, Retention
+from strongroom.repository.object_lock import NEEDED, ObjectLock, Retention, require_object_lock
 from strongroom.repository.object_store import Objects
 from strongroom.repository.reading_back import ReadingBack, as_written
 from strongroom.repository.store import PROBES
@@ -50,7 +51,7 @@ def set_rule(
 
     Raises UnsafeStore if the store has no object lock or doesn't enforce it, StoreDenied. Repeatable.
     """
-    lock = object_lock(repository)
+    lock = require_object_lock(repository.store.url)
     wanted = Rule("", mode, period, lock.now(), "")
     before = locking_of(repository.store)
     plain = before.inner if before else _plain(repository)

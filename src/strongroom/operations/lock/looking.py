@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import TypeVar
 
 from strongroom.errors import UnsafeStore
-from strongroom.operations.lock.needed import Needed, Needs
+from strongroom.operations.lock.needed import Needed, needed
 from strongroom.progress import Progress
 from strongroom.repository import Repository
 from strongroom.repository.first_versions import FirstVersions
 from strongroom.repository.locking import Locking, locking_of
-from strongroom.repository.object_lock import NEEDED, ObjectLock, Retention, Version, object_lock_of
+from strongroom.repository.object_lock import ObjectLock, Retention, Version, require_object_lock
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,7 +53,7 @@ def survey(repository: Repository, lock: ObjectLock, since: datetime | None = No
 
 def surveyed(lock: ObjectLock, first: FirstVersions, opened: Repository, since: datetime | None) -> Surveyed:
     view = Repository(first, opened.config, opened.keys, opened.identity, opened.clock, opened.signer)
-    return Surveyed(lock, first, view, Needs(view, first, since).read())
+    return Surveyed(lock, first, view, needed(view, first, since))
 
 
 def look(found: Surveyed, progress: Progress) -> Iterator[Looked]:
@@ -81,22 +81,11 @@ def at_once(items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
             raise
 
 
-def object_lock(repository: Repository) -> ObjectLock:
-    """That of the repository's store. Raises UnsafeStore, in one line, where there is none."""
-    lock = object_lock_of(repository.store.url)
-    if lock is None:
-        hint = "keep a replica in a bucket with object lock (strongroom copy --to s3://...), or use what the store itself offers"
-        raise UnsafeStore(f"{repository.store.url} has no S3 object lock", hint=hint)
-    if lock.bucket.object_lock() == "off":
-        raise UnsafeStore(f"the bucket of {repository.store.url} has no object lock", hint=NEEDED)
-    return lock
-
-
 def locking(repository: Repository) -> Locking:
     """The locks of a repository that has a rule for them. Raises UnsafeStore if it hasn't."""
     found = locking_of(repository.store)
     if found is None:
-        object_lock(repository)
+        require_object_lock(repository.store.url)
         raise UnsafeStore(
             f"{repository.store.url} has no rule for object lock", hint="declare one: 'strongroom lock set --for 30d'"
         )

@@ -39,18 +39,20 @@ class Needed:
     missing: tuple[str, ...] = ()
 
 
-@dataclass
-class Needs:
+def needed(view: Repository, first: FirstVersions, since: datetime | None = None) -> Needed:
     """`view` is the repository over `first`. What tombstones say that were stored after `since` doesn't count: it may be an
-    attacker's who had the repository's key as well."""
+    attacker's who had the repository's key as well. Objects that are nobody's are left out of `first`, and said there."""
+    return _Telling(view, first, since).read()
 
+
+@dataclass
+class _Telling:
     view: Repository
     first: FirstVersions
     since: datetime | None = None
     _missing: list[str] = field(default_factory=list)
 
     def read(self) -> Needed:
-        """Objects that are nobody's are left out of `first`, and said there."""
         self._leave_out_strange()
         names = {*self._tombstones(), *self._snapshots(), *self._slots(), *self._journals(), *self._others()}
         packs = self._packs(name.removeprefix(SNAPSHOTS) for name in names if name.startswith(SNAPSHOTS))

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from strongroom.access.roles import may
 from strongroom.clock import SYSTEM_CLOCK, Clock
-from strongroom.errors import StrongroomError, UnsafeStore
+from strongroom.errors import Refused, StrongroomError, UnsafeStore
 from strongroom.operations.lock.looking import Surveyed, at_once, surveyed
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import INDEX, PACKS, SNAPSHOTS, Repository, Secret, Store
@@ -54,14 +55,17 @@ def recover(
     """Bring back what the repository must have and the bucket doesn't show. With `since`, what was forgotten, pruned or revoked
     after that time (the store's) comes back too: for an attacker who had the repository's key.
 
-    Raises UnsafeStore where there are no versions, NoRepository, WrongKey, StoreDenied. Repeatable.
+    Raises UnsafeStore where there are no versions, NoRepository, WrongKey, Refused (no administrator), StoreDenied. Repeatable.
     """
     lock = object_lock_of(store.url)
     if lock is None:
         hint = "bring back the copies that you have: 'strongroom verify --repair --from REPLICA'"
         raise UnsafeStore(f"{store.url} is no S3 bucket: it keeps no versions", hint=hint)
     first = FirstVersions(lock)
-    found = surveyed(lock, first, Repository.open(first, secret, clock=clock), since)
+    opened = Repository.open(first, secret, clock=clock)
+    if not may(opened.identity.role, "recover_objects"):
+        raise Refused(f"a key of the role {opened.identity.role} may not do this", hint="only admin may")
+    found = surveyed(lock, first, opened, since)
     rule = next(iter(rules(first, found.view.keys)[-1:]), None)
     gone = [name for name in found.needed.names if name not in first.strange and not first.is_current(name)]
     failed = [f"blob {blob[:16]}: a snapshot needs it and no pack has it" for blob in found.needed.missing]

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from strongroom.operations.lock.looking import Looked, Surveyed, look, object_lock, survey
+from strongroom.operations.lock.looking import Looked, Surveyed, look, survey
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.repository.lock_rules import Rule, rules
 from strongroom.repository.locking import locking_of
+from strongroom.repository.object_lock import require_object_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class LockStatus:
 
 def lock_status(repository: Repository, progress: Progress = SILENT) -> LockStatus:
     """Reads the bucket's versions and a head of each needed object. Raises UnsafeStore where there is no object lock."""
-    lock = object_lock(repository)
+    lock = require_object_lock(repository.store.url)
     found = survey(repository, lock)
     writer = locking_of(repository.store)
     declared = rules(found.first, repository.keys)
