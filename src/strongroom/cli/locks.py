@@ -83,7 +83,8 @@ def lock_status(repo: Repo, key_file: KeyFile = None, json: AsJson = False, quie
     room = _open(repo, key_file)
     with _progress(quiet) as progress:
         found = room.lock_status(progress)
-    _say(json, {**render.plain(found), "passed": found.passed}, lambda: _show_status(found))
+    rule = None if found.rule is None else {**render.plain(found.rule), "period": found.rule.period.total_seconds()}
+    _say(json, {**render.plain(found), "rule": rule, "passed": found.passed}, lambda: _show_status(found))
     if not found.passed:
         raise typer.Exit(4)
 

@@ -63,7 +63,8 @@ class _Telling:
         """What can't be read of the small objects that tell what is needed; and whatever is hidden and not ours."""
         first = self.first
         small = [name for name in first.names() if name.startswith((TOMBSTONES, *_KINDS))]
-        hidden = [name for name in first.names() if name not in small and not name.startswith((PACKS, INDEX)) and self._went(name)]
+        loose = (PACKS, INDEX, TOMBSTONES, *_KINDS, *FREE)
+        hidden = [name for name in first.names() if not name.startswith(loose) and self._went(name)]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for name, why in zip([*small, *hidden], pool.map(self._strangeness, [*small, *hidden]), strict=True):
                 if why:
