@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections import Counter
 from dataclasses import replace
@@ -11,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from commands import PASSWORD, build_index, strongroom
+from hypothesis import given
+from hypothesis import strategies as st
 from seaweed import ACCESS, APPENDING, HOST, SECRET, SeaweedFS
+from typer.testing import CliRunner
 
-from strongroom.errors import AlreadyExists, Refused, StoreDenied, StrongroomError, UnsafeStore
+from strongroom.cli.commands import app
+from strongroom.errors import AlreadyExists, Refused, StoreDenied, StrongroomError, UnsafeStore, WrongRequest
 from strongroom.governance import recover_repository
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.forget import ForgetOptions
@@ -22,12 +28,12 @@ from strongroom.operations.lock import looking
 from strongroom.operations.lock.recover import RecoverReport
 from strongroom.operations.prune import PruneOptions
 from strongroom.operations.verify import Level
-from strongroom.policy.retention import Rules
+from strongroom.policy.retention import Rules, Trust
 from strongroom.repository import Argon2Cost, Secret, object_lock
 from strongroom.repository.bucket import Bucket
 from strongroom.repository.identity import AccessRole
 from strongroom.repository.lock_mode import Mode
-from strongroom.repository.lock_rules import FOLDER, FREE
+from strongroom.repository.lock_rules import FOLDER, FREE, Rule
 from strongroom.repository.locking import locking_of
 from strongroom.repository.object_lock import ObjectLock, Retention, Version
 
@@ -221,10 +227,10 @@ def test_what_is_forgotten_goes_once_its_lock_has_ended(place: Place) -> None:
     place.open().set_lock(timedelta(seconds=5))  # what is locked for a day stays so
     place.expected.clear()
     short = place.back_up(3)
+    packs = {one.id for one in place.open().repository.index.packs.values()}
     place.open().forget(ForgetOptions(names=(short,)))
     assert any(one.is_marker for one in place.versions(f"snapshots/{short}"))
     kept = place.open().prune(NOW)
-    packs = {one.id for one in place.open().repository.index.packs.values()}
     assert (kept.locked.packs, kept.deleted.packs) == (1, 0)
     assert kept.versions.packs >= 1
     assert kept.due is not None
@@ -237,9 +243,8 @@ def test_what_is_forgotten_goes_once_its_lock_has_ended(place: Place) -> None:
     assert (freed.locked.packs, freed.deleted.packs) == (0, 1)
     assert freed.freed.packs >= 1
     assert place.versions(f"snapshots/{short}") == []
-    gone = packs - {one.id for one in place.open().repository.index.packs.values()}
-    assert len(gone) == 1
-    assert [one for one in place.versions("packs/") if one.name.endswith(gone.pop())] == []
+    (gone,) = packs - {one.id for one in place.open().repository.index.packs.values()}
+    assert [one for one in place.versions("packs/") if one.name.endswith(gone)] == []
     assert {one.id for one in place.open().snapshots()} == {old, new}
     assert place.open().verify(level=Level.DATA).passed
     assert place.open().lock_status().passed
@@ -323,13 +328,13 @@ def test_a_host_that_may_only_add_destroys_nothing(place: Place) -> None:
             refused()
     manifest = next(one for one in place.versions("snapshots/"))
     assert place.raw(APPENDING).ask("PUT", f"some/where/{manifest.name}", body=b"junk").status == 200
-    for number in range(12):
+    for number in range(4):
         build_index(place.index, seed=50 + number)
         room.backup(f"faiss:{place.index}", probes=0)
     place.be(HOST)
     assert [one.partition(":")[0] for one in place.open().extend_locks().hidden] == [manifest.name]
     assert place.recover().recovered == (manifest.name,)
-    place.open().forget(ForgetOptions(rules=Rules(daily=7, last=2)))
+    place.open().forget(ForgetOptions(rules=Rules(daily=7, last=2), trust=Trust(a_day=2)))
     assert {one.id for one in place.open().snapshots()} >= genuine
     place.open().prune(NOW)
     place.require_all_restore()
@@ -386,15 +391,36 @@ def test_on_the_command_line(seaweed: SeaweedFS, tmp_path: Path, monkeypatch: py
     made = Place(seaweed, tmp_path, monkeypatch)
     env = {**seaweed.environment(who=HOST), "STRONGROOM_REPOSITORY": made.url}
     strongroom("init", "--lock-for", "2d", "--lock-mode", "governance", env=env).done()
-    build_index(made.index, seed=1)
-    strongroom("backup", "--quiet", f"faiss:{made.index}", env=env).done()
-    told = strongroom("lock", "status", "--json", "--quiet", env=env).done().json
-    assert (told["rule"]["mode"], told["passed"]) == ("governance", True)
-    assert strongroom("lock", "extend", "--dry-run", "--quiet", env=env).done().out.startswith("✓ 0 of ")
-    assert strongroom("lock", "recover", "--dry-run", "--quiet", "--json", env=env).done().json["recovered"] == []
-    strongroom("lock", "set", "--quiet", env=env).failed(2, "for how long")
-    strongroom("lock", "set", "--off", "--quiet", env=env).done()
-    ended = strongroom("lock", "status", "--quiet", env=env)
-    assert (ended.code, "no rule for object lock holds" in ended.err) == (4, True)
-    probes = strongroom("doctor", "--json", env=env).done().json["store"]["probes"]
-    assert next(one for one in probes if one["name"] == "object lock")["result"] == "yes"
+    monkeypatch.setenv("STRONGROOM_REPOSITORY", made.url)
+    monkeypatch.setenv("STRONGROOM_PASSWORD", PASSWORD)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["lock", *arguments, "--quiet"])
+
+    told = json.loads(run("status", "--json").stdout)
+    assert (told["rule"]["mode"], told["rule"]["period"], told["passed"]) == ("governance", 172_800, True)
+    assert "2 days, governance" in run("status").stdout
+    assert run("extend", "--dry-run").stdout.startswith("✓ 0 of ")
+    assert json.loads(run("recover", "--dry-run", "--json").stdout)["recovered"] == []
+    made.lock().hide("config")
+    made.lock().hide(next(one.name for one in made.versions("keys/")))
+    assert run("recover").stdout.startswith("✓ 2 objects, ")
+    for wrong in (("set",), ("set", "--for", "2d", "--off"), ("set", "--for", "1m"), ("recover", "--since", "soon")):
+        assert isinstance(run(*wrong).exception, WrongRequest)
+    assert "locked stays so" in run("set", "--off").stdout
+    ended = run("status")
+    assert ended.exit_code == 4
+    assert "no rule for object lock holds" in ended.stderr
+
+
+@given(hours=st.integers(1, 3_000), gaps=st.lists(st.floats(0, 0.1), min_size=1, max_size=30))
+def test_extended_every_tenth_of_its_time_an_object_is_always_locked_long_enough(hours: int, gaps: list[float]) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    rule = Rule("", Mode.COMPLIANCE, timedelta(hours=hours), now, "")
+    held = rule.at(now)
+    for gap in gaps:
+        now += rule.period * gap
+        assert rule.is_kept(held, now)
+        if rule.renews(held, now):
+            held = rule.at(now)
+        assert held.until >= now + rule.period * 1.1
