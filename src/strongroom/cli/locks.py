@@ -161,6 +161,8 @@ def _show_recovered(report: RecoverReport) -> None:
     _show_problems(report.failed)
     for name in report.strange[:_SHOWN]:
         render.line(f"  not ours  {name}")
+    for name in report.epochs:
+        render.line(f"  {'would be ' if report.dry_run else ''}hidden    {name}: an epoch of the keys that was begun since then")
     did = "would be brought back" if report.dry_run else "brought back"
     render.line(("✓", "green"), f" {_amount(len(report.recovered), report.bytes)} {did}, of {report.objects:,} that are needed")
     if report.recovered and not report.dry_run:

@@ -162,7 +162,7 @@ class _Prune:
 
     def _extend(self) -> int:
         """What snapshots need is kept locked, where there is a rule for it."""
-        if not _is_locking(self.repository):
+        if not is_locking(self.repository):
             return 0
         from strongroom.operations.lock.extend import extend
 
@@ -173,7 +173,7 @@ class _Prune:
     def _free(self) -> Freed:
         from strongroom.operations.lock.free import Freed, free_versions
 
-        if not _is_locking(self.repository):
+        if not is_locking(self.repository):
             return Freed()
         freed = free_versions(self.repository, self.options.grace, dry_run=self.options.dry_run, progress=self.progress)
         self.problems += freed.problems
@@ -268,7 +268,8 @@ class _Prune:
         return self.repository.store.remove_leftovers((self.repository.clock.now() - age).timestamp())
 
 
-def _is_locking(repository: Repository) -> bool:
+def is_locking(repository: Repository) -> bool:
+    """Does its store lock what is stored?"""
     from strongroom.repository.locking import locking_of  # a directory needs no client of object stores
 
     return locking_of(repository.store) is not None
@@ -277,7 +278,7 @@ def _is_locking(repository: Repository) -> bool:
 def _stays(repository: Repository) -> str:
     from strongroom.repository.bucket import bucket_of
 
-    bucket = None if _is_locking(repository) else bucket_of(repository.store.url)
+    bucket = None if is_locking(repository) else bucket_of(repository.store.url)
     if bucket is None or bucket.versioning() != "Enabled":
         return ""
     lock = bucket.object_lock()

@@ -16,6 +16,7 @@ from strongroom.operations.lock.looking import Surveyed, at_once, surveyed
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import INDEX, PACKS, SNAPSHOTS, Repository, Secret, Store
 from strongroom.repository.first_versions import FirstVersions
+from strongroom.repository.keyring import FOLDER as KEYRING
 from strongroom.repository.lock_rules import Rule, rules
 from strongroom.repository.object_lock import ObjectLock, object_lock_of
 
@@ -29,6 +30,7 @@ class RecoverReport:
 
     `objects`     that are needed          `recovered`   of them, names that were hidden or overwritten and are shown again
     `failed`      what is needed and could not be brought back          `strange`   objects that are nobody's, left as they are
+    `epochs`      of the keys that were begun after the time that was given, hidden: what is sealed with them doesn't open
     """
 
     dry_run: bool
@@ -37,6 +39,7 @@ class RecoverReport:
     bytes: int
     failed: tuple[str, ...] = ()
     strange: tuple[str, ...] = ()
+    epochs: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -53,7 +56,8 @@ def recover(
     progress: Progress = SILENT,
 ) -> RecoverReport:
     """Bring back what the repository must have and the bucket doesn't show. With `since`, what was forgotten, pruned or revoked
-    after that time (the store's) comes back too: for an attacker who had the repository's key.
+    after that time (the store's) comes back too, and epochs of the keys begun since are hidden: for an attacker who had the
+    repository's key. What honest backups wrote in such an epoch is lost with it.
 
     Raises UnsafeStore where there are no versions, NoRepository, WrongKey, Refused (no administrator), StoreDenied. Repeatable.
     """
@@ -62,6 +66,7 @@ def recover(
         hint = "bring back the copies that you have: 'strongroom verify --repair --from REPLICA'"
         raise UnsafeStore(f"{store.url} is no S3 bucket: it keeps no versions", hint=hint)
     first = FirstVersions(lock)
+    epochs = _begun_since(first, since)
     opened = Repository.open(first, secret, clock=clock)
     if not may(opened.identity.role, "recover_objects"):
         raise Refused(f"a key of the role {opened.identity.role} may not do this", hint="only admin may")
@@ -70,6 +75,8 @@ def recover(
     gone = [name for name in found.needed.names if name not in first.strange and not first.is_current(name)]
     failed = [f"blob {blob[:16]}: a snapshot needs it and no pack has it" for blob in found.needed.missing]
     back: list[str] = []
+    for name in epochs if not dry_run else ():
+        lock.hide(name)
     for stage in (_stage(gone, 0), _stage(gone, 1), _stage(gone, 2)) if not dry_run else ():
         progress.begin("bringing back", len(stage), "objects")
         for name, problem in zip(stage, at_once(stage, lambda name: _bring_back(lock, found, rule, name)), strict=True):
@@ -82,8 +89,17 @@ def recover(
         tuple(recovered),
         sum(first.first(name).size for name in recovered),
         tuple(failed),
-        tuple(f"{name}: {why}" for name, why in sorted(first.strange.items())),
+        tuple(f"{name}: {why}" for name, why in sorted(first.strange.items()) if name not in epochs),
+        tuple(epochs),
     )
+
+
+def _begun_since(first: FirstVersions, since: datetime | None) -> list[str]:
+    """Epochs of the keys that an attacker may have begun to shut everybody else out. They are left out of what is read."""
+    begun = [] if since is None else [name for name in first.names(KEYRING) if first.first(name).stored >= since]
+    for name in begun:
+        first.leave_out(name, "it was begun after the time that was given")
+    return begun
 
 
 def _stage(names: Sequence[str], number: int) -> list[str]:
