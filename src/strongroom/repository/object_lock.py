@@ -55,7 +55,7 @@ class ObjectLock:
 
     bucket: Bucket
     patience: Patience = field(default_factory=Patience.asked_for)
-    _ahead: timedelta | None = None
+    _heard: tuple[datetime, float] | None = None
 
     @property
     def url(self) -> str:
@@ -63,9 +63,10 @@ class ObjectLock:
 
     def now(self) -> datetime:
         """By the store's clock: one of a machine that is years ahead would lock for years."""
-        if self._ahead is None:
+        if self._heard is None:
             self._ask("HEAD")
-        return datetime.now(UTC) + (self._ahead or timedelta())
+        said, when = self._heard or (datetime.now(UTC), time.monotonic())
+        return said + timedelta(seconds=time.monotonic() - when)
 
     def versions(self, prefix: str) -> Iterator[Version]:
         """All whose names begin so: by name, the newest first. Raises StoreDenied or UnsafeStore where they can't be asked for."""
@@ -166,9 +167,9 @@ class ObjectLock:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _hear(self, answer: Answer) -> None:
-        """What time it is where the objects are."""
-        if self._ahead is None and "date" in answer.headers:
-            self._ahead = parsedate_to_datetime(answer.headers["date"]) - datetime.now(UTC)
+        """What time it is where the objects are, and when it was heard."""
+        if "date" in answer.headers:
+            self._heard = parsedate_to_datetime(answer.headers["date"]), time.monotonic()
 
     def _require(self, answer: Answer, name: str) -> None:
         if answer.status < 300:
