@@ -431,12 +431,12 @@ def test_a_store_without_object_lock_is_refused(
 
 def test_on_the_command_line(seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Place(seaweed, tmp_path, monkeypatch)
-    env = {**seaweed.environment(who=HOST), "STRONGROOM_REPOSITORY": made.url}
-    strongroom("init", "--lock-for", "2d", "--lock-mode", "governance", env=env).done()
-    secret = Secret.passphrase(PASSWORD)
-    made.open().change_passphrase(secret, secret, cost=CHEAP)
     monkeypatch.setenv("STRONGROOM_REPOSITORY", made.url)
     monkeypatch.setenv("STRONGROOM_PASSWORD", PASSWORD)
+    begun = CliRunner().invoke(app, ["init", "--lock-for", "2d", "--lock-mode", "governance"])
+    assert begun.exit_code == 0, begun
+    secret = Secret.passphrase(PASSWORD)
+    made.open().change_passphrase(secret, secret, cost=CHEAP)
 
     def run(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["lock", *arguments, "--quiet"])
