@@ -13,7 +13,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from seaweed import SeaweedFS
+from seaweed import READER, SeaweedFS
 from tcp_proxy import TcpProxy
 
 from strongroom.errors import Refused, StoreDenied, StrongroomError
@@ -239,7 +239,7 @@ def test_at_a_replica_that_may_only_be_read_nothing_is_restored_unseen(
     made = room.backup(docs).snapshot.id
     room.copy(f"s3://{bucket}/main")
     shutil.rmtree(tmp_path / "primary")
-    for name, value in seaweed.environment(reader=True).items():
+    for name, value in seaweed.environment(who=READER).items():
         monkeypatch.setenv(name, value)
     reading = open_repository(str(tmp_path / "primary"), password=PASSWORD, reading=Reading())
     assert [one.id for one in reading.snapshots()] == [made]  # looking is not refused

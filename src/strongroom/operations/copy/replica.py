@@ -24,7 +24,7 @@ from strongroom.repository.evacuation import secure, still_hold
 from strongroom.repository.framing import Kind
 from strongroom.repository.reading_back import as_written
 from strongroom.repository.repository import INDEX
-from strongroom.repository.store import PROBES, Listed, try_conditional_create
+from strongroom.repository.store import PROBES, Listed, as_locked, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What, earliest
 from strongroom.snapshots.history import Snapshot
 
@@ -33,6 +33,7 @@ _OF_THE_STORE = (
     PROBES,
     REPAIRS,
     regions.FOLDER,
+    "locks/",
     INDEX,
     PACKS,
     SNAPSHOTS,
@@ -86,7 +87,8 @@ def copy(
     Raises Refused before anything is sent if residency forbids it or another repository is there, UnsafeStore, Unreachable;
     Stopped soon after `stop` is set: what had arrived is listed, and isn't sent again.
     """
-    return _Copy(primary, target, options or CopyOptions(), progress, stop or threading.Event()).run()
+    locked = as_locked(target, primary.keys)
+    return _Copy(primary, locked, options or CopyOptions(), progress, stop or threading.Event()).run()
 
 
 def open_replica(primary: Repository, store: Store) -> Repository:
@@ -98,7 +100,7 @@ def open_replica(primary: Repository, store: Store) -> Repository:
     if settings != primary.config:
         hint = "give an empty place; a replica has the id and the keys of its primary"
         raise Refused(f"{store.url} is another repository: nothing was sent", hint=hint)
-    return Repository(store, settings, primary.keys, primary.identity, primary.clock)
+    return Repository(as_locked(store, primary.keys), settings, primary.keys, primary.identity, primary.clock)
 
 
 @dataclass

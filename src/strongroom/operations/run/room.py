@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.lock.extend import ExtendReport
     from strongroom.operations.prune import PruneReport
     from strongroom.operations.replicate import Lag, ReplicateOptions
     from strongroom.operations.verify import Level, VerifyReport
@@ -47,6 +48,8 @@ class Room(Protocol):
     def forget(self, options: ForgetOptions) -> ForgetReport: ...
 
     def prune(self) -> PruneReport: ...
+
+    def extend_locks(self) -> ExtendReport: ...
 
     def hold(self, options: HoldOptions) -> HoldReport: ...
 
