@@ -7,14 +7,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from strongroom.access.gate import Gate, gated
-from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret
+from strongroom.progress import SILENT, Progress
+from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, open_store
 from strongroom.repository.identity import AccessRole, Bearer
 
 if TYPE_CHECKING:
     from strongroom.access.approvals import Request, Rule
     from strongroom.access.audit import Export, Findings, Operation
     from strongroom.access.tokens import Token
+    from strongroom.operations.close_epochs import ClosingReport
     from strongroom.operations.key_status import KeyStatus
+    from strongroom.operations.reencrypt import ReencryptOptions, ReencryptReport
     from strongroom.repository.rotation import Rotation
 
 
@@ -58,6 +61,25 @@ class Governed:
 
         return rotate(self.repository, secret, without=without, drop=drop)
 
+    def reencrypt(self, options: ReencryptOptions | None = None, progress: Progress = SILENT) -> ReencryptReport:
+        """Write under the newest keys what older ones seal, within a budget; run it again for the rest. Takes no lock."""
+        from strongroom.operations.reencrypt import reencrypt
+
+        return reencrypt(self.repository, options, progress)
+
+    def drop_epochs(
+        self, grace: timedelta | None = None, without: Iterable[str] = (), *, progress: Progress = SILENT
+    ) -> ClosingReport:
+        """Give up the keys of all epochs but the newest, once neither this store nor a replica that this machine knows needs them.
+        `without` are the URLs of replicas that are no more."""
+        from strongroom.operations.close_epochs import close_epochs
+        from strongroom.operations.prune import GRACE
+        from strongroom.operations.replicas import known
+
+        gone = set(without)
+        replicas = [open_store(url) for url in known(self.repository.store.url) if url not in gone]
+        return close_epochs(self.repository, replicas, grace=GRACE if grace is None else grace, progress=progress)
+
     def upgrade_key(self, secret: Secret) -> list[KeySlot]:
         """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""
         from strongroom.repository.rotation import upgrade
@@ -65,7 +87,7 @@ class Governed:
         return upgrade(self.repository, secret)
 
     def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
-        """Each slot and epoch with its age, against the greatest that is allowed."""
+        """Each slot and epoch with its age, against the greatest that is allowed: by the published policy, if nothing is said."""
         from strongroom.operations.key_status import key_status
 
         return key_status(self.repository, max_age)

@@ -59,7 +59,9 @@ def close_epochs(
     require_deletes(repository.store)
     keys.look_again()
     if keys.newest.number != newest:
-        raise Overtaken("the keys were rotated meanwhile: nothing was given up", hint="run 'strongroom key reencrypt', then this again")
+        raise Overtaken(
+            "the keys were rotated meanwhile: nothing was given up", hint="run 'strongroom key reencrypt', then this again"
+        )
     removed = _remove(repository, newest)
     keys.close(newest, closing.lineage)
     return ClosingReport(newest, True, due.isoformat(), removed)
@@ -91,7 +93,9 @@ def _require_unneeded(repository: Repository, newest: int, progress: Progress) -
     left = by_epoch(one for one in sealed_by(repository, progress=progress) if one.epoch < newest)
     if left:
         said = "; ".join(f"epoch {one.epoch}: {one.objects} objects, {one.bytes:,} bytes" for one in left)
-        hint = f"run 'strongroom key reencrypt -r {store.url}' until nothing is left; 'strongroom prune' for packs that nothing lists"
+        hint = (
+            f"run 'strongroom key reencrypt -r {store.url}' until nothing is left; 'strongroom prune' for packs that nothing lists"
+        )
         raise Refused(f"{store.url} still needs older keys ({said}): none were given up", hint=hint)
 
 

@@ -1,6 +1,6 @@
 """How does what older keys seal come under the newest? Packs are written anew, everything else is carried along as it is.
 
-A pack of an older epoch is emptied as one that is to be pruned: what is needed of it is copied, read back, and then it is condemned.
+A pack of an older epoch is emptied as one that is to be pruned: what is needed is copied, read back, and then it is condemned.
 What is signed, chained or named by its bytes keeps all of that, inside of an object of the newest epoch (`repository.carrying`).
 Both stay where they were for a time of grace. It takes no lock, may be cut off anywhere, and goes on where it was.
 """
@@ -30,6 +30,7 @@ from strongroom.repository.signed_records import open_record
 from strongroom.repository.store import require_deletes
 from strongroom.repository.tombstones import What, earliest
 
+_NONE = Amount()
 _BATCH_BYTES = 256 << 20
 """Packs are condemned after so many bytes of them were copied and read back: what is done is done if it is cut off."""
 
@@ -57,10 +58,10 @@ class ReencryptReport:
 
     dry_run: bool
     epoch: int
-    emptied: Amount = Amount()
+    emptied: Amount = _NONE
     copied_bytes: int = 0
-    carried: Amount = Amount()
-    deleted: Amount = Amount()
+    carried: Amount = _NONE
+    deleted: Amount = _NONE
     left: tuple[EpochLeft, ...] = ()
     written: bool = False
     problems: tuple[str, ...] = ()
@@ -79,7 +80,9 @@ def reencrypt(repository: Repository, options: ReencryptOptions | None = None, p
     """
     repository.keys.look_again()
     if not repository.keys.newest.number:
-        raise Refused("the keys were never rotated: there is nothing to encrypt anew", hint="'strongroom key rotate' begins new keys")
+        raise Refused(
+            "the keys were never rotated: there is nothing to encrypt anew", hint="'strongroom key rotate' begins new keys"
+        )
     return _Reencryption(repository, options or ReencryptOptions(), progress).run()
 
 
@@ -151,7 +154,9 @@ class _Reencryption:
             now = Standing.now(repository, distrusted)
             lost |= set(unproven(repository, wanted - lost, now))
             whole = [pack for pack in batch if lost.isdisjoint(blob.id for blob in pack.blobs)]
-            self.problems += [f"pack {pack.id[:12]}: something that is needed of it can't be read" for pack in batch if pack not in whole]
+            self.problems += [
+                f"pack {pack.id[:12]}: something that is needed of it can't be read" for pack in batch if pack not in whole
+            ]
             if whole:
                 repository.bury(What.CONDEMNED, [pack.id for pack in whole])
             self.emptied += [pack.size for pack in whole]
@@ -159,9 +164,7 @@ class _Reencryption:
             self.progress.advance(sum(pack.size for pack in batch))
         return copied
 
-    def _batches(
-        self, packs: Sequence[Pack], needed: set[bytes], fresh: Standing
-    ) -> Iterable[tuple[list[Pack], set[bytes], int]]:
+    def _batches(self, packs: Sequence[Pack], needed: set[bytes], fresh: Standing) -> Iterable[tuple[list[Pack], set[bytes], int]]:
         """Packs, the blobs that must be copied of them, and their bytes. `fresh` relies on packs of the newest epoch alone."""
         batch: list[Pack] = []
         wanted: dict[bytes, int] = {}
@@ -260,7 +263,9 @@ class _Reencryption:
         try:
             self.repository.store.inner.size(old)
         except NotFound:
-            return name.startswith(SNAPSHOTS) and name.removeprefix(SNAPSHOTS) in earliest(self.repository.tombstones(What.FORGOTTEN))
+            return name.startswith(SNAPSHOTS) and name.removeprefix(SNAPSHOTS) in earliest(
+                self.repository.tombstones(What.FORGOTTEN)
+            )
         return False
 
     def _proven_key(self, name: str, content: bytes) -> bytes:

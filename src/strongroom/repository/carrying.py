@@ -11,7 +11,7 @@ its own key, inside of an object of a later epoch.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -148,8 +148,8 @@ class Carrying:
         """As the store does, if it leaves any."""
         return self.inner.remove_leftovers(before) if isinstance(self.inner, KeepsLeftovers) else 0
 
-    def _places(self, name: str) -> list[str]:
+    def _places(self, name: str) -> Sequence[str]:
         """Where an object is carried, the newest epoch first."""
         if not can_be_carried(name):
-            return []
+            return ()
         return sorted((one.name for one in self.inner.list(f"{name}{MARK}")), reverse=True)

@@ -4,7 +4,7 @@
 
     header 6 | length u32 of the JSON | JSON | Ed25519 signature 64, with the epoch's own key, over all before it
 
-JSON: `strongroom_keyring` 2, `epoch`, `created`, `closed` (when this was written), `salt`, `sealed` (as what begins an epoch has it),
+JSON: `strongroom_keyring` 2, `epoch`, `created`, `closed` (when this was written), `salt`, `sealed` (as in what begins an epoch),
 `lineage` (the public half of each epoch, signed by the one before) and `bundle`: the keys that never change, encrypted under the
 epoch's secret. A slot of any epoch proves the newest by the lineage, from its own epoch on, and needs no key of those between.
 """

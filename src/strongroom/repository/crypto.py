@@ -312,6 +312,11 @@ class Keys:
         """The 32 bytes by which anybody can check what `sign` signed (`signed_by`)."""
         return self.newest.verifying.public_bytes_raw()
 
+    @property
+    def public_keys(self) -> tuple[bytes, ...]:
+        """Those of all epochs, closed ones too, oldest first."""
+        return tuple(one.public for one in self.certificates())
+
     def sign(self, message: bytes) -> bytes:
         return self.newest.signing.sign(message)
 
