@@ -56,7 +56,7 @@ class KeyStatus:
 
 
 def key_status(repository: Repository, max_age: timedelta | None = None) -> KeyStatus:
-    """`max_age` is that of the published policy, if none is said. Raises Damaged if what began the present epoch is, or a policy."""
+    """`max_age` is that of the published policy, if none is said. Raises Damaged if what began this epoch is, or a policy."""
     now = repository.clock.now()
     slots, damaged = repository.key_slots()
     behind = {one.id: one.why for one in sealable(repository)[1]}
