@@ -61,24 +61,37 @@ class Governed:
 
         return rotate(self.repository, secret, without=without, drop=drop)
 
-    def reencrypt(self, options: ReencryptOptions | None = None, progress: Progress = SILENT) -> ReencryptReport:
-        """Write under the newest keys what older ones seal, within a budget; run it again for the rest. Takes no lock."""
+    def reencrypt(
+        self, options: ReencryptOptions | None = None, *, to: str | None = None, progress: Progress = SILENT
+    ) -> ReencryptReport:
+        """Write under the newest keys what older ones seal, here or in the replica at the URL `to`, within a budget; run it again
+        for the rest. Takes no lock."""
+        from strongroom.operations.copy import open_replica
         from strongroom.operations.reencrypt import reencrypt
 
-        return reencrypt(self.repository, options, progress)
+        where = self.repository if to is None else open_replica(self.repository, open_store(to))
+        return reencrypt(where, options, progress)
 
     def drop_epochs(
-        self, grace: timedelta | None = None, without: Iterable[str] = (), *, progress: Progress = SILENT
+        self,
+        grace: timedelta | None = None,
+        without: Iterable[str] = (),
+        *,
+        to: str | None = None,
+        progress: Progress = SILENT,
     ) -> ClosingReport:
-        """Give up the keys of all epochs but the newest, once neither this store nor a replica that this machine knows needs them.
-        `without` are the URLs of replicas that are no more."""
+        """Give up the keys of all epochs but the newest, once neither this store nor a replica that this machine knows needs them;
+        or those that the replica at the URL `to` keeps. `without` are the URLs of replicas that are no more."""
         from strongroom.operations.close_epochs import close_epochs
+        from strongroom.operations.copy import open_replica
         from strongroom.operations.prune import GRACE
         from strongroom.operations.replicas import known
 
-        gone = set(without)
+        grace, gone = GRACE if grace is None else grace, set(without)
+        if to is not None:
+            return close_epochs(open_replica(self.repository, open_store(to)), grace=grace, progress=progress)
         replicas = [open_store(url) for url in known(self.repository.store.url) if url not in gone]
-        return close_epochs(self.repository, replicas, grace=GRACE if grace is None else grace, progress=progress)
+        return close_epochs(self.repository, replicas, grace=grace, progress=progress)
 
     def upgrade_key(self, secret: Secret) -> list[KeySlot]:
         """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""

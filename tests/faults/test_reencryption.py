@@ -20,7 +20,7 @@ from strongroom.errors import AlreadyExists, Damaged, Overtaken, Refused, Strong
 from strongroom.library import init_repository, open_repository
 from strongroom.operations.backup import BackupOptions, backup
 from strongroom.operations.close_epochs import close_epochs
-from strongroom.operations.copy import CopyOptions, copy
+from strongroom.operations.copy import CopyOptions, copy, open_replica
 from strongroom.operations.drill.past import drill_history
 from strongroom.operations.drill.report import DrillReport
 from strongroom.operations.drill.signing import signed
@@ -356,13 +356,13 @@ def test_replicas_follow_and_hold_back_what_they_need(store: Store, expected: di
     with pytest.raises(Refused, match=f"{replica.url} still needs"):
         close_epochs(opened(store), [replica], grace=NOW)
     assert numbers(store) == [1]
-    finished(opened(replica))
+    finished(open_replica(opened(store), replica))
     assert close_epochs(opened(store), [replica], grace=NOW).closed
     made = backup(opened(store), f"faiss://{sources.second}", BackupOptions(probes=0)).snapshot.id
     expected[made] = files_of(sources.second)
     assert copy(opened(store), replica).whole
     require_all(replica, expected)
-    assert close_epochs(opened(replica), grace=NOW).closed
+    assert close_epochs(open_replica(opened(store), replica), grace=NOW).closed
     assert copy(opened(store), replica).whole
     assert numbers(replica) == []
     fresh = empty_store()

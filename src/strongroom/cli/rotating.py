@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from strongroom.repository.rotation import Rotation
 
 Budget = Annotated[str, typer.Option(help="Bytes to write in this run at most, such as 10G; 0 is no limit.")]
+To = Annotated[str | None, typer.Option("--to", help="Path or URL of a replica: do it there instead of here.")]
 Grace = Annotated[str, typer.Option(help="How long what was replaced stays; longer than any backup or restore takes.")]
 
 
@@ -55,7 +56,7 @@ def key_rotate(
     if not json:
         _show_rotation(done)
     with _progress(quiet) as progress:
-        report = room.reencrypt(options, progress)
+        report = room.reencrypt(options, progress=progress)
     _say(json, {**told, "reencryption": _told(report)}, lambda: _show_reencryption(report))
     if report.problems:
         raise typer.Exit(4)
@@ -67,6 +68,7 @@ def key_reencrypt(
     bandwidth: Bandwidth = "0",
     budget: Budget = "0",
     grace: Grace = "24h",
+    to: To = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what older keys seal.")] = False,
     key_file: KeyFile = None,
     json: AsJson = False,
@@ -77,7 +79,7 @@ def key_reencrypt(
     options = _options(bandwidth, budget, grace, dry_run=dry_run)
     room = _open(repo, key_file)
     with _progress(quiet) as progress:
-        report = room.reencrypt(options, progress)
+        report = room.reencrypt(options, to=to, progress=progress)
     _say(json, _told(report), lambda: _show_reencryption(report))
     if report.problems:
         raise typer.Exit(4)
@@ -90,6 +92,7 @@ def key_drop_epochs(
     without_replica: Annotated[
         list[str] | None, typer.Option(help="URL of a replica that is no more; any number of times.")
     ] = None,
+    to: To = None,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -98,7 +101,7 @@ def key_drop_epochs(
     here, or in a replica that this machine knows, needs them."""
     room = _open(repo, key_file)
     with _progress(quiet) as progress:
-        report = room.drop_epochs(_hours(grace), without_replica or (), progress=progress)
+        report = room.drop_epochs(_hours(grace), without_replica or (), to=to, progress=progress)
     _say(json, report, lambda: _show_closing(report))
 
 

@@ -93,9 +93,7 @@ def _require_unneeded(repository: Repository, newest: int, progress: Progress) -
     left = by_epoch(one for one in sealed_by(repository, progress=progress) if one.epoch < newest)
     if left:
         said = "; ".join(f"epoch {one.epoch}: {one.objects} objects, {one.bytes:,} bytes" for one in left)
-        hint = (
-            f"run 'strongroom key reencrypt -r {store.url}' until nothing is left; 'strongroom prune' for packs that nothing lists"
-        )
+        hint = "run 'strongroom key reencrypt' until nothing is left, for a replica with --to; 'prune' for packs that nothing lists"
         raise Refused(f"{store.url} still needs older keys ({said}): none were given up", hint=hint)
 
 

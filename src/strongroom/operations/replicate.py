@@ -128,7 +128,7 @@ def lag_of(primary: Repository, target: Store) -> Lag:
     """What the target lacks now. Two listings, and the heads of what it lacks."""
     try:
         replica = open_replica(primary, target)
-        there = {one.name: one.size for one in target.list("")}
+        there = {one.name: one.size for one in replica.store.list("")}
         excused = {*earliest(replica.tombstones(What.ABSENT)), *earliest(replica.tombstones(What.FORGOTTEN))}
     except StrongroomError as error:
         return behind(primary, target.url, str(error))
