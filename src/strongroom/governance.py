@@ -72,7 +72,7 @@ class Governed:
         where = self.repository if to is None else open_replica(self.repository, open_store(to))
         return reencrypt(where, options, progress)
 
-    def drop_epochs(
+    def close_epochs(
         self,
         grace: timedelta | None = None,
         without: Iterable[str] = (),

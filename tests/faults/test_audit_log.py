@@ -132,7 +132,7 @@ def calls(town: Town, tmp_path: Path) -> dict[str, Callable[[Strongroom], Any]]:
         "rotate_keys": lambda room: room.rotate_keys(Secret.passphrase("no such secret")),
         "upgrade_key": lambda room: room.upgrade_key(Secret.passphrase("no such secret")),
         "reencrypt": lambda room: room.reencrypt(),
-        "drop_epochs": lambda room: room.drop_epochs(),
+        "close_epochs": lambda room: room.close_epochs(),
         "key_status": lambda room: room.key_status(),
         "publish_policy": lambda room: room.publish_policy({}),
         "published_policy": lambda room: room.published_policy(),

@@ -331,7 +331,7 @@ def test_the_audit_log_stays_one_chain(world: World, sources: Sources) -> None:
     told = [one.number for one in room.access.log.read()]
     reports = [room.reencrypt(AT_ONCE), room.reencrypt(AT_ONCE)]
     assert reports[-1].done
-    assert room.drop_epochs(NOW).closed
+    assert room.close_epochs(NOW).closed
     again = open_repository(url, password=PASSWORD)
     assert again.verify_audit().passed
     entries = again.access.log.read()

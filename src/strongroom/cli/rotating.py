@@ -1,4 +1,4 @@
-"""The commands that change a repository's keys and say how old they are: key rotate, reencrypt, drop-epochs, upgrade and status."""
+"""The commands that change a repository's keys and say how old they are: key rotate, reencrypt, close, upgrade and status."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def key_reencrypt(
         raise typer.Exit(4)
 
 
-@keys.command("drop-epochs")
-def key_drop_epochs(
+@keys.command("close")
+def key_close(
     repo: Repo,
     grace: Annotated[str, typer.Option(help="How long it is announced first; longer than any backup takes.")] = "24h",
     without_replica: Annotated[
@@ -101,7 +101,7 @@ def key_drop_epochs(
     here, or in a replica that this machine knows, needs them."""
     room = _open(repo, key_file)
     with _progress(quiet) as progress:
-        report = room.drop_epochs(_hours(grace), without_replica or (), to=to, progress=progress)
+        report = room.close_epochs(_hours(grace), without_replica or (), to=to, progress=progress)
     _say(json, report, lambda: _show_closing(report))
 
 
@@ -185,7 +185,7 @@ def _show_reencryption(report: ReencryptReport) -> None:
             f"  left      epoch {one.epoch}: {one.objects:,} objects, {amount(one.bytes, 'bytes')}, {one.packs:,} packs of them"
         )
     if report.done:
-        render.show_done(f"everything is under epoch {report.epoch}: 'strongroom key drop-epochs' gives up the older keys")
+        render.show_done(f"everything is under epoch {report.epoch}: 'strongroom key close' gives up the older keys")
     elif report.written:
         render.line("what is left was replaced, and goes when this is run after the time of grace")
     elif not report.dry_run:
