@@ -108,9 +108,10 @@ class _Reencryption:
             return ReencryptReport(True, self.newest, left=by_epoch(old))
         require_deletes(self.repository.store)
         copied = self._empty_packs()
-        self._renew_index()
+        listed = self._renew_index()
         self._carry_all([one for one in old if one.kind not in (Kind.PACK, Kind.INDEX)])
-        self._sweep()
+        if listed:  # else the store can't be trusted to say where things are: what is condemned stays
+            self._sweep()
         return ReencryptReport(
             dry_run=False,
             epoch=self.newest,
@@ -149,14 +150,11 @@ class _Reencryption:
         self.progress.begin("encrypting packs anew", sum(pack.size for pack in old), "bytes")
         copied = 0
         distrusted = {pack.id for pack in old} | standing.damaged
-        for batch, wanted, amount in self._batches(old, needs.blobs, replace(standing, damaged=frozenset(distrusted))):
-            lost: set[bytes] = set(copy(repository, wanted, self.pace.take))
-            now = Standing.now(repository, distrusted)
-            lost |= set(unproven(repository, wanted - lost, now))
+        for batch, needed, amount in self._batches(old, needs.blobs, replace(standing, damaged=frozenset(distrusted))):
+            lost = self._moved(needed, distrusted)
             whole = [pack for pack in batch if lost.isdisjoint(blob.id for blob in pack.blobs)]
-            self.problems += [
-                f"pack {pack.id[:12]}: something that is needed of it can't be read" for pack in batch if pack not in whole
-            ]
+            left = [pack for pack in batch if pack not in whole]
+            self.problems += [f"pack {pack.id[:12]}: something that is needed of it can't be read" for pack in left]
             if whole:
                 repository.bury(What.CONDEMNED, [pack.id for pack in whole])
             self.emptied += [pack.size for pack in whole]
@@ -164,36 +162,48 @@ class _Reencryption:
             self.progress.advance(sum(pack.size for pack in batch))
         return copied
 
-    def _batches(self, packs: Sequence[Pack], needed: set[bytes], fresh: Standing) -> Iterable[tuple[list[Pack], set[bytes], int]]:
-        """Packs, the blobs that must be copied of them, and their bytes. `fresh` relies on packs of the newest epoch alone."""
+    def _moved(self, needed: dict[bytes, bool], distrusted: set[str]) -> set[bytes]:
+        """Copy those of these blobs of which it isn't so (True) that a pack of the newest epoch has them; read all back, and copy
+        what that finds broken. Gives those that are in no such pack whole."""
+        repository = self.repository
+        lost = set(copy(repository, [blob for blob, there in needed.items() if not there], self.pace.take))
+        broken = set(unproven(repository, needed.keys() - lost, Standing.now(repository, distrusted)))
+        lost |= set(copy(repository, [blob for blob in broken if needed[blob]], self.pace.take))
+        return lost | set(unproven(repository, broken - lost, Standing.now(repository, distrusted)))
+
+    def _batches(
+        self, packs: Sequence[Pack], needed: set[bytes], fresh: Standing
+    ) -> Iterable[tuple[list[Pack], dict[bytes, bool], int]]:
+        """Packs, what is needed of them (does a pack of the newest epoch have it?), and the bytes to be copied. `fresh` relies on
+        such packs alone."""
         batch: list[Pack] = []
-        wanted: dict[bytes, int] = {}
-        claimed: set[bytes] = set()
+        wanted: dict[bytes, bool] = {}
+        amount = 0
         for pack in packs:
-            own = {
-                blob.id: blob.stored
-                for blob in pack.blobs
-                if blob.id in needed and blob.id not in claimed and fresh.pack_of(blob.id) is None
-            }
-            if not self._may_spend(sum(own.values())):
+            own = {blob.id: fresh.pack_of(blob.id) is not None for blob in pack.blobs if blob.id in needed}
+            cost = sum(blob.stored for blob in pack.blobs if not own.get(blob.id, True) and blob.id not in wanted)
+            if not self._may_spend(cost):
                 break
             batch.append(pack)
             wanted |= own
-            claimed |= own.keys()
-            if sum(wanted.values()) >= _BATCH_BYTES:
-                yield batch, set(wanted), sum(wanted.values())
-                batch, wanted = [], {}
+            amount += cost
+            if amount >= _BATCH_BYTES:
+                yield batch, wanted, amount
+                batch, wanted, amount = [], {}, 0
         if batch:
-            yield batch, set(wanted), sum(wanted.values())
+            yield batch, wanted, amount
 
-    def _renew_index(self) -> None:
+    def _renew_index(self) -> bool:
+        """Is all of the blob index under the newest keys, and does it read back?"""
         store, keys = self.repository.store, self.repository.keys
         old = []
         for listed in store.list(INDEX):
             start = start_of(store.read(listed.name, 0, START_BYTES))
             if start is not None and keys.number_of(start[1]) < self.newest:
                 old.append(listed.name)
-        self.problems += [f"{name}: it can't be read" for name in renew_index(self.repository, old)]
+        left = renew_index(self.repository, old)
+        self.problems += [f"{name}: it, or what was to take its place, can't be read" for name in left]
+        return not left
 
     def _sweep(self) -> None:
         swept = sweep(

@@ -43,6 +43,7 @@ from strongroom.repository.crypto import (
     open_sealed,
     random_bytes,
     seal_to,
+    signed_by,
 )
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
 from strongroom.repository.key_slots import KeySlot, Signed
@@ -172,14 +173,13 @@ def newest_closing(store: Store) -> Closing | None:
 
 def members(store: Store, keys: Keys) -> frozenset[str]:
     """The ids of the slots that the newest epoch is sealed to; none in the first. Raises NotFound or Damaged."""
-    newest, before = keys.newest, keys.epoch(keys.newest.number - 1)
+    newest = keys.newest
     if not newest.number:
         return frozenset()
     with suppress(NotFound):
         beginning = read_beginning(store, newest.number)
-        if before is not None:
-            require_signed(beginning, before, keys.repository_id)
-            return frozenset(beginning.sealed)
+        _require_signed_by(beginning, keys.public_keys[newest.number - 1], keys.repository_id)
+        return frozenset(beginning.sealed)
     closing = read_closing(store, newest.number)
     require_proven(closing, newest.number, newest.verifying.public_bytes_raw(), keys.repository_id)
     return frozenset(closing.sealed)
@@ -196,8 +196,12 @@ def _begun(names: Iterable[str]) -> list[int]:
 
 def require_signed(beginning: Beginning, before: Epoch, repository_id: bytes) -> None:
     """Raises Damaged unless whoever began it had the keys of the epoch before."""
+    _require_signed_by(beginning, before.verifying.public_bytes_raw(), repository_id)
+
+
+def _require_signed_by(beginning: Beginning, public: bytes, repository_id: bytes) -> None:
     front, signature = beginning.content[:-SIGNATURE_BYTES], beginning.content[-SIGNATURE_BYTES:]
-    if not before.signed(signature, _signed_part(repository_id, front)):
+    if not signed_by(public, signature, _signed_part(repository_id, front)):
         raise Damaged(beginning.name, "its signature isn't this repository's", hint=_HINT)
 
 
