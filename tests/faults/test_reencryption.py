@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -18,6 +20,7 @@ from worlds import CHEAP, PASSWORD, Sources, World, build_source, files_of
 
 from strongroom.clock import Clock
 from strongroom.errors import AlreadyExists, Damaged, Overtaken, Refused, StrongroomError
+from strongroom.journal.stream import read_chain, streams
 from strongroom.library import init_repository, open_repository
 from strongroom.operations.backup import BackupOptions, backup
 from strongroom.operations.close_epochs import close_epochs
@@ -26,6 +29,7 @@ from strongroom.operations.drill.past import drill_history
 from strongroom.operations.drill.report import DrillReport
 from strongroom.operations.drill.signing import signed
 from strongroom.operations.epochs_left import by_epoch, sealed_by
+from strongroom.operations.follow import FollowOptions
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.key_status import key_status
 from strongroom.operations.prune import PruneOptions, prune
@@ -551,3 +555,33 @@ def test_a_slot_that_is_wrapped_anew_keeps_its_role(store: Store) -> None:
         (slot,) = rewrap(repository, secret, wanted)
         assert slot.bearer == bearer
     assert Repository.open(store, fresh).identity.role == AccessRole.AUDITOR
+
+
+def test_a_moment_comes_back_and_its_journal_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "index.faiss"
+    source, scan = f"faiss://{path}", FollowOptions(every=5, once=True, scan=True)
+    room = init_repository(str(tmp_path / "repository"), password=PASSWORD, cost=CHEAP)
+    until = []
+    for count in (40, 45):
+        index = faiss.IndexFlatL2(8)
+        index.add(np.random.default_rng(1).standard_normal((count, 8)).astype(np.float32))
+        faiss.write_index(index, str(path))
+        if not until:
+            room.backup(source)
+        room.follow(source, scan)
+        until.append(room.journal_status()[0].until)
+        if count == 40:
+            rotate(room.repository, OLD, drop=True, cost=CHEAP)
+    room = open_repository(str(tmp_path / "repository"), password=PASSWORD)
+    before = [one.hash for stream in streams(room.repository) for one in read_chain(room.repository, stream).fronts]
+    finished(room.repository)
+    assert close_epochs(room.repository, grace=NOW).closed
+    room = open_repository(str(tmp_path / "repository"), password=PASSWORD)
+    chains = [read_chain(room.repository, stream) for stream in streams(room.repository)]
+    assert [one.hash for chain in chains for one in chain.fronts] == before
+    assert not [chain.problems for chain in chains if chain.problems]
+    assert [one for one in room.repository.store.inner.list("journal/") if MARK in one.name]
+    room.restore("latest", f"faiss://{tmp_path}/out/index.faiss", at=until[1], source=source)
+    assert faiss.read_index(str(tmp_path / "out" / "index.faiss")).ntotal == 45
+    room.follow(source, scan)
+    assert not room.verify(level=Level.DATA).findings
