@@ -34,12 +34,13 @@ from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.key_status import key_status
 from strongroom.operations.prune import PruneOptions, prune
 from strongroom.operations.reencrypt import ReencryptOptions, ReencryptReport, reencrypt
+from strongroom.operations.repair import repair
 from strongroom.operations.repair.epochs import mend_epochs
 from strongroom.operations.repair.report import Notes
 from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store, drills, new_key_file
 from strongroom.repository.audit_log import entry_name
-from strongroom.repository.carrying import MARK, carried_name
+from strongroom.repository.carrying import MARK, carried_name, plain_name
 from strongroom.repository.closing import close_before, closing_name
 from strongroom.repository.crypto import Keys, derive
 from strongroom.repository.framing import Kind, seal
@@ -510,6 +511,19 @@ def test_what_closes_epochs_is_proven_and_comes_back_from_a_copy(store: Store, h
         assert closing_name(1) in {one.subject for one in found}
         mend_epochs(store, [replica], Notes(), dry_run=False)
         assert store.read(closing_name(1)) == content
+
+
+def test_a_carried_manifest_that_is_damaged_comes_back_from_a_copy(store: Store, expected: dict[str, Content]) -> None:
+    all_of_it(store)
+    replica = copied(store)
+    name = carried_name(f"snapshots/{next(iter(expected))}", 1)
+    content = store.read(name)
+    store.delete(name)
+    store.create(name, content[:99] + bytes([content[99] ^ 1]) + content[100:])
+    report = repair(store, OLD, replicas=[opened(replica)], looking=VerifyOptions(level=Level.OBJECTS))
+    assert plain_name(name) in {one.finding.subject for one in report.outcomes if one.repaired}
+    require_all(store, expected)
+    assert plain_name(name) not in everything(store), "it is carried again"
 
 
 # -- what else tells of keys -----------------------------------------------------------------------------------------------

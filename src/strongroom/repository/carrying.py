@@ -75,7 +75,7 @@ def take_out(keys: Keys, name: str, content: bytes) -> Carried:
     try:
         plain = keys.box(Kind.CARRIED.purpose, salt).open(0, content[START_BYTES:], bound)
     except NotAuthentic as error:
-        raise Damaged(name, "altered, swapped, or not written with this repository's key") from error
+        raise Damaged(plain_name(name), "altered, swapped, or not written with this repository's key") from error
     at = KEY_BYTES + _WHEN.size
     within = start_of(plain[at:])
     if within is None:
