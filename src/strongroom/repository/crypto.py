@@ -289,12 +289,10 @@ class Keys:
         self._own[purpose, salt] = key
 
     def share(self, other: Keys) -> None:
-        """What one of the two finds beside objects of the same repository the other knows from here on. Raises ValueError if it
-        is another repository."""
-        if other.repository_id != self.repository_id:
-            raise ValueError("keys of two repositories")
-        self._own.update(other._own)
-        other._own = self._own
+        """What one of the two finds beside objects the other knows from here on, if they are of one repository."""
+        if other.repository_id == self.repository_id:
+            self._own.update(other._own)
+            other._own = self._own
 
     def adopted(self, purpose: str, salt: bytes) -> bytes | None:
         return self._own.get((purpose, salt))
