@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from strongroom.access.approvals import Request, Rule
     from strongroom.access.audit import Export, Findings, Operation
     from strongroom.access.tokens import Token
+    from strongroom.operations.close_epochs import ClosingReport
     from strongroom.operations.key_status import KeyStatus
     from strongroom.operations.lock.extend import ExtendReport
     from strongroom.operations.lock.recover import RecoverReport
     from strongroom.operations.lock.status import LockStatus
+    from strongroom.operations.reencrypt import ReencryptOptions, ReencryptReport
     from strongroom.repository.lock_mode import Mode
     from strongroom.repository.rotation import Rotation
 
@@ -67,6 +69,38 @@ class Governed:
 
         return rotate(self.repository, secret, without=without, drop=drop)
 
+    def reencrypt(
+        self, options: ReencryptOptions | None = None, *, to: str | None = None, progress: Progress = SILENT
+    ) -> ReencryptReport:
+        """Write under the newest keys what older ones seal, here or in the replica at the URL `to`, within a budget; run it again
+        for the rest. Takes no lock."""
+        from strongroom.operations.copy import open_replica
+        from strongroom.operations.reencrypt import reencrypt
+
+        where = self.repository if to is None else open_replica(self.repository, open_store(to))
+        return reencrypt(where, options, progress)
+
+    def close_epochs(
+        self,
+        grace: timedelta | None = None,
+        without: Iterable[str] = (),
+        *,
+        to: str | None = None,
+        progress: Progress = SILENT,
+    ) -> ClosingReport:
+        """Give up the keys of all epochs but the newest, once neither this store nor a replica that this machine knows needs them;
+        or those that the replica at the URL `to` keeps. `without` are the URLs of replicas that are no more."""
+        from strongroom.operations.close_epochs import close_epochs
+        from strongroom.operations.copy import open_replica
+        from strongroom.operations.prune import GRACE
+        from strongroom.operations.replicas import known
+
+        grace, gone = GRACE if grace is None else grace, set(without)
+        if to is not None:
+            return close_epochs(open_replica(self.repository, open_store(to)), grace=grace, progress=progress)
+        replicas = [open_store(url) for url in known(self.repository.store.url) if url not in gone]
+        return close_epochs(self.repository, replicas, grace=grace, progress=progress)
+
     def upgrade_key(self, secret: Secret) -> list[KeySlot]:
         """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""
         from strongroom.repository.rotation import upgrade
@@ -74,7 +108,7 @@ class Governed:
         return upgrade(self.repository, secret)
 
     def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
-        """Each slot and epoch with its age, against the greatest that is allowed."""
+        """Each slot and epoch with its age, against the greatest that is allowed: by the published policy, if nothing is said."""
         from strongroom.operations.key_status import key_status
 
         return key_status(self.repository, max_age)

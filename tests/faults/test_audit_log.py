@@ -134,6 +134,8 @@ def calls(town: Town, tmp_path: Path) -> dict[str, Callable[[Strongroom], Any]]:
         "rewrap_keys": lambda room: room.rewrap_keys(Secret.passphrase("no such secret")),
         "rotate_keys": lambda room: room.rotate_keys(Secret.passphrase("no such secret")),
         "upgrade_key": lambda room: room.upgrade_key(Secret.passphrase("no such secret")),
+        "reencrypt": lambda room: room.reencrypt(),
+        "close_epochs": lambda room: room.close_epochs(),
         "key_status": lambda room: room.key_status(),
         "name_region": lambda room: room.name_region("eu-central-1"),
         "publish_policy": lambda room: room.publish_policy({}),

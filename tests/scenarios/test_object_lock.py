@@ -27,10 +27,12 @@ from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.lock import looking
 from strongroom.operations.lock.recover import RecoverReport
 from strongroom.operations.prune import PruneOptions
+from strongroom.operations.reencrypt import ReencryptOptions
 from strongroom.operations.verify import Level
 from strongroom.policy.retention import Rules, Trust
 from strongroom.repository import Argon2Cost, Secret, object_lock
 from strongroom.repository.bucket import Bucket
+from strongroom.repository.carrying import MARK
 from strongroom.repository.identity import AccessRole
 from strongroom.repository.lock_mode import Mode
 from strongroom.repository.lock_rules import FOLDER, FREE, Rule
@@ -409,6 +411,43 @@ def test_pages_make_no_difference(place: Place, monkeypatch: pytest.MonkeyPatch)
     assert [one.is_marker for one in config] == [False, True, False]
     assert place.lock().read(config[2]).startswith(b"{")
     assert place.lock().read(config[2], 3, 5) == place.lock().read(config[2])[3:8]
+
+
+def test_old_keys_are_given_up_once_no_lock_holds_a_pack_of_theirs(
+    seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written anew or carried is what is needed, what is hidden for it is not, and attackers gain nothing by it."""
+    place = Place(seaweed, tmp_path, monkeypatch)
+    init_repository(place.url, password=PASSWORD, cost=CHEAP).set_lock(DAY, Mode.GOVERNANCE)
+    first, second = place.back_up(1), place.back_up(2)
+    place.open().forget(ForgetOptions(names=(second,)))
+    del place.expected[second]
+    place.open().rotate_keys(Secret.passphrase(PASSWORD))
+    at_once = ReencryptOptions(grace=timedelta())
+    for _ in range(4):
+        place.open().reencrypt(at_once)
+        place.open().prune(NOW)
+    assert any(MARK in one.name for one in place.versions("snapshots/"))
+    assert any(one.is_marker for one in place.versions(f"snapshots/{first}"))
+    assert place.open().lock_status().findings == ()
+    assert place.recover().recovered == ()
+    with pytest.raises(Refused, match="still needs older keys"):
+        place.open().close_epochs(timedelta())
+    let_time_pass(place, ("packs/",))
+    place.open().prune(NOW)
+    for _ in range(2):
+        closed = place.open().close_epochs(timedelta()).closed
+    assert closed
+    assert place.open().extend_locks().problems == ()
+    assert place.open().lock_status().findings == ()
+    assert place.recover().recovered == ()
+    place.require_all_restore()
+    host = place.lock(HOST)
+    for name in {one.name for one in place.versions() if not one.is_marker}:
+        host.hide(name)
+    assert place.recover().passed
+    place.require_all_restore()
+    assert place.open().verify(level=Level.DATA).passed
 
 
 @pytest.mark.parametrize("kind", ["directory", "bucket"])

@@ -136,7 +136,7 @@ def lag_of(primary: Repository, target: Store, selection: Selection | None = Non
     chosen = selection or Selection()
     try:
         replica = open_replica(primary, target)
-        there = {one.name: one.size for one in target.list("")}
+        there = {one.name: one.size for one in replica.store.list("")}
         excused = {*earliest(replica.tombstones(What.ABSENT)), *earliest(replica.tombstones(What.FORGOTTEN))}
     except StrongroomError as error:
         return behind(primary, target.url, str(error), chosen)

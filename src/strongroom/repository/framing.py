@@ -38,6 +38,7 @@ class Kind(IntEnum):
     KEYRING = 15
     TENANT = 16
     LOCK = 20
+    CARRIED = 21
 
     @property
     def purpose(self) -> str:

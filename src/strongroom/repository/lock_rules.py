@@ -8,10 +8,12 @@ may only add objects must not keep the repository from being opened.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from strongroom.errors import Damaged, WrongRequest
+from strongroom.repository.carrying import Carrying, carrier_of, plain_name, take_out
 from strongroom.repository.crypto import Keys
 from strongroom.repository.declarations import Declaration, declare, read_declaration
 from strongroom.repository.framing import Kind
@@ -64,8 +66,14 @@ class Rule:
 
 
 def rules(store: Store, keys: Keys) -> list[Rule]:
-    """All that were ever declared and can be read, oldest first."""
-    found = [one for one in (_rule(store, keys, listed.name) for listed in store.list(FOLDER)) if one is not None]
+    """All that were ever declared and can be read, oldest first; of carried ones the first version may still be there as well."""
+    names = [listed.name for listed in store.list(FOLDER)]
+    for name in names:
+        if carrier_of(name) is not None:
+            with suppress(Damaged):
+                take_out(keys, name, store.read(name))
+    carrying = Carrying(store, keys)
+    found = [one for one in (_rule(carrying, keys, name) for name in sorted(set(map(plain_name, names)))) if one is not None]
     return sorted(found, key=lambda rule: (rule.declared, rule.id))
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from strongroom.errors import NotFound, StoreDenied, UnsafeStore
+from strongroom.repository.carrying import Carrying
 from strongroom.repository.crypto import Keys
 from strongroom.repository.first_versions import FirstVersions
 from strongroom.repository.lock_rules import FOLDER, Rule, rules
@@ -98,5 +99,6 @@ def _first(lock: ObjectLock, store: Store) -> Store:
 
 def locking_of(store: Store) -> Locking | None:
     """The locks of a repository's store, None if no rule for them was declared."""
-    inner = store.inner if isinstance(store, ReadingBack) else store
+    within = store.inner if isinstance(store, Carrying) else store
+    inner = within.inner if isinstance(within, ReadingBack) else within
     return inner if isinstance(inner, Locking) else None

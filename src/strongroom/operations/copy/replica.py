@@ -19,9 +19,11 @@ from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tombstones
 from strongroom.repository import region as regions
+from strongroom.repository.closing import closing_name, closings
 from strongroom.repository.declarations import declarations
 from strongroom.repository.evacuation import secure, still_hold
 from strongroom.repository.framing import Kind
+from strongroom.repository.keyring import name_of
 from strongroom.repository.reading_back import as_written
 from strongroom.repository.repository import INDEX
 from strongroom.repository.store import PROBES, Listed, as_locked, try_conditional_create
@@ -231,7 +233,7 @@ class _Copy:
         fresh = {one: at for one, at in revoked.items() if one not in known}
         if fresh:
             tombstones.bury(replica.store, replica.keys, Tombstone(What.REVOKED, fresh))
-        self._send(transport, here, sorted(name for name in here if name.startswith(_KEYRING) and name not in there))
+        self._send(transport, here, _epochs_to_send(here, there))
         slots = [name for name in here if name.startswith(key_slots.FOLDER) and name not in there]
         self._send(transport, here, [name for name in slots if name.removeprefix(key_slots.FOLDER) not in known])
         for name in there:
@@ -311,3 +313,10 @@ class _Copy:
             except Refused as error:
                 self.kept.append(f"{error}, at the replica too")
         return tuple(done)
+
+
+def _epochs_to_send(here: Iterable[str], there: Iterable[str]) -> list[str]:
+    """What begins epochs, in order, but not those that the replica has closed. It closes by itself: it may need longer."""
+    closed = closings(there)
+    lacking = sorted({name for name in here if name.startswith(_KEYRING)} - set(there) - {*map(closing_name, closings(here))})
+    return [name for name in lacking if not closed or name > name_of(closed[-1])]

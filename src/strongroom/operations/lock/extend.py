@@ -63,7 +63,7 @@ def set_rule(
     if before is None or (before.rule.mode, before.rule.period) != (mode, period):
         writer = Locking(plain, lock, before.rule if before and before.rule.period > period else wanted)
         rule = declare_rule(writer, repository.keys, mode, period, repository.clock.now(), repository.identity.slot)
-        repository.store = as_written(Locking(plain, lock, rule), repository.config)
+        repository.store.inner = as_written(Locking(plain, lock, rule), repository.config)
     return extend(repository, progress=progress) if wanted.is_on else None
 
 
@@ -128,6 +128,7 @@ def require_enforced(lock: ObjectLock) -> None:
 
 
 def _plain(repository: Repository) -> Objects:
-    store = repository.store.inner if isinstance(repository.store, ReadingBack) else repository.store
+    written = repository.store.inner
+    store = written.inner if isinstance(written, ReadingBack) else written
     assert isinstance(store, Objects)  # noqa: S101 - `object_lock` is of no other
     return store

@@ -15,8 +15,8 @@ from strongroom.errors import Refused, StrongroomError, UnsafeStore
 from strongroom.operations.lock.looking import Surveyed, at_once, surveyed
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import INDEX, PACKS, SNAPSHOTS, Repository, Secret, Store
+from strongroom.repository.closing import FOLDER as KEYRING
 from strongroom.repository.first_versions import FirstVersions
-from strongroom.repository.keyring import FOLDER as KEYRING
 from strongroom.repository.lock_rules import Rule, rules
 from strongroom.repository.object_lock import ObjectLock, object_lock_of
 
