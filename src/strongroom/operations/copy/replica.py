@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Overtaken, Refused, WrongRequest
+from strongroom.operations.copy.audit import send_audit_log
 from strongroom.operations.copy.journals import send_journals
 from strongroom.operations.copy.packs import send_packs
 from strongroom.operations.copy.plan import CopyOptions, Plan, plan_copy
@@ -15,7 +16,7 @@ from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tombstones
+from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, audit_log, config, key_slots, tombstones
 from strongroom.repository import region as regions
 from strongroom.repository.declarations import declarations
 from strongroom.repository.evacuation import secure, still_hold
@@ -48,7 +49,7 @@ _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
 class CopyReport:
     """What was copied to `target`.
 
-    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold
+    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold; or of an audit log that went its own way
     `damaged`     at the source, so not copied
     `incomplete`  snapshots of which a blob is nowhere whole
     `different`   other bytes are at the replica under that name: it went its own way
@@ -113,11 +114,12 @@ class _Copy:
         self._send_slots(replica, transport, here, there)
         rest = [name for name in here if not name.startswith(_OF_THE_STORE) and name not in there and name != config.NAME]
         self._send_declarations(transport, here, there)
-        self._send(transport, here, [name for name in rest if not name.startswith(("audit/", *_DECLARED))])
+        self._send(transport, here, [name for name in rest if not name.startswith((audit_log.FOLDER, *_DECLARED))])
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)
         send_journals(self.primary, replica, transport, plan.streams)
-        self._send(transport, here, sorted(name for name in rest if name.startswith("audit/")))
+        if apart := send_audit_log(self.primary.store, replica.store, transport, here):
+            self.kept.append(apart)
         remember(self.primary.store.url, self.target.url)
         forgotten = self._follow_forget(replica) if self.options.follow_forget else ()
         return CopyReport(

@@ -1,0 +1,137 @@
+"""Somebody takes over the backup host: he has its key, its password and its credentials of the store, there is no object lock. What
+he does is done by the command where it lets him, else by a program of his own. A replica that another machine pulls is what is left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from commands import Ended, build_index, strongroom
+from runbooks import runbook
+
+from strongroom.clock import Clock
+from strongroom.library import init_repository, open_repository
+from strongroom.repository import Argon2Cost, Secret
+from strongroom.repository.identity import AccessRole
+from strongroom.repository.tombstones import What
+
+CHEAP = Argon2Cost(1, 1, 64)
+DAYS_AGO = 2
+
+
+class Firm:
+    """A backup host, and a machine that pulls a replica: each with a key and a state of its own. Three days ago was a good backup,
+    and the host's next one two days ago."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.primary, self.replica = folder, folder / "primary", folder / "replica"
+        self.index = folder / "src" / "x.faiss"
+        for who in ("vault", "host", "new host"):
+            (folder / f"password of {who}").write_text(f"secret of {who}")
+        clock = Clock(lambda: (datetime.now(UTC) - timedelta(days=DAYS_AGO)).timestamp())
+        room = init_repository(str(self.primary), password="secret of vault", cost=CHEAP, clock=clock)
+        room.add_key(Secret.passphrase("secret of host"), "nightly", role=AccessRole.OPERATOR, cost=CHEAP)
+        room = open_repository(str(self.primary), password="secret of host", clock=clock)
+        self.good: dict[str, bytes] = {}
+        for rows in (990, 1_000):
+            build_index(self.index, rows=rows)
+            self.good[room.backup(self.source).snapshot.id] = self.index.read_bytes()
+        for path in (self.primary / "snapshots").iterdir():
+            os.utime(path, (clock.now().timestamp(), clock.now().timestamp()))
+
+    @property
+    def source(self) -> str:
+        return f"faiss://{self.index}"
+
+    @property
+    def slots(self) -> dict[str, str]:
+        return {one["label"]: one["id"] for one in self.run("vault", "key", "list", "--json").done().json}
+
+    def env(self, who: str) -> dict[str, str | None]:
+        state, password = self.folder / f"state of {who}", self.folder / f"password of {who}"
+        return {
+            "STRONGROOM_REPOSITORY": str(self.primary),
+            "STRONGROOM_PASSWORD": None,
+            "STRONGROOM_PASSWORD_FILE": str(password),
+            "STRONGROOM_STATE_DIR": str(state),
+        }
+
+    def run(self, who: str, *arguments: str | Path) -> Ended:
+        return strongroom(*arguments, env=self.env(who))
+
+    def pull(self) -> Ended:
+        return self.run("vault", "replicate", "--once", "--to", str(self.replica), "-q")
+
+    def encrypt_the_live_data(self) -> None:
+        """Rows that nobody can use any more, in a file that is still an index."""
+        index = faiss.IndexFlatL2(32)
+        index.add(np.frombuffer(os.urandom(1_000 * 32 * 2), np.uint16).astype(np.float32).reshape(1_000, 32))
+        faiss.write_index(index, str(self.index))
+        os.utime(self.index, (2, 2))
+
+
+@pytest.fixture
+def firm(tmp_path: Path) -> Firm:
+    made = Firm(tmp_path)
+    made.pull().done()
+    return made
+
+
+def objects(place: Path) -> dict[str, bytes]:
+    return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def test_the_replica_survives_all_that_the_host_can_do(firm: Firm, tmp_path: Path) -> None:
+    # by the command: his role lets him back up, and take nothing away
+    first, second = firm.good
+    for words in (("forget", first), ("prune",), ("key", "remove", firm.slots["first"]), ("erase", "--id", "1", "--reason", "x")):
+        firm.run("host", *words).failed(5, "the role operator may not")
+    his_slot = firm.slots["nightly"]
+    firm.encrypt_the_live_data()
+    fakes = [firm.run("host", "backup", firm.source, "-q", "--reread", "--json").done().json["id"] for _ in range(3)]
+    firm.pull().done()
+
+    # a flood of fakes pushes nothing out: today has more than any day before
+    fates = firm.run("vault", "forget", "--keep-last", "2", "--dry-run", "--json").done().json["snapshots"]
+    assert {one["snapshot"] for one in fates if one["keep"]} >= set(firm.good)
+
+    # by a program of his own: the host's key wraps the repository's master key, and the store lets him delete
+    before = objects(firm.replica)
+    his = open_repository(str(firm.primary), password="secret of host").repository
+    his.bury(What.FORGOTTEN, list(firm.good))
+    his.bury(What.REVOKED, [his_slot])
+    for path in sorted((firm.primary / "packs").rglob("*")):
+        if path.is_file():
+            path.chmod(0o600)
+            path.write_bytes(os.urandom(path.stat().st_size))
+    for folder in ("snapshots", "index", "audit"):
+        shutil.rmtree(firm.primary / folder)
+    assert firm.pull().code != 0  # on call hears of it
+    after = objects(firm.replica)
+    assert {name: after.get(name) for name in before} == before  # nothing is gone there, nothing is other than it was
+
+    target = f"faiss://{tmp_path}/back/x.faiss"
+    names = {"REPLICA": firm.replica, "HOST": "nightly", "PRIMARY": tmp_path / "new primary"}
+    with runbook("the backup host was taken over", firm.env("vault"), **names, TARGET=target) as play:
+        told = play.step().out
+        assert told.count("refused") == 4
+        assert all(one[:12] in told for one in (*firm.good, *fakes))
+        changed = play.step(GOOD=second, BAD=fakes[0]).out
+        assert "1,000" in changed
+        play.step()
+        assert (tmp_path / "back" / "x.faiss").read_bytes() == firm.good[second]
+        play.step(SLOT=his_slot)
+        play.step(NEW_PASSWORD_FILE=firm.folder / "password of new host")
+    new = str(tmp_path / "new primary")
+    for grace in ("24h", "0"):
+        firm.run("vault", "prune", "-r", new, "-q", "--grace", grace).done()
+    firm.run("host", "snapshots", "-r", new).failed(12)
+    firm.run("new host", "forget", "-r", new, second).failed(5)
+    firm.run("vault", "forget", "-r", new, second).failed(5, "incident response")
+    firm.run("vault", "forget", "-r", new, *fakes).done()
+    assert firm.run("vault", "verify", "-r", new, "-q", "--json").done().json["passed"]
