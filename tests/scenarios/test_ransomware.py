@@ -16,6 +16,7 @@ from runbooks import runbook
 
 from strongroom.clock import Clock
 from strongroom.library import init_repository, open_repository
+from strongroom.operations.replicate import ReplicateOptions
 from strongroom.repository import Argon2Cost, Secret
 from strongroom.repository.identity import AccessRole
 from strongroom.repository.tombstones import What
@@ -91,7 +92,7 @@ def test_the_replica_survives_all_that_the_host_can_do(firm: Firm, tmp_path: Pat
     first, second = firm.good
     for words in (("forget", first), ("prune",), ("key", "remove", firm.slots["first"]), ("erase", "--id", "1", "--reason", "x")):
         firm.run("host", *words).failed(5, "the role operator may not")
-    his_slot = firm.slots["nightly"]
+    owner, his_slot = firm.slots["first"], firm.slots["nightly"]
     firm.encrypt_the_live_data()
     fakes = [firm.run("host", "backup", firm.source, "-q", "--reread", "--json").done().json["id"] for _ in range(3)]
     firm.pull().done()
@@ -104,14 +105,15 @@ def test_the_replica_survives_all_that_the_host_can_do(firm: Firm, tmp_path: Pat
     before = objects(firm.replica)
     his = open_repository(str(firm.primary), password="secret of host").repository
     his.bury(What.FORGOTTEN, list(firm.good))
-    his.bury(What.REVOKED, [his_slot])
+    his.bury(What.REVOKED, [owner])
+    (firm.primary / "keys" / owner).unlink()
     for path in sorted((firm.primary / "packs").rglob("*")):
         if path.is_file():
             path.chmod(0o600)
             path.write_bytes(os.urandom(path.stat().st_size))
     for folder in ("snapshots", "index", "audit"):
         shutil.rmtree(firm.primary / folder)
-    assert firm.pull().code != 0  # on call hears of it
+    assert firm.pull().code == 12  # on call hears of it
     after = objects(firm.replica)
     assert {name: after.get(name) for name in before} == before  # nothing is gone there, nothing is other than it was
 
@@ -135,3 +137,32 @@ def test_the_replica_survives_all_that_the_host_can_do(firm: Firm, tmp_path: Pat
     firm.run("vault", "forget", "-r", new, second).failed(5, "incident response")
     firm.run("vault", "forget", "-r", new, *fakes).done()
     assert firm.run("vault", "verify", "-r", new, "-q", "--json").done().json["passed"]
+
+
+def test_who_pulls_hears_of_it_and_is_not_locked_out_with_the_primary(firm: Firm) -> None:
+    """He opened it before the attack, and pulls on: the attacker removes his key slot, and names all else that he may think of."""
+    held = firm.run("vault", "hold", "place", next(iter(firm.good)), "--reason", "r", "--authority", "a", "--json").done().json
+    firm.pull().done()
+    pulling = open_repository(str(firm.primary), password="secret of vault")
+    before = objects(firm.replica)
+    his = open_repository(str(firm.primary), password="secret of host").repository
+    his.bury(What.REVOKED, [firm.slots["first"], held["hold"]["id"], *firm.good])
+    for path in [*(firm.primary / "snapshots").iterdir(), *(firm.primary / "holds").iterdir(), *(firm.primary / "audit").rglob("*")]:
+        if path.is_file():
+            path.unlink()
+    (firm.primary / "keys" / pulling.repository.identity.slot).unlink()
+    (lag,) = pulling.replicate([str(firm.replica)], ReplicateOptions(once=True))
+    assert "lacks 2 snapshots that are at the replica, and nobody forgot them" in lag.problem
+    after = objects(firm.replica)
+    assert {name: after.get(name) for name in before} == before
+    assert open_repository(str(firm.replica), password="secret of vault").verify().passed
+
+
+def test_a_log_of_its_own_at_the_replica_is_not_mixed_with_the_primarys(firm: Firm) -> None:
+    """Somebody works at the replica: both logs stay what they are, and the copy says that one doesn't go on after the other."""
+    firm.run("vault", "key", "list", "-r", str(firm.replica)).done()
+    firm.run("host", "backup", firm.source, "-q", "--reread").done()
+    said = firm.run("vault", "copy", "--to", str(firm.replica), "-q", "--json").done().json
+    assert [one for one in said["left_out"] if "audit log" in one]
+    for place in (firm.primary, firm.replica):
+        firm.run("vault", "audit", "verify", "-r", str(place)).done()

@@ -221,8 +221,9 @@ class _Copy:
         self._send(transport, here, sorted(name for name in here if name.startswith(_KEYRING) and name not in there))
         slots = [name for name in here if name.startswith(key_slots.FOLDER) and name not in there]
         self._send(transport, here, [name for name in slots if name.removeprefix(key_slots.FOLDER) not in known])
-        for name in there:
-            if name.rpartition("/")[2] in revoked and not name.startswith((PACKS, SNAPSHOTS, INDEX)):
+        own = self.primary.identity.slot  # whoever took it away since it opened this must not lock the replica, too
+        for name in (key_slots.FOLDER + one for one in revoked if one != own):
+            if name in there:
                 replica.store.delete(name)
 
     def _send_declarations(self, transport: Transport, here: dict[str, int], there: dict[str, int]) -> None:
