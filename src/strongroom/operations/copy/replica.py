@@ -118,8 +118,7 @@ class _Copy:
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)
         send_journals(self.primary, replica, transport, plan.streams)
-        if apart := send_audit_log(self.primary.store, replica.store, transport, here):
-            self.kept.append(apart)
+        apart = send_audit_log(self.primary.store, replica.store, transport, here)
         remember(self.primary.store.url, self.target.url)
         forgotten = self._follow_forget(replica) if self.options.follow_forget else ()
         return CopyReport(
@@ -127,7 +126,7 @@ class _Copy:
             made,
             transport.moved,
             transport.moved_bytes,
-            (*plan.left_out, *self.kept),
+            (*plan.left_out, *self.kept, *([apart] if apart else [])),
             (*plan.damaged, *(f"{name}: {problem}" for name, problem in sorted(transport.damaged.items()))),
             tuple(self.incomplete),
             tuple(sorted(transport.different)),
