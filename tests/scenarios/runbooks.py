@@ -1,4 +1,4 @@
-"""How is a runbook tried as it is written? Its blocks are taken out of docs/OPERATIONS.md and pasted into a shell, one after another."""
+"""How is a runbook tried as it is written? Its blocks are taken out of docs/OPERATIONS.md and pasted into a shell."""
 
 from __future__ import annotations
 

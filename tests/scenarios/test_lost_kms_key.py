@@ -11,7 +11,6 @@ from openbao import ROOT_TOKEN, OpenBao
 from runbooks import runbook
 
 
-
 @pytest.fixture(scope="module")
 def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     server = OpenBao(tmp_path_factory.mktemp("bao"))

@@ -1,4 +1,4 @@
-"""A bad batch is found after nine days, and good writes came every day since. A captured FAISS index, its journal, a snapshot a day."""
+"""A bad batch is found after nine days of good writes. A captured FAISS index, its journal, a snapshot a day."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Somebody takes over the backup host: he has its key, its password and its credentials of the store, there is no object lock. What
-he does is done by the command where it lets him, else by a program of his own. A replica that another machine pulls is what is left."""
+"""Somebody takes over the backup host: he has its key, its password and its credentials of the store, there is no object lock.
+
+What he does is done by the command where it lets him, else by a program of his own. A replica that another machine pulls is left."""
 
 from __future__ import annotations
 
@@ -147,7 +148,11 @@ def test_who_pulls_hears_of_it_and_is_not_locked_out_with_the_primary(firm: Firm
     before = objects(firm.replica)
     his = open_repository(str(firm.primary), password="secret of host").repository
     his.bury(What.REVOKED, [firm.slots["first"], held["hold"]["id"], *firm.good])
-    for path in [*(firm.primary / "snapshots").iterdir(), *(firm.primary / "holds").iterdir(), *(firm.primary / "audit").rglob("*")]:
+    for path in [
+        *(firm.primary / "snapshots").iterdir(),
+        *(firm.primary / "holds").iterdir(),
+        *(firm.primary / "audit").rglob("*"),
+    ]:
         if path.is_file():
             path.unlink()
     (firm.primary / "keys" / pulling.repository.identity.slot).unlink()
