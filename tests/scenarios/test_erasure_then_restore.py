@@ -1,4 +1,4 @@
-"""Somebody asked to be forgotten, then a backup is restored. By which road do the rows come back? By none; and a hold comes first."""
+"""Somebody asked to be forgotten, then a backup is restored. By which road do rows come back? By none; and a hold comes first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Somebody takes over the backup host: he has its key, its password and its credentials of the store, there is no object lock.
 
-What he does is done by the command where it lets him, else by a program of his own. A replica that another machine pulls is left."""
+What he does is done by the command where it lets him, else by a program of his own. A replica that another one pulls is left."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from runbooks import runbook
 
 from strongroom.clock import Clock
 from strongroom.library import init_repository, open_repository
+from strongroom.operations.erase import EraseOptions, erase
 from strongroom.operations.replicate import ReplicateOptions
 from strongroom.repository import Argon2Cost, Secret
 from strongroom.repository.identity import AccessRole
@@ -171,3 +172,18 @@ def test_a_log_of_its_own_at_the_replica_is_not_mixed_with_the_primarys(firm: Fi
     assert [one for one in said["left_out"] if "audit log" in one]
     for place in (firm.primary, firm.replica):
         firm.run("vault", "audit", "verify", "-r", str(place)).done()
+
+
+def test_an_erasure_that_he_forges_reaches_the_replica_and_is_taken_out_there(firm: Firm, tmp_path: Path) -> None:
+    """What doesn't hold: a true erasure must reach replicas, and his can't be told from one. The rows are there all the same."""
+    his = open_repository(str(firm.primary), password="secret of host").repository
+    forged = erase(his, EraseOptions(ids=tuple(str(one) for one in range(1_000)), reason="all")).erasure
+    firm.pull().done()
+    newest, target = list(firm.good)[-1], f"faiss://{tmp_path}/back/x.faiss"
+    said = firm.run("vault", "restore", "-r", str(firm.replica), newest, target, "-q").done().out
+    assert "1,000 rows were erased" in said
+    (listed,) = firm.run("vault", "certificate", "list", "-r", str(firm.replica), "--json").done().json
+    assert listed["id"] == forged
+    (firm.replica / "erasures" / forged).unlink()
+    firm.run("vault", "restore", "-r", str(firm.replica), newest, target.replace("back", "again"), "-q").done()
+    assert (tmp_path / "again" / "x.faiss").read_bytes() == firm.good[newest]
