@@ -185,5 +185,10 @@ def test_an_erasure_that_he_forges_reaches_the_replica_and_is_taken_out_there(fi
     (listed,) = firm.run("vault", "certificate", "list", "-r", str(firm.replica), "--json").done().json
     assert listed["id"] == forged
     (firm.replica / "erasures" / forged).unlink()
-    firm.run("vault", "restore", "-r", str(firm.replica), newest, target.replace("back", "again"), "-q").done()
+    back = ("restore", "-r", str(firm.replica), newest, target.replace("back", "again"), "-q")
+    memory = f"{his.config.repository_id.hex()}-erasure-"  # this machine saw it: without a word of somebody's nothing is restored
+    assert memory in firm.run("vault", *back).failed(4, "erasures/", "taken away", "if it was you").err
+    for path in (firm.folder / "state of vault").glob(f"{memory}*.json"):
+        path.unlink()
+    firm.run("vault", *back).done()
     assert (tmp_path / "again" / "x.faiss").read_bytes() == firm.good[newest]
