@@ -218,6 +218,15 @@ def repairing(store: Store, secret: Secret, clock: Clock, arguments: Mapping[str
         yield deed
 
 
+@contextmanager
+def noted_afterwards(store: Store, secret: Secret, clock: Clock, verb: str, arguments: Mapping[str, Any]) -> Iterator[Deed]:
+    """Of a repository whose log itself may be out of sight: what was done is logged once it is done, if it can be."""
+    deed = Deed(verb, dict(arguments))
+    yield deed
+    with suppress(StrongroomError):
+        Gate(Repository.open(store, secret, clock=clock)).did(deed)
+
+
 def gated(kind: Kind) -> Kind:
     """A class whose every public method passes through the gate (`self.access`) under its own name."""
     for name, method in list(vars(kind).items()):

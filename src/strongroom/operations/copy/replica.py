@@ -23,7 +23,7 @@ from strongroom.repository.evacuation import secure, still_hold
 from strongroom.repository.framing import Kind
 from strongroom.repository.reading_back import as_written
 from strongroom.repository.repository import INDEX
-from strongroom.repository.store import PROBES, Listed, try_conditional_create
+from strongroom.repository.store import PROBES, Listed, as_locked, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What, earliest
 from strongroom.snapshots.history import Snapshot
 
@@ -32,6 +32,7 @@ _OF_THE_STORE = (
     PROBES,
     REPAIRS,
     regions.FOLDER,
+    "locks/",
     INDEX,
     PACKS,
     SNAPSHOTS,
@@ -77,7 +78,7 @@ def copy(primary: Repository, target: Store, options: CopyOptions | None = None,
 
     Raises Refused before anything is sent if residency forbids it or another repository is there, UnsafeStore, Unreachable.
     """
-    return _Copy(primary, target, options or CopyOptions(), progress).run()
+    return _Copy(primary, as_locked(target, primary.keys), options or CopyOptions(), progress).run()
 
 
 def open_replica(primary: Repository, store: Store) -> Repository:
@@ -89,7 +90,7 @@ def open_replica(primary: Repository, store: Store) -> Repository:
     if settings != primary.config:
         hint = "give an empty place; a replica has the id and the keys of its primary"
         raise Refused(f"{store.url} is another repository: nothing was sent", hint=hint)
-    return Repository(store, settings, primary.keys, primary.identity, primary.clock)
+    return Repository(as_locked(store, primary.keys), settings, primary.keys, primary.identity, primary.clock)
 
 
 @dataclass

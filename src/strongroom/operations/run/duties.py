@@ -10,6 +10,7 @@ from typing import Protocol
 from strongroom.errors import NotFound, StrongroomError, VerificationFailed, WrongRequest
 from strongroom.operations.backup import without_password
 from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.prune import is_locking
 from strongroom.operations.run import backing, holding
 from strongroom.operations.run.room import Drills, Room
 from strongroom.operations.verify import Level
@@ -93,9 +94,21 @@ class Duties:
         except NotFound:
             return f"nothing is kept of {task.source} yet", {"forgotten": 0}
         facts: dict[str, object] = {"forgotten": len(report.forgotten), "kept": len(report.fates) - len(report.forgotten)}
-        if retention.prune:
-            room.prune()
+        self._maintain(room, prune=retention.prune)
         return f"{len(report.forgotten)} snapshots of {task.source} forgotten, {facts['kept']} kept", facts
+
+    def _maintain(self, room: Room, *, prune: bool) -> None:
+        """Free what nobody needs, and keep locked what somebody does. Raises VerificationFailed for what isn't as it must be."""
+        if prune:
+            problems: tuple[str, ...] = room.prune().problems
+        elif is_locking(room.repository):
+            report = room.extend_locks()
+            problems = (*report.problems, *report.hidden)
+        else:
+            problems = ()
+        if problems:
+            hint = "'strongroom prune' and 'strongroom lock status' show all of it"
+            raise VerificationFailed(f"{len(problems)} problems, the first: {problems[0]}", hint=hint)
 
     def _verify(self, task: Task) -> Done:
         verification = self._document.policies[task.policy].verification

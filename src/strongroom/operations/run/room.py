@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.lock.extend import ExtendReport
     from strongroom.operations.prune import PruneReport
     from strongroom.operations.verify import Level, VerifyReport
     from strongroom.repository.holds import HoldRecord
@@ -43,6 +44,8 @@ class Room(Protocol):
     def forget(self, options: ForgetOptions) -> ForgetReport: ...
 
     def prune(self) -> PruneReport: ...
+
+    def extend_locks(self) -> ExtendReport: ...
 
     def hold(self, options: HoldOptions) -> HoldReport: ...
 
