@@ -135,6 +135,7 @@ def calls(town: Town, tmp_path: Path) -> dict[str, Callable[[Strongroom], Any]]:
         "rotate_keys": lambda room: room.rotate_keys(Secret.passphrase("no such secret")),
         "upgrade_key": lambda room: room.upgrade_key(Secret.passphrase("no such secret")),
         "key_status": lambda room: room.key_status(),
+        "name_region": lambda room: room.name_region("eu-central-1"),
         "publish_policy": lambda room: room.publish_policy({}),
         "published_policy": lambda room: room.published_policy(),
         "key_slots": lambda room: room.key_slots(),

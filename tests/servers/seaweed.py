@@ -15,8 +15,8 @@ from obstore.store import S3Store
 from ports import free_ports
 
 ACCESS, SECRET = "test-access", "test-secret"
-HOST, APPENDING = "host", "appending"
-"""A backup host, which may do all to objects but end locks before their time; and one that may only add and read."""
+HOST, APPENDING, READER = "host", "appending", "reader"
+"""A backup host, which may do all to objects but end locks before their time; one that may only add and read; one that reads."""
 _HOST_MAY = ["Read", "Write", "List", "PutObjectRetention", "GetBucketObjectLockConfiguration", "GetBucketVersioning"]
 _APPENDING_MAY = [
     "s3:PutObject",
@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 90
 
 
 class SeaweedFS:
-    """One server: its owner's identity, and those of two hosts."""
+    """One server: its owner's identity, and those of three hosts."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,9 +44,10 @@ class SeaweedFS:
         }
         host = {"name": HOST, "credentials": [{"accessKey": HOST, "secretKey": SECRET}], "actions": _HOST_MAY}
         adding = {"name": APPENDING, "credentials": [{"accessKey": APPENDING, "secretKey": SECRET}], "policyNames": [APPENDING]}
+        reading = {"name": READER, "credentials": [{"accessKey": READER, "secretKey": SECRET}], "actions": ["Read", "List"]}
         statement = {"Effect": "Allow", "Action": _APPENDING_MAY, "Resource": ["arn:aws:s3:::*"]}
         policy = {"name": APPENDING, "content": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}
-        settings = {"identities": [identity, host, adding], "policies": [policy]}
+        settings = {"identities": [identity, host, adding, reading], "policies": [policy]}
         (folder / "s3.json").write_text(json.dumps(settings))
         names = ("master", "volume", "filer", "s3")
         ports = free_ports(2 * len(names))

@@ -1,23 +1,32 @@
-"""How the audit log reaches a replica: as a beginning of the primary's, or not at all. Two logs put together would look forged."""
+"""How the audit log reaches a replica: as long as it has a beginning of the primary's. Who works at a replica leaves entries
+there, and from then on each of the two goes its own way: entries of both in one chain would look like tampering."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from strongroom.errors import NotFound
 from strongroom.operations.copy.transport import Transport
-from strongroom.repository import Store
+from strongroom.repository import Repository
 from strongroom.repository.audit_log import FOLDER
 from strongroom.repository.store import Listed
 
 
-def send_audit_log(primary: Store, replica: Store, transport: Transport, here: dict[str, int]) -> str:
-    """Send the entries that the replica lacks, in their order; gives why, if none can follow on what is there: somebody worked at
-    the replica, which wrote entries of its own, or the primary's log was taken away."""
-    ours = {name: here[name] for name in sorted(here) if name.startswith(FOLDER)}
-    theirs = {one.name for one in replica.list(FOLDER)}
-    missing = [Listed(name, size) for name, size in ours.items() if name not in theirs]
-    common = max(ours.keys() & theirs, default="")
-    if not missing:
-        return ""
-    if theirs and (common != max(theirs) or primary.read(common) != replica.read(common)):
-        return f"audit log: {len(missing)} entries don't follow on those that are there: keep an 'audit export' of each"
+def send_audit(
+    primary: Repository, replica: Repository, transport: Transport, here: Mapping[str, int], there: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Send the entries that the replica lacks, in their order; gives why they aren't sent, if so."""
+    ours = sorted(name for name in here if name.startswith(FOLDER))
+    theirs = max((name for name in there if name.startswith(FOLDER)), default="")
+    missing = [Listed(name, here[name]) for name in ours if name not in there]
+    if theirs and not (theirs in here and _same(primary, replica, theirs)):
+        return ("audit log: there are entries of the replica's own; both logs are whole, each in its store",)
     transport.send(missing)
-    return ""
+    return ()
+
+
+def _same(primary: Repository, replica: Repository, name: str) -> bool:
+    try:
+        return primary.store.read(name) == replica.store.read(name)
+    except NotFound:  # taken away since it was listed: whoever verifies the log sees it
+        return False
