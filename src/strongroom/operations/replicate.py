@@ -132,7 +132,7 @@ class _Following:
 
 
 def lag_of(primary: Repository, target: Store, selection: Selection | None = None) -> Lag:
-    """What the target lacks now of what is selected. Two listings, and the heads of what it lacks."""
+    """What the target lacks now of what is selected, and whether the primary lost what the target has: two listings, and heads."""
     chosen = selection or Selection()
     try:
         replica = open_replica(primary, target)
@@ -149,7 +149,19 @@ def lag_of(primary: Repository, target: Store, selection: Selection | None = Non
     names = [*packs, *missing, *(SNAPSHOTS + one for one in snapshots)]
     oldest = min((*_created(primary, snapshots), *_sealed(primary, missing)), default=None)
     seconds = max(0.0, primary.clock.now().timestamp() - oldest) if oldest is not None else 0.0
-    return Lag(target.url, seconds, len(snapshots), len(missing), len(names), sum(lacking[name] for name in names))
+    size = sum(lacking[name] for name in names)
+    return Lag(target.url, seconds, len(snapshots), len(missing), len(names), size, _robbed(primary, here, there))
+
+
+def _robbed(primary: Repository, here: Iterable[str], there: Iterable[str]) -> str:
+    """The replica is whole, and its primary isn't: somebody takes snapshots away, or writes to both."""
+    only_there = {name.removeprefix(SNAPSHOTS) for name in there if name.startswith(SNAPSHOTS)}.difference(
+        name.removeprefix(SNAPSHOTS) for name in here
+    )
+    gone = only_there - earliest(primary.tombstones(What.FORGOTTEN)).keys() if only_there else only_there
+    if not gone:
+        return ""
+    return f"{primary.store.url} lacks {len(gone)} snapshots that are at the replica, and nobody forgot them: {min(gone)[:12]} ..."
 
 
 def lags_of(primary: Repository, targets: Sequence[str]) -> list[Lag]:

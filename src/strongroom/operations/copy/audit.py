@@ -17,10 +17,11 @@ def send_audit(
 ) -> tuple[str, ...]:
     """Send the entries that the replica lacks, in their order; gives why they aren't sent, if so."""
     ours = sorted(name for name in here if name.startswith(FOLDER))
-    common = [name for name in ours if name in there]
-    if common and not _same(primary, replica, common[-1]):
+    theirs = max((name for name in there if name.startswith(FOLDER)), default="")
+    missing = [Listed(name, here[name]) for name in ours if name not in there]
+    if theirs and not (theirs in here and _same(primary, replica, theirs)):
         return ("audit log: there are entries of the replica's own; both logs are whole, each in its store",)
-    transport.send(Listed(name, here[name]) for name in ours if name not in there)
+    transport.send(missing)
     return ()
 
 

@@ -17,7 +17,7 @@ from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tombstones
+from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, audit_log, config, key_slots, tombstones
 from strongroom.repository import region as regions
 from strongroom.repository.closing import closing_name, closings
 from strongroom.repository.declarations import declarations
@@ -53,7 +53,7 @@ _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
 class CopyReport:
     """What was copied to `target`.
 
-    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold
+    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold; or of an audit log that went its own way
     `damaged`     at the source, so not copied
     `incomplete`  snapshots of which a blob is nowhere whole
     `different`   other bytes are at the replica under that name: it went its own way
@@ -128,7 +128,7 @@ class _Copy:
         self._send_slots(replica, transport, here, there)
         rest = [name for name in here if not name.startswith(_OF_THE_STORE) and name not in there and name != config.NAME]
         self._send_declarations(transport, here, there)
-        self._send(transport, here, [name for name in rest if not name.startswith(("audit/", *_DECLARED))])
+        self._send(transport, here, [name for name in rest if not name.startswith((audit_log.FOLDER, *_DECLARED))])
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)
         send_journals(self.primary, replica, transport, plan.streams)
@@ -236,8 +236,9 @@ class _Copy:
         self._send(transport, here, _epochs_to_send(here, there))
         slots = [name for name in here if name.startswith(key_slots.FOLDER) and name not in there]
         self._send(transport, here, [name for name in slots if name.removeprefix(key_slots.FOLDER) not in known])
-        for name in there:
-            if name.rpartition("/")[2] in revoked and not name.startswith((PACKS, SNAPSHOTS, INDEX)):
+        own = self.primary.identity.slot  # whoever took it away since it opened this must not lock the replica, too
+        for name in (key_slots.FOLDER + one for one in revoked if one != own):
+            if name in there:
                 replica.store.delete(name)
 
     def _send_declarations(self, transport: Transport, here: dict[str, int], there: dict[str, int]) -> None:
