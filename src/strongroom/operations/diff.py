@@ -17,6 +17,7 @@ from strongroom.snapshots import history
 from strongroom.snapshots.changes import Change, FileChange, collection_changes, file_changes, source_changes
 from strongroom.snapshots.fingerprints import Fingerprinter
 from strongroom.snapshots.history import Snapshot
+from strongroom.snapshots.tenant_parts import opened
 from strongroom.snapshots.manifest import StoredCollection
 from strongroom.snapshots.single_rows import RowReader
 
@@ -74,7 +75,7 @@ def diff(repository: Repository, before: str, after: str, options: DiffOptions, 
     """What differs from the snapshot that `before` means to the one that `after` means. Raises NotFound or Damaged."""
     if options.sample < 0:
         raise WrongRequest(f"a sample of {options.sample} rows can't be", hint="give 0 or more")
-    old, new = history.find(repository, before), history.find(repository, after)
+    old, new = opened(repository, history.find(repository, before)), opened(repository, history.find(repository, after))
     names = list(_pairs(old, new, options.collections))
     pairs = [(_of_name(old, left), _of_name(new, right)) for left, right in names]
     comparison = _Comparison(repository, old, new, options.sample, progress)
@@ -121,7 +122,7 @@ class _Comparison:
         if problem:
             raise Damaged(f"collection {collection.name}", problem)
         fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
-        return RowReader(collection, fingerprinter, self.repository.read_blob, with_vectors=plane == "segments")
+        return RowReader(collection, fingerprinter, snapshot.reading(self.repository), with_vectors=plane == "segments")
 
 
 def _pairs(before: Snapshot, after: Snapshot, wanted: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
