@@ -37,7 +37,7 @@ class Snapshot:
 
     id: str
     manifest: Manifest
-    unsealing: Mapping[bytes, TenantKey] = field(default_factory=dict)
+    unsealing: Mapping[bytes, TenantKey] = field(default_factory=dict, repr=False)
     shredded: Mapping[str, int] = field(default_factory=dict)
 
     @property

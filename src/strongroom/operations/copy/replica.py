@@ -10,12 +10,13 @@ from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Ov
 from strongroom.operations.copy.journals import send_journals
 from strongroom.operations.copy.packs import send_packs
 from strongroom.operations.copy.plan import CopyOptions, Plan, plan_copy
+from strongroom.operations.copy.tenant_keys import send_tenant_keys
 from strongroom.operations.copy.transport import Pace, Transport
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tombstones
+from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tenants, tombstones
 from strongroom.repository import region as regions
 from strongroom.repository.declarations import declarations
 from strongroom.repository.evacuation import secure, still_hold
@@ -38,6 +39,7 @@ _OF_THE_STORE = (
     _KEYRING,
     "journal/",
     tombstones.FOLDER,
+    tenants.FOLDER,
 )
 """What isn't copied as it is: it belongs to one store, or has an order of its own."""
 _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
@@ -113,6 +115,7 @@ class _Copy:
         self._send_slots(replica, transport, here, there)
         rest = [name for name in here if not name.startswith(_OF_THE_STORE) and name not in there and name != config.NAME]
         self._send_declarations(transport, here, there)
+        send_tenant_keys(self.primary, replica, transport, here, there, plan)
         self._send(transport, here, [name for name in rest if not name.startswith(("audit/", *_DECLARED))])
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)

@@ -37,6 +37,8 @@ def check_restore(look: Examination, snapshot: Snapshot) -> None:
     except Damaged as error:
         look.find(error.subject, error.problem, [snapshot])
         return
+    if snapshot.shredded and not snapshot.manifest.rows:
+        return  # all of its tenants were erased
     if snapshot.manifest.rows_plane == "segments":
         for collection in snapshot.manifest.collections:
             check_segments(look, snapshot, collection)
