@@ -116,8 +116,7 @@ def backup(
     room = _open(repo, key_file, load)
     _say_experimental(source)
     with _progress(quiet) as progress:
-        wish = {"model": model, "tags": tags, "probes": probes, "reread": reread, "tenant_column": tenants}
-        report = room.backup(source, **wish, progress=progress)
+        report = room.backup(source, model=model, tags=tags, probes=probes, reread=reread, tenant_column=tenants, progress=progress)
     from strongroom.cli import render
 
     summary = {**render.snapshot_summary(report.snapshot), "not_captured": render.plain(report.not_captured)}

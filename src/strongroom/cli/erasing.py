@@ -33,15 +33,16 @@ def erase(
     collection: Annotated[str, typer.Option(help="Only of this collection.")] = "",
     source: Annotated[str, typer.Option(help="Only of this source.")] = "",
     replica: Annotated[
-        list[str] | None, typer.Option(help="Destroy the tenant's keys in this replica, too; repeatable. Known ones are asked anyway.")
+        list[str] | None,
+        typer.Option(help="Destroy the tenant's keys in this replica, too; repeatable. Known ones are asked anyway."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where such rows lie, and what holds them.")] = False,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """See to it that rows never come back, by any restore; a tenant's own keys are destroyed. Exit code 5 if a hold covers them, 3 if
-    a key may still be somewhere: run it again."""
+    """See to it that rows never come back, by any restore; a tenant's own keys are destroyed. Exit code 5 if a hold covers
+    them, 3 if a key may still be somewhere: run it again."""
     from strongroom.operations.erase import EraseOptions
 
     options = EraseOptions(tuple(id_ or ()), where, tenant, collection, source, reason, dry_run, tuple(replica or ()))

@@ -61,7 +61,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value if isinstance(value.value, str) else value.name.lower()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, datetime):
@@ -344,6 +344,8 @@ def show_verify(report: VerifyReport) -> None:
     verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {_counted(len(report.findings), 'findings')}", "red")
     looked = ", ".join(_counted(value, name) for name, value in report.looked_at.items())
     _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
+    for one in report.shredded:
+        line(f"  tenant {one}, as was meant")
     if report.unkept:
         line(("!", "yellow"), f" what was proven could not be kept for the coverage: {report.unkept}", to=err)
 

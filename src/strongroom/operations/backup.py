@@ -69,6 +69,7 @@ class _Backup:
         self._seconds: dict[str, float] = {}
         self._started = repository.clock.timer()
         self._remembering: list[Callable[[Manifest], None]] = []
+        self._tenant_column = ""
         self._by_tenant: TenantReading | None = None
 
     def run(self) -> BackupReport:
@@ -81,7 +82,7 @@ class _Backup:
         ):
             writer.pace = self._options.pace
             before = predecessor_of(self._repository, writer, self._source, engine.name, known)
-            self._by_tenant = self._tenants_of(before, writer)
+            self._tenant_column = self._column_wanted(before)
             record, finish = before.unread(source, engine.version(), self._options.model) if self._may_rely else None, None
             if record is not None:
                 self._require_residence(record.description())
@@ -122,21 +123,14 @@ class _Backup:
         for tenant in tenants or [None]:
             residence.require(self._source, names, tags, tenant)
 
-    def _tenants_of(self, before: Predecessor, writer: BlobWriter) -> TenantReading | None:
-        """What sorts rows by tenant, if it is asked for or was before."""
+    def _column_wanted(self, before: Predecessor) -> str:
         record = before.snapshot.manifest if before.snapshot else None
-        column = column_wanted(self._repository, self._source, self._options.tenant_column, record)
-
-        def allow(tenant: str) -> None:
-            names = [one.name for one in record.collections] if record else []
-            Residence.of(self._repository).require(self._source, names, self._options.tags, tenant or None)
-
-        return TenantReading(self._repository, writer, before, column, allow) if column else None
+        return column_wanted(self._repository, self._source, self._options.tenant_column, record)
 
     @property
     def _may_rely(self) -> bool:
         """May what looks unchanged be taken for unchanged?"""
-        return not self._options.reread and self._by_tenant is None and self._options.probes == BackupOptions().probes
+        return not self._options.reread and not self._tenant_column and self._options.probes == BackupOptions().probes
 
     def _unchanged(self, frozen: Frozen, before: Predecessor) -> Manifest | None:
         """The snapshot before, if the source is as it was then: nothing of it needs to be read."""
@@ -154,8 +148,8 @@ class _Backup:
         unfinished: ExitStack,
     ) -> Callable[[], Manifest]:
         """Read all of the source. The result gives the manifest, once the writer is closed."""
-        if self._by_tenant is not None:
-            return self._read_by_tenant(frozen, self._by_tenant)
+        if self._tenant_column:
+            return self._read_by_tenant(frozen, writer, before)
         readings = [self._read_rows(frozen, one, writer, before, asking, unfinished) for one in frozen.description.collections]
         artifacts = self._read_artifacts(frozen, writer, before, readings)
         with self._timed("probes"):
@@ -175,9 +169,16 @@ class _Backup:
             description, position, rows_plane, tuple(one() for one in pending), tuple(artifact() for artifact in artifacts)
         )
 
-    def _read_by_tenant(self, frozen: Frozen, tenants: TenantReading) -> Callable[[], Manifest]:
+    def _read_by_tenant(self, frozen: Frozen, writer: BlobWriter, before: Predecessor) -> Callable[[], Manifest]:
         """Read the rows alone: an index file or a probe would hold them all, under nobody's key."""
-        description, pending = frozen.description, []
+        description, pending, residence = frozen.description, [], Residence.of(self._repository)
+        names = [one.name for one in description.collections]
+
+        def allow(tenant: str) -> None:
+            residence.require(self._source, names, self._options.tags, tenant or None)
+
+        tenants = TenantReading(self._repository, writer, before, self._tenant_column, allow)
+        self._by_tenant = tenants
         with self._timed("rows"):
             for collection in description.collections:
                 reading = CollectionByTenant(tenants, collection, self._options.model)

@@ -8,6 +8,7 @@ from typing import Any
 
 from strongroom.errors import NotFound, VerificationFailed
 from strongroom.operations.erase import sealed_rows, where_it_lies
+from strongroom.operations.replicas import known
 from strongroom.repository import Repository
 from strongroom.repository.crypto import signed_by
 from strongroom.repository.erasures import Erasure, destructions, erasures
@@ -55,7 +56,8 @@ def _keys(repository: Repository, erasure: Erasure, sealed: Mapping[str, int]) -
         return {}
     told = [{"place": one.place, "at": one.destroyed.isoformat(), "keys": list(one.keys), "by_key_slot": one.by} for one in gone]
     sealed_in = "sealed_in" if left else "unreadable_in"
-    return {"keys_destroyed": told, "keys_left": left, sealed_in: dict(sorted(sealed.items()))}
+    unseen = sorted({*known(repository.store.url)} - {one.place for one in gone})
+    return {"keys_destroyed": told, "keys_left": left, "replicas_not_reached": unseen, sealed_in: dict(sorted(sealed.items()))}
 
 
 def check(document: Mapping[str, Any], public_key: str | None = None) -> dict[str, Any]:

@@ -83,7 +83,9 @@ def diff(repository: Repository, before: str, after: str, options: DiffOptions, 
     collections = tuple(comparison.of(left, right) for left, right in pairs)
     named = {name for pair in names for name in pair if name is not None}
     files = file_changes(old.manifest, new.manifest, lambda one: not options.collections or one in named)
-    return DiffReport(named_old, named_new, collections, () if options.collections else source_changes(old.manifest, new.manifest), files)
+    return DiffReport(
+        named_old, named_new, collections, () if options.collections else source_changes(old.manifest, new.manifest), files
+    )
 
 
 @dataclass(frozen=True, slots=True)

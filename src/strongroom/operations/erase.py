@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from strongroom.errors import Refused, WrongRequest
 from strongroom.journal import filters
 from strongroom.operations.erased import concerning, rows_in
-from strongroom.operations.shredding import Shredded, has_keys, shred
+from strongroom.operations.shredding import NOT_SHREDDED, Shredded, has_keys, shred
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.repository.erasures import Erased, Erasure, add, erased_tenants, erasures, hashed, new_key, revoke
@@ -38,8 +38,8 @@ class EraseOptions:
 
 @dataclass(frozen=True, slots=True)
 class StillIn:
-    """A snapshot in which such rows lie, until it is forgotten and pruned; no restore gives them. `sealed` of them are under a key of
-    the tenant's, without which nobody reads them."""
+    """A snapshot in which such rows lie, until it is forgotten and pruned; no restore gives them. `sealed` of them are under a key
+    of the tenant's, without which nobody reads them."""
 
     snapshot: str
     created: str
@@ -56,7 +56,7 @@ class EraseReport:
     erasure: str
     still_in: tuple[StillIn, ...]
     dry_run: bool
-    shredded: Shredded = Shredded()
+    shredded: Shredded = NOT_SHREDDED
     unsealed: tuple[str, ...] = ()
 
 
@@ -94,7 +94,7 @@ def erase(repository: Repository, options: EraseOptions, progress: Progress = SI
         if standing is None:  # else keys may be gone already
             revoke(repository, done.id, str(error))
         raise
-    shredded = shred(repository, done, options.replicas) if keyed else Shredded()
+    shredded = shred(repository, done, options.replicas) if keyed else NOT_SHREDDED
     return EraseReport(done.id, still, dry_run=False, shredded=shredded, unsealed=unsealed)
 
 

@@ -50,6 +50,9 @@ class Shredded:
         return not self.unreached and not any(one.warning for one in self.gone)
 
 
+NOT_SHREDDED = Shredded()
+
+
 def has_keys(repository: Repository, tenant: str, snapshots: Iterable[Snapshot]) -> bool:
     """Has the tenant a key of his own, or had he one?"""
     sealed = any(part.tenant == tenant for one in snapshots for part in parts_of(one.manifest))

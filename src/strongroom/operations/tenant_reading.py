@@ -1,7 +1,8 @@
-"""How rows get under the keys of the tenants whose they are: each tenant's go to segments of his own, and nothing of them elsewhere."""
+"""How do rows get under the keys of their tenants? Each tenant's go to segments of his own, and nothing of them goes elsewhere."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -147,6 +148,7 @@ class CollectionByTenant:
     def finish(self) -> Callable[[], StoredCollection]:
         """The result gives the collection, once the writer is closed."""
         pending = [self._tenants[name].finish() for name in sorted(self._tenants)]
+        shutil.rmtree(self._reading.before.cache(self._collection.name), ignore_errors=True)  # of before it had tenants' keys
         return lambda: self._stored(tuple(part() for part in pending))
 
     def _stored(self, parts: tuple[TenantPart, ...]) -> StoredCollection:
@@ -184,4 +186,3 @@ def require_followable(source: str, before: Manifest | None) -> None:
     if before is not None and (parts_of(before) or any(one.tenant_column for one in before.collections)):
         hint = "make snapshots more often instead"
         raise Refused(f"tenants of {source} have keys of their own, which a journal hasn't: it isn't followed", hint=hint)
-

@@ -1,7 +1,7 @@
 """Whose data is it, and which key opens it? A tenant's own key, without which nobody reads what is sealed with it.
 
-tenants/<tenant>/<id>   a key of one tenant: signed, sealed with the repository's keys; <tenant> tells no name, <id> is the BLAKE3 of
-the object. Destroying all keys of a tenant makes what they sealed unreadable, wherever copies of it lie.
+tenants/<tenant>/<id>   a key of one tenant: signed, sealed with the repository's keys; <tenant> tells no name, <id> is the BLAKE3
+of the object. Destroying all keys of a tenant makes what they sealed unreadable, wherever copies of it lie.
 
 What is sealed with such a key is stored as blobs like any other, which whoever has no key can check, copy and prune:
 
@@ -91,21 +91,31 @@ def keys_of(repository: Repository, tenant: str) -> list[TenantKey]:
     found = []
     for listed in repository.store.list(folder_of(repository.keys, tenant)):
         try:
-            found.append(_decode(repository, tenant, listed.name, repository.store.read(listed.name)))
+            found.append(read_key(repository, listed.name))
         except NotFound:
             continue  # it was destroyed since it was listed
     return sorted(found, key=lambda one: (one.created, one.id))
 
 
+def sealed_key(keys: Keys, tenant: str, secret: bytes, created: datetime) -> tuple[str, bytes]:
+    """The object of a key, sealed with the newest keys of the repository, and its name."""
+    body = {"strongroom_tenant": FORMAT, "tenant": tenant, "key": secret.hex(), "created": created.isoformat()}
+    plain = zstandard.compress(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+    object_id, content = seal(keys, Kind.TENANT, keys.sign(plain) + plain)
+    return folder_of(keys, tenant) + object_id, content
+
+
 def make_key(repository: Repository, tenant: str) -> TenantKey:
     """A new key of a tenant, durable. Two that are made at once are both good."""
     secret, created = random_bytes(KEY_BYTES), repository.clock.now()
-    body = {"strongroom_tenant": FORMAT, "tenant": tenant, "key": secret.hex(), "created": created.isoformat()}
-    plain = zstandard.compress(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
-    object_id, content = seal(repository.keys, Kind.TENANT, repository.keys.sign(plain) + plain)
-    name = folder_of(repository.keys, tenant) + object_id
+    name, content = sealed_key(repository.keys, tenant, secret, created)
     create_once(repository.store, name, content)
     return _key(repository, tenant, name, secret, created)
+
+
+def read_key(repository: Repository, name: str) -> TenantKey:
+    """The key in an object, whosever it is. Raises NotFound or Damaged."""
+    return _decode(repository, name, repository.store.read(name))
 
 
 def key_objects(store: Store, keys: Keys, tenant: str) -> list[str]:
@@ -137,7 +147,7 @@ def _key(repository: Repository, tenant: str, name: str, secret: bytes, created:
     return TenantKey(tenant, key_id, created, name, repository_id, secret)
 
 
-def _decode(repository: Repository, tenant: str, name: str, content: bytes) -> TenantKey:
+def _decode(repository: Repository, name: str, content: bytes) -> TenantKey:
     plain = unseal(repository.keys, Kind.TENANT, name, content)
     try:
         repository.keys.verify(plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:])
@@ -147,7 +157,8 @@ def _decode(repository: Repository, tenant: str, name: str, content: bytes) -> T
         if body["strongroom_tenant"] != FORMAT:
             raise Damaged(name, "a newer Strongroom wrote this key", hint="use a newer Strongroom")
         secret, created = bytes.fromhex(body["key"]), datetime.fromisoformat(body["created"]).astimezone(UTC)
-        if body["tenant"] != tenant or len(secret) != KEY_BYTES:
+        tenant = str(body["tenant"])
+        if not name.startswith(folder_of(repository.keys, tenant)) or len(secret) != KEY_BYTES:
             raise Damaged(name, "it is a key of another tenant")
     except NotAuthentic as error:
         raise Damaged(name, "its signature isn't this repository's") from error

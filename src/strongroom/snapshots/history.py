@@ -32,8 +32,8 @@ class Descendant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot: its id (64 hex digits) and its manifest. Of one that was opened (`tenant_parts.opened`) `unsealing` are the keys of
-    its tenants' blobs, and `shredded` the rows, by tenant, that no key opens any more."""
+    """A snapshot: its id (64 hex digits) and its manifest. Of one that was opened (`tenant_parts.opened`) `unsealing` are the keys
+    of its tenants' blobs, and `shredded` the rows, by tenant, that no key opens any more."""
 
     id: str
     manifest: Manifest

@@ -184,8 +184,8 @@ class ProbeSet:
 
 @dataclass(frozen=True, slots=True)
 class TenantPart:
-    """The `rows` rows of one tenant in a collection ('' is nobody's). `record` is a blob that says where they lie, and is sealed, as
-    all of `blobs` are, with the tenant's key of the id `key` (snapshots/tenant_parts.py)."""
+    """The `rows` rows of one tenant in a collection ('' is nobody's). `record` is a blob that says where they lie, and is sealed,
+    as all of `blobs` are, with the tenant's key of the id `key` (snapshots/tenant_parts.py)."""
 
     tenant: str
     rows: int

@@ -48,8 +48,9 @@ class PartRecord:
 
     def blobs(self) -> tuple[str, ...]:
         """All that they need."""
-        blocks = (block for those in (self.vectors or {}).values() for block in those)
-        return tuple(dict.fromkeys(blob for one in (*self.segments, *blocks) for blob in one.blobs()))
+        found = [blob for segment in self.segments for blob in segment.blobs()]
+        found += [blob for blocks in (self.vectors or {}).values() for block in blocks for blob in block.blobs()]
+        return tuple(dict.fromkeys(found))
 
     def end(self) -> int:
         """The first number that no row and no vector has."""
@@ -88,7 +89,7 @@ def parts_of(record: Manifest) -> list[TenantPart]:
 
 
 def sealed_root(parts: Iterable[TenantPart]) -> str:
-    """Stands for the root of a collection in a manifest: it confirms no guess of what the rows are, since ids of sealed blobs don't."""
+    """Stands for the root of a collection in a manifest: as ids of sealed blobs do, it confirms no guess of what the rows are."""
     lines = sorted(f"{part.key}\0{part.record}\0{part.rows}" for part in parts)
     return blake3("\n".join(lines).encode()).hexdigest()
 
@@ -133,9 +134,7 @@ class _Opening:
             _add(root, part, record)
         catalog = replace(stored.catalog, count=root.count)
         blocks_of = {name: tuple(blocks) for name, blocks in vectors.items()}
-        return replace(
-            stored, catalog=catalog, rows_root=root.digest(), segments=tuple(segments), vectors=blocks_of, tenants=()
-        )
+        return replace(stored, catalog=catalog, rows_root=root.digest(), segments=tuple(segments), vectors=blocks_of, tenants=())
 
     def _record(self, part: TenantPart) -> PartRecord | None:
         """None of a tenant who was erased: his key isn't asked for, should it be there in spite of it."""
@@ -177,8 +176,8 @@ def tenants_of(batch: pa.RecordBatch, column: str) -> list[str]:
 
 
 def _name_of(value: Any) -> str:
-    if value is None or isinstance(value, str | int) and not isinstance(value, bool):
-        return "" if value is None else str(value)
+    if value is None:
+        return ""
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return str(value)
     return json.dumps(value, sort_keys=True, default=str)
-
-

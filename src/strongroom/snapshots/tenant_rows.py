@@ -43,7 +43,7 @@ class TenantRows:
     def __init__(
         self, tenant: str, key: TenantKey, collection: Collection, fingerprinter: Fingerprinter, place: Place, before: PartRecord
     ) -> None:
-        """`before` is the part of the snapshot before, of the same columns and under the same key; an empty one if there is none."""
+        """`before` is the part of the snapshot before, of the same columns and under the same key; empty if there is none."""
         self._tenant = tenant
         self._key = key
         self._place = place

@@ -32,9 +32,7 @@ def send_tenant_keys(
     needed = {folder_of(keys, part.tenant) for one in plan.snapshots for part in parts_of(one.manifest)}
     names = [name for name in here if name.startswith(FOLDER) and name not in there]
     wanted = [(name, f"{name.rpartition('/')[0]}/") for name in sorted(names)]
-    transport.send(
-        Listed(name, here[name]) for name, folder in wanted if folder not in gone and (plan.whole or folder in needed)
-    )
+    transport.send(Listed(name, here[name]) for name, folder in wanted if folder not in gone and (plan.whole or folder in needed))
     for tenant in _erased(primary, replica):
         destroy_keys(replica.store, keys, tenant)
 

@@ -32,7 +32,9 @@ def check_tenants(look: Examination, chosen: Sequence[Snapshot]) -> None:
     for tenant in gone:
         left = key_objects(look.repository.store, look.repository.keys, tenant)
         if left:
-            problem = f"tenant {tenant!r} was erased, and a key of his is still there: 'strongroom erase --tenant' again destroys it"
+            problem = (
+                f"tenant {tenant!r} was erased, and a key of his is still there: 'strongroom erase --tenant' again destroys it"
+            )
             look.find(left[0], problem)
 
 
