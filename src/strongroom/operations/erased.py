@@ -41,11 +41,8 @@ def _shredded(snapshot: Snapshot) -> str:
 def concerning(found: Sequence[Erasure], snapshot: Snapshot) -> list[Erasure]:
     """Those that may mean rows of a snapshot."""
     subject = subject_of(snapshot.id, snapshot.manifest)
-    return [
-        one
-        for one in found
-        if one.what.source in ("", subject.source) and (not one.what.tenant or one.what.tenant in subject.tenants)
-    ]
+    tenants = subject.tenants | {key.tenant for key in snapshot.unsealing.values()} | snapshot.shredded.keys()
+    return [one for one in found if one.what.source in ("", subject.source) and (not one.what.tenant or one.what.tenant in tenants)]
 
 
 def rows_in(
