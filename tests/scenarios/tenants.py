@@ -188,5 +188,3 @@ def found_among(told: list[bytes], readable: Iterator[bytes]) -> set[bytes]:
     for content in readable:
         found |= {one for one in told if one in content}
     return found
-
-

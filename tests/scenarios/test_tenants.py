@@ -192,7 +192,9 @@ def test_a_hold_refuses_and_says_so(town: Town) -> None:
         assert hold.hold is not None
         town.room.release_hold(hold.hold.id, reason="over", authority="CASE-114")
     town.room.hold(HoldOptions(Scope(tenant="bolt"), "discovery", "CASE-115"))
-    strongroom(*arguments, env=env).failed(REFUSED, "CASE-115", "nothing was erased")  # the same snapshots: a hold keeps them as they are
+    strongroom(*arguments, env=env).failed(
+        REFUSED, "CASE-115", "nothing was erased"
+    )  # the same snapshots: a hold keeps them as they are
     assert rows_of_latest(town) == expected(town.after)
 
 
