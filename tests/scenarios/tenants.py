@@ -135,8 +135,8 @@ def expected(letters: Letters, *gone: str) -> dict[str, tuple[str, bytes]]:
 
 
 def all_that_can_be_read(store: Store, *more: TenantKey) -> Iterator[bytes]:
-    """The plain bytes of every object and of every blob in every pack, needed or not, as one reads them who has a key slot's secret;
-    what is sealed with a tenant's key is tried with each such key that is left, with those that are given, and with each key of
+    """The plain bytes of every object and of every blob in every pack, needed or not, for one who has a secret of a slot; what
+    is sealed with a tenant's key is tried with each such key that is left, with those that are given, and with each key of
     the repository itself as if it were one."""
     repository = Repository.open(store, Secret.passphrase(PASSWORD))
     keys = [*_tenants_keys(repository), *more]

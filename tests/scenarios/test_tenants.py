@@ -191,11 +191,26 @@ def test_a_hold_refuses_and_says_so(town: Town) -> None:
         assert len(keys_of(town.repository, "acme")) == 1
         assert hold.hold is not None
         town.room.release_hold(hold.hold.id, reason="over", authority="CASE-114")
-    town.room.hold(HoldOptions(Scope(tenant="bolt"), "discovery", "CASE-115"))
-    strongroom(*arguments, env=env).failed(
-        REFUSED, "CASE-115", "nothing was erased"
-    )  # the same snapshots: a hold keeps them as they are
+    town.room.hold(HoldOptions(Scope(source=town.url), "discovery", "CASE-115"))
+    strongroom(*arguments, env=env).failed(REFUSED, "CASE-115", "nothing was erased")
     assert rows_of_latest(town) == expected(town.after)
+
+
+def test_a_hold_on_one_tenant_holds_no_other(town: Town) -> None:
+    hold = town.room.hold(HoldOptions(Scope(tenant="bolt"), "discovery", "CASE-116"))
+    assert sorted(hold.covered) == sorted(town.snapshots)
+    shred(town)
+    with pytest.raises(Refused, match="CASE-116"):
+        shred(town, "bolt")
+    town.room.hold(HoldOptions(Scope(tenant="corp"), "discovery", "CASE-117"))
+    with pytest.raises(Refused, match="can't be held"):
+        town.room.hold(HoldOptions(Scope(tenant="acme"), "discovery", "CASE-118"))
+    hers = town.room.backup(town.url, tags={"tenant": "dora"}).snapshot.id  # all of it, whosever its rows
+    town.room.hold(HoldOptions(Scope(tenant="dora"), "discovery", "CASE-119"))
+    assert hers in town.snapshots
+    town.room.release_hold(town.room.holds()[1].hold.id, reason="over", authority="CASE-117")
+    with pytest.raises(Refused, match="CASE-119"):
+        shred(town, "corp")
 
 
 def rows_of_latest(town: Town) -> dict[str, tuple[str, bytes]]:

@@ -132,10 +132,8 @@ def _show_erase(report: EraseReport) -> None:
     else:
         render.show_done(f"erasure {report.erasure[:12]}: no restore gives these rows any more")
     for one in report.still_in:
-        render.line(
-            (f"  {one.snapshot[:12]}", "bold"),
-            f"  {one.created[:19].replace('T', ' ')}  {one.rows:,} rows, encrypted, until it is forgotten and pruned",
-        )
+        kept = "under the tenant's own key" if one.sealed == one.rows else "encrypted, until it is forgotten and pruned"
+        render.line((f"  {one.snapshot[:12]}", "bold"), f"  {one.created[:19].replace('T', ' ')}  {one.rows:,} rows, {kept}")
     for gone in report.shredded.gone:
         render.line(f"  keys destroyed in {gone.place}: {len(gone.keys)}")
         if gone.warning:

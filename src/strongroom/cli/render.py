@@ -127,6 +127,8 @@ def snapshot_detail(snapshot: Snapshot) -> dict[str, Any]:
                 "found_by": one.found_by,
                 "slots_read": one.slots_read,
                 "segments": len(one.segments),
+                "tenant_column": one.tenant_column,
+                "tenants": {part.tenant: part.rows for part in one.tenants},
                 "probes": [{key: value for key, value in plain(probe).items() if key != "blob"} for probe in one.probes],
             }
             for one in record.collections
@@ -223,6 +225,8 @@ def show_snapshot(snapshot: Snapshot) -> None:
         line("  ", (one.name, "bold"), f"  {_rows(one.count)}  model {_model(one)}")
         if one.found_by:
             line(f"    {_found(one)}")
+        if one.tenant_column:
+            line(f"    {_counted(len(one.tenants), 'tenants')} by {one.tenant_column}, each with a key of its own")
         for field in one.catalog.fields:
             decoded = " (decoded)" if field.decoded else ""
             index = str(field.index.get("kind", "no index"))

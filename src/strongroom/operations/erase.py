@@ -4,7 +4,7 @@ covers is erased."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from strongroom.errors import Refused, WrongRequest
@@ -18,7 +18,7 @@ from strongroom.repository.holds import Hold
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.holding import Holding, holding
-from strongroom.snapshots.tenant_parts import parts_of
+from strongroom.snapshots.tenant_parts import parts_of, without_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,8 @@ def conflict(held: Sequence[Hold], erasure: Erasure, snapshots: Sequence[Snapsho
     """A hold that covers rows which an erasure means: in a snapshot, or in whatever comes of the same collection or tenant."""
     now = Holding(tuple(held))
     for one in snapshots:
-        if one.id in found and (over := now.over(one)):
+        over = [hold for hold in now.over(one) if not _holds_another(hold, erasure, one)] if one.id in found else []
+        if over:
             return over[0]
     for hold in held:
         scope, what = hold.scope, erasure.what
@@ -143,6 +144,15 @@ def conflict(held: Sequence[Hold], erasure: Erasure, snapshots: Sequence[Snapsho
         if same and (not scope.source or not what.source or scope.source == what.source):
             return hold
     return None
+
+
+def _holds_another(hold: Hold, erasure: Erasure, snapshot: Snapshot) -> bool:
+    """Is a snapshot held for one tenant's sake, and are the rows to be erased another one's, under a key of his own?"""
+    scope, tenant = hold.scope, erasure.what.tenant
+    if not scope.tenant or scope.collections or snapshot.id in scope.snapshots or scope.tenant == tenant:
+        return False
+    owner = replace(snapshot, manifest=without_parts(snapshot.manifest))
+    return sealed_rows(snapshot, tenant) > 0 and not Holding((hold,)).over(owner)
 
 
 def _require_free(now: Holding, meant: Erasure, snapshots: Sequence[Snapshot], found: Mapping[str, int]) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from strongroom.errors import Damaged, Overtaken, Refused, WrongRequest
 from strongroom.journal.stream import stream_of, streams
-from strongroom.model import INDEX_FILES, Collection, Description, LedgerItem, RowBlock, Status
+from strongroom.model import INDEX_FILES, Collection, Description, FoundBy, LedgerItem, RowBlock, Status
 from strongroom.operations.predecessor import Predecessor, said_lineage
 from strongroom.repository import BlobWriter, Repository
 from strongroom.repository.erasures import erased_tenants, erasures
@@ -26,7 +26,8 @@ from strongroom.snapshots.tenant_rows import Place, TenantRows
 WAITING_BYTES = 256 << 20
 """So much of rows may wait, of all tenants together, until it fills segments."""
 
-_WHY = "tenants have keys of their own: only rows are kept, and the index is built again from them"
+_ROWS = "each tenant's under a key of his own"
+_WHY = "they would hold all tenants' rows: the index is built again"
 
 
 @dataclass
@@ -63,9 +64,21 @@ class TenantReading:
         return Place(self.writer.submit, self.before.has, self.repository.read_blob)
 
     def ledger(self, description: Description) -> tuple[LedgerItem, ...]:
-        """What the engine says of itself, but for what is not kept."""
-        said = [one for one in description.ledger if one.item != INDEX_FILES]
-        return (*said, LedgerItem(INDEX_FILES, Status.NOT_CAPTURED, _WHY))
+        """Only rows, schema and settings are kept: what else the engine gives lies in its files."""
+        not_rows = [one for one in description.ledger if one.item not in ("rows", INDEX_FILES)]
+        given = ", ".join(one.item for one in not_rows if one.status is Status.CAPTURED)
+        return (
+            LedgerItem("rows", Status.CAPTURED, _ROWS),
+            LedgerItem("schema and index settings", Status.CAPTURED),
+            *(one for one in not_rows if one.status is not Status.CAPTURED),
+            LedgerItem(INDEX_FILES, Status.NOT_CAPTURED, _WHY),
+            *(
+                [LedgerItem("what lies in the engine's files alone", Status.NOT_CAPTURED, f"as far as no row has it: {given}")]
+                if given
+                else []
+            ),
+            LedgerItem("probes", Status.NOT_CAPTURED, "they would hold vectors and answers of all tenants"),
+        )
 
     def left_out(self) -> list[LedgerItem]:
         """Rows that are in the source though their tenant was erased."""
@@ -97,6 +110,7 @@ class CollectionByTenant:
         self._model = model
         self._schema = ""
         self._tenants: dict[str, TenantRows] = {}
+        self._goes_on = False
 
     def add(self, block: RowBlock) -> None:
         """The next rows; of dead slots nothing is kept."""
@@ -132,9 +146,11 @@ class CollectionByTenant:
         if part is None or with_key([key], part.key) is None or not self._reading.before.has(part.record):
             return PartRecord()
         try:
-            return read_record(self._reading.repository, key, part)
+            record = read_record(self._reading.repository, key, part)
         except Damaged:  # then all of it is new
             return PartRecord()
+        self._goes_on = True
+        return record
 
     def _spare_memory(self) -> None:
         waiting = sorted(self._tenants.values(), key=lambda one: one.gathered, reverse=True)
@@ -161,6 +177,8 @@ class CollectionByTenant:
             rows_root=sealed_root(parts),
             segments=(),
             probes=(),
+            found_by=FoundBy.FINGERPRINTS if self._goes_on else FoundBy.ALL,
+            slots_read=self.count,
             tenant_column=self._reading.column,
             tenants=parts,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from strongroom.errors import NotFound
+from strongroom.errors import Damaged, NotFound
 from strongroom.repository.crypto import SALT_BYTES
 from strongroom.repository.erasures import erased_tenants, erasures
 from strongroom.repository.framing import HEADER_BYTES
@@ -15,11 +15,11 @@ from strongroom.repository.writer import create_once
 
 def reseal(repository: Repository) -> int:
     """Seal all tenants' keys with the keys of the newest epoch; gives how many were of an earlier one. Each is there at any moment,
-    and may be read from either object; one of a tenant who is erased meanwhile goes. Raises Damaged. May be repeated."""
+    and may be read from either object; one of a tenant who is erased meanwhile goes. May be repeated."""
     fresh: set[tuple[str, str]] = set()
     old: list[TenantKey] = []
     for listed in repository.store.list(FOLDER):
-        with suppress(NotFound):  # it was destroyed since it was listed
+        with suppress(NotFound, Damaged):  # destroyed since it was listed; or for verify to tell
             key = read_key(repository, listed.name)
             if _is_of_newest(repository, key.name):
                 fresh.add((key.tenant, key.id))

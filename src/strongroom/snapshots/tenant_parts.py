@@ -88,6 +88,11 @@ def parts_of(record: Manifest) -> list[TenantPart]:
     return [part for collection in record.collections for part in collection.tenants]
 
 
+def without_parts(record: Manifest) -> Manifest:
+    """What it says but for the rows of tenants with keys of their own."""
+    return replace(record, collections=tuple(replace(one, tenants=()) for one in record.collections))
+
+
 def sealed_root(parts: Iterable[TenantPart]) -> str:
     """Stands for the root of a collection in a manifest: as ids of sealed blobs do, it confirms no guess of what the rows are."""
     lines = sorted(f"{part.key}\0{part.record}\0{part.rows}" for part in parts)
