@@ -83,7 +83,7 @@ class TenantReading:
     def left_out(self) -> list[LedgerItem]:
         """Rows that are in the source though their tenant was erased."""
         why = "this tenant was erased and never comes back: take the rows out of the source"
-        return [LedgerItem(f"{rows} rows of {one}", Status.NOT_CAPTURED, why) for one, rows in sorted(self.skipped.items())]
+        return [LedgerItem(f"{rows:,} rows of {one}", Status.NOT_CAPTURED, why) for one, rows in sorted(self.skipped.items())]
 
     def require_unerased(self) -> None:
         """Before the manifest is stored. Raises Overtaken if a tenant was erased meanwhile; a key that was made for him goes."""

@@ -53,4 +53,5 @@ def _check_keys(look: Examination, tenant: str, parts: Sequence[tuple[Snapshot, 
 
 def _told(tenant: str, erasure: Erasure, parts: Sequence[tuple[Snapshot, TenantPart]]) -> str:
     rows, snapshots = sum(part.rows for _, part in parts), len({snapshot.id for snapshot, _ in parts})
-    return f"{tenant}: {rows:,} rows in {snapshots} snapshots can't be read, erased on {erasure.erased:%Y-%m-%d}"
+    where = f"{snapshots} snapshot{'' if snapshots == 1 else 's'}"
+    return f"{tenant}: {rows:,} rows in {where} can't be read, erased on {erasure.erased:%Y-%m-%d}"
