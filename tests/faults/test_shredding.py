@@ -162,6 +162,19 @@ def test_a_copy_that_is_cut_off_never_keeps_an_erased_tenants_key(pristine, tmp_
         assert key_objects(store, repository.keys, "acme") == [], where
 
 
+def test_a_stale_copy_of_the_repository_brings_no_key_back(pristine, tmp_path, monkeypatch) -> None:
+    """Not for a moment, though the copy itself knows of no erasure."""
+    objects, _ = pristine
+    store = stored(objects)
+    erase(open_anew(store, tmp_path, monkeypatch), SHRED)
+    told = FaultyStore(store)
+    stale = open_anew(stored(objects), tmp_path, monkeypatch)
+    (name,) = key_objects(stale.store, stale.keys, "acme")
+    copy(stale, told)
+    assert name not in {one.name for one in told.operations if one.verb == "create"}
+    assert key_objects(store, stale.keys, "acme") == []
+
+
 def test_keys_that_are_sealed_anew_are_there_at_any_moment(pristine, tmp_path, monkeypatch) -> None:
     from strongroom.repository.rotation import rotate
 
