@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from commands import strongroom
+from format_reader import Reader
 from tenants import (
     CHEAP,
     PASSWORD,
@@ -269,6 +271,20 @@ def test_the_certificate_tells_of_the_keys(town: Town) -> None:
     assert len(destructions(town.repository, report.erasure)) == 1
     shred(town)  # nothing more is done, and nothing more is told
     assert len(destructions(town.repository, report.erasure)) == 1
+
+
+def test_the_page_of_the_format_is_enough(town: Town) -> None:
+    shred(town, "corp")
+    reader = Reader(town.folder / "repo", passphrase=PASSWORD)
+    for (_, manifest), letters in zip(reader.snapshots().items(), (town.before, town.after), strict=True):
+        assert manifest["strongroom_manifest"] == 3
+        assert manifest["root"] == reader.root(manifest)
+        (collection,) = manifest["collections"]
+        tables = reader.rows_of_tenants(collection)
+        assert sorted(tables) == ["acme", "bolt"]
+        rows = [row for table in tables.values() for row in table.to_pylist()]
+        told = {str(row["id"]): (row["document"], np.float32(row["vector"]).tobytes()) for row in rows}
+        assert told == expected(letters, "corp")
 
 
 def test_names_of_objects_tell_no_tenant(town: Town) -> None:
