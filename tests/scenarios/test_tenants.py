@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -319,6 +320,18 @@ def test_a_source_stays_by_tenant_until_somebody_says_otherwise(town: Town) -> N
         town.room.backup(town.url, tenant_column="ovner")
 
 
+def test_nobody_forgets_that_a_source_is_by_tenant(town: Town) -> None:
+    """If what says so can't be read, rows aren't kept under everybody's key."""
+    for name in town.snapshots:
+        path = town.folder / "repo" / "snapshots" / name
+        path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):
+        with pytest.raises(Refused, match="kept by tenant"):
+            town.room.backup(town.url)
+        shutil.rmtree(Path(os.environ["STRONGROOM_STATE_DIR"]))  # which remembers that they were there
+    assert parts_of(town.room.backup(town.url, tenant_column="owner").snapshot.manifest)
+
+
 def test_rows_of_nobody_are_kept_too(town: Town) -> None:
     letters = Letters.written()
     letters.owners[5] = ""
@@ -344,6 +357,15 @@ def test_an_erasure_within_a_tenant_leaves_the_others_rows(town: Town) -> None:
     left = expected(town.after)
     assert rows_of(town.other("left")) == {one: row for one, row in left.items() if one not in ("0", "3")}
     assert len(keys_of(town.repository, "acme")) == 1
+
+
+def test_an_engine_that_takes_files_alone_is_refused(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PostgreSQL's data directories are: rows alone would never come back there."""
+    from strongroom.engines.faiss.target import FaissTarget
+
+    monkeypatch.setattr(FaissTarget, "objections", lambda *_: ["rows can't be loaded into it"])
+    with pytest.raises(Refused, match="can't be kept by tenant"):
+        town.room.backup(town.url)
 
 
 def test_no_journal_beside_tenants_keys(town: Town, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from blake3 import blake3
 
 from strongroom import engines
 from strongroom.engines.protocol import ChangeFeed, Frozen
+from strongroom.errors import Damaged, Refused
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
 from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
 from strongroom.operations.predecessor import VERSION, Predecessor, predecessor_of
@@ -73,7 +75,7 @@ class _Backup:
 
     def run(self) -> BackupReport:
         engine, source = engines.engine_of(self._url), engines.source_of(self._url)
-        known, _ = history.headlines(self._repository)
+        known, damaged = history.headlines(self._repository)
         with (
             self._repository.writer(Witness(self._repository).damaged) as writer,
             ThreadPoolExecutor(1, thread_name_prefix="strongroom-probes") as asking,
@@ -81,7 +83,7 @@ class _Backup:
         ):
             writer.pace = self._options.pace
             before = predecessor_of(self._repository, writer, self._source, engine.name, known)
-            self._tenant_column = self._column_wanted(before)
+            self._tenant_column = self._column_wanted(before, damaged)
             record, finish = before.unread(source, engine.version(), self._options.model) if self._may_rely else None, None
             if record is not None:
                 self._require_residence(record.description())
@@ -122,9 +124,12 @@ class _Backup:
         for tenant in tenants or [None]:
             residence.require(self._source, names, tags, tenant)
 
-    def _column_wanted(self, before: Predecessor) -> str:
-        record = before.snapshot.manifest if before.snapshot else None
-        return column_wanted(self._repository, self._source, self._options.tenant_column, record)
+    def _column_wanted(self, before: Predecessor, damaged: Sequence[Damaged]) -> str:
+        newest = next((one.id for one in reversed(before.known) if one.source == self._source), None)
+        found = before.snapshot
+        unread = bool(damaged) or newest != (found.id if found else None)
+        asked, record = self._options.tenant_column, found.manifest if found else None
+        return column_wanted(self._repository, self._source, asked, record, unread=unread)
 
     @property
     def _may_rely(self) -> bool:
@@ -183,6 +188,8 @@ class _Backup:
                 reading = CollectionByTenant(tenants, collection, self._options.model)
                 self._progress.begin(f"rows of {collection.name}", max(collection.count, 0), "rows")
                 for block in frozen.rows(collection.name):
+                    if not reading.count:
+                        self._require_loadable(collection, block.batch.schema)
                     reading.add(block)
                     self._options.pace.read(block.batch.nbytes)
                     self._progress.advance(block.batch.num_rows)
@@ -193,6 +200,12 @@ class _Backup:
         self._partly += tenants.left_out()
         kept, position = replace(description, ledger=tenants.ledger(description)), frozen.position
         return lambda: self._record(kept, position, "segments", tuple(one() for one in pending), ())
+
+    def _require_loadable(self, collection: Collection, schema: pa.Schema) -> None:
+        """Raises Refused if the source's own engine takes files alone: rows could go into other engines only."""
+        objections = engines.target_of(self._url).objections(collection, schema)
+        if objections:
+            raise Refused(f"{collection.name} can't be kept by tenant: {objections[0]}", hint="leave --tenants out")
 
     def _require_count(self, collection: Collection, read: int) -> None:
         if read != collection.count:

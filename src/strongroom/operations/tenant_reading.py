@@ -16,7 +16,7 @@ from strongroom.model import INDEX_FILES, Collection, Description, FoundBy, Ledg
 from strongroom.operations.predecessor import Predecessor, said_lineage
 from strongroom.repository import BlobWriter, Repository
 from strongroom.repository.erasures import erased_tenants, erasures
-from strongroom.repository.tenants import TenantKey, destroy_keys, keys_of, make_key, with_key
+from strongroom.repository.tenants import FOLDER, TenantKey, destroy_keys, keys_of, make_key, with_key
 from strongroom.snapshots import manifest
 from strongroom.snapshots.fingerprints import Fingerprinter, Prints
 from strongroom.snapshots.manifest import Manifest, StoredCollection, TenantPart
@@ -188,9 +188,12 @@ def _only(prints: Prints, mask: np.ndarray) -> Prints:
     return Prints(prints.rows[mask], {name: those[mask] for name, those in prints.vectors.items()})
 
 
-def column_wanted(repository: Repository, source: str, asked: str | None, before: Manifest | None) -> str:
+def column_wanted(repository: Repository, source: str, asked: str | None, before: Manifest | None, *, unread: bool) -> str:
     """Which column says whose rows are: the one that is asked for ('' for none), else that of the snapshot before. Raises Refused
-    if the source has a journal, which is under no tenant's key."""
+    if the source has a journal, which is under no tenant's key; or if a snapshot is `unread` that may have told."""
+    if asked is None and unread and any(True for _ in repository.store.list(FOLDER)):
+        hint = "say --tenants COLUMN, or --tenants '' if its tenants have no keys of their own; and run 'strongroom verify'"
+        raise Refused(f"a snapshot can't be read that may say that {source} is kept by tenant: nothing was stored", hint=hint)
     known = next((one.tenant_column for one in before.collections if one.tenant_column), "") if before else ""
     column = known if asked is None else asked
     if column and stream_of(repository, source) in streams(repository):
