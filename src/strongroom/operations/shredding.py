@@ -15,7 +15,8 @@ from strongroom.operations.copy.tenant_keys import send_erasures
 from strongroom.operations.replicas import known
 from strongroom.repository import Repository, open_store
 from strongroom.repository.erasures import Erasure, destroyed, destructions
-from strongroom.repository.tenants import destroy_keys, key_objects
+from strongroom.repository.repository import REPAIRS
+from strongroom.repository.tenants import destroy_keys, folder_of, key_objects
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.tenant_parts import parts_of
 
@@ -84,16 +85,16 @@ def _destroy(primary: Repository, where: Repository, erasure: Erasure, told: set
     keys, place = destroy_keys(where.store, primary.keys, erasure.what.tenant), where.store.url
     if keys or place not in told:
         destroyed(primary, erasure.id, place, keys)
-    return KeysGone(place, keys, _kept_versions(place))
+    return KeysGone(place, keys, _kept_versions(place, folder_of(primary.keys, erasure.what.tenant)))
 
 
-def _kept_versions(place: str) -> str:
-    """Why a deleted object may be got back from a store, as far as it says so itself."""
+def _kept_versions(place: str, folder: str) -> str:
+    """See to it that a bucket that keeps versions of what is deleted keeps none below a folder. Why one may still be got back; ''
+    if none can, as far as the store can be asked. Raises Unreachable."""
     from strongroom.repository.bucket import bucket_of  # a directory needs no client of object stores
+    from strongroom.repository.bucket_versions import purge
 
     bucket = bucket_of(place)
-    if bucket is None:
+    if bucket is None or not bucket.versioning() or (purge(bucket, folder) and purge(bucket, REPAIRS + folder)):
         return ""
-    if bucket.versioning():
-        return "the bucket keeps versions of what is deleted: delete those below tenants/ too"
-    return ""
+    return f"the bucket keeps versions of what was deleted below {folder}, by a lock, or a right that is missing: delete them"

@@ -53,17 +53,19 @@ class Bucket:
         headers: Mapping[str, str] | None = None,
         sha256: str = "",
     ) -> Answer:
-        """`query` is one word, such as 'versioning'; `sha256` is said to be the body's, whatever it is. Raises Unreachable."""
+        """`query` is one word, such as 'versioning', or pairs in order of their names, quoted; `sha256` is said to be the body's,
+        whatever it is. Raises Unreachable."""
+        query = f"{query}=" if query and "=" not in query else query
         parts = urlsplit(self.endpoint)
         path = quote(f"{parts.path.rstrip('/')}/{self.bucket}" + (f"/{key}" if key else ""))
         sent = {"host": parts.netloc, "x-amz-content-sha256": sha256 or hashlib.sha256(body).hexdigest(), **(headers or {})}
         sent |= {"x-amz-date": datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")}
         sent |= {"x-amz-security-token": self.token} if self.token else {}
-        signed = self._signed(method, path, f"{query}=" if query else "", sent)
+        signed = self._signed(method, path, query, sent)
         kind = http.client.HTTPConnection if parts.scheme == "http" else http.client.HTTPSConnection
         connection = kind(parts.hostname or "", parts.port, timeout=30)
         try:
-            connection.request(method, f"{path}?{query}=" if query else path, body, {**sent, "Authorization": signed})
+            connection.request(method, f"{path}?{query}" if query else path, body, {**sent, "Authorization": signed})
             answer = connection.getresponse()
             return Answer(answer.status, answer.read(1 << 20).decode(errors="replace"))
         except (OSError, http.client.HTTPException) as error:
