@@ -16,7 +16,7 @@ from strongroom.model import INDEX_FILES, Collection, Description, FoundBy, Ledg
 from strongroom.operations.predecessor import Predecessor, said_lineage
 from strongroom.repository import BlobWriter, Repository
 from strongroom.repository.erasures import erased_tenants, erasures
-from strongroom.repository.tenants import FOLDER, TenantKey, destroy_keys, keys_of, make_key, with_key
+from strongroom.repository.tenants import FOLDER, TenantKey, destroy_keys, keys_of, keys_of_all, make_key, with_key
 from strongroom.snapshots import manifest
 from strongroom.snapshots.fingerprints import Fingerprinter, Prints
 from strongroom.snapshots.manifest import Manifest, StoredCollection, TenantPart
@@ -46,6 +46,9 @@ class TenantReading:
     def __post_init__(self) -> None:
         self._erased = erased_tenants(erasures(self.repository))
         self._keys: dict[str, TenantKey] = {}
+        record = self.before.snapshot.manifest if self.before.snapshot else None
+        met = {part.tenant for part in parts_of(record)} if record else set()
+        self._known = keys_of_all(self.repository, sorted(met - self._erased.keys()))
         self._made: set[str] = set()
         self.fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
 
@@ -55,7 +58,7 @@ class TenantReading:
             return None
         if tenant not in self._keys:
             self.allow(tenant)
-            known = keys_of(self.repository, tenant)
+            known = self._known.get(tenant) or keys_of(self.repository, tenant)
             self._keys[tenant] = known[0] if known else make_key(self.repository, tenant)
             self._made.update(() if known else (tenant,))
         return self._keys[tenant]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -46,6 +47,7 @@ _ID_DIGITS = 32
 _LONGEST = 1 << 20
 _HEAD = struct.Struct("<BI")
 _LOOKS = 5
+_READERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,13 @@ def keys_of(repository: Repository, tenant: str) -> list[TenantKey]:
         except NotFound:
             continue  # it was destroyed since it was listed
     return sorted(found, key=lambda one: (one.created, one.id))
+
+
+def keys_of_all(repository: Repository, tenants: Iterable[str]) -> dict[str, list[TenantKey]]:
+    """As `keys_of`, of many, several at once."""
+    names = list(tenants)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(names, pool.map(lambda one: keys_of(repository, one), names), strict=True))
 
 
 def sealed_key(keys: Keys, tenant: str, secret: bytes, created: datetime) -> tuple[str, bytes]:

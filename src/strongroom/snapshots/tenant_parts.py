@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,12 +23,13 @@ from strongroom.errors import Damaged
 from strongroom.model import Bytes, Role
 from strongroom.repository import Repository
 from strongroom.repository.erasures import erased_tenants, erasures
-from strongroom.repository.tenants import TenantKey, folder_of, keys_of, with_key
+from strongroom.repository.tenants import TenantKey, folder_of, keys_of_all, with_key
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import Block, Manifest, Segment, StoredCollection, TenantPart
 
 _LONGEST = 1 << 28
+_READERS = 8
 _HINT = (
     "put the object back from a replica; if nobody has it, 'strongroom erase --tenant' says that these rows are gone for good, "
     "and then the others are restored"
@@ -116,7 +118,8 @@ class _Opening:
         self._repository = repository
         self._snapshot = snapshot
         self._erased = erased_tenants(erasures(repository))
-        self._keys: dict[str, Sequence[TenantKey]] = {}
+        wanted = {part.tenant for part in parts_of(snapshot.manifest)} - self._erased.keys()
+        self._keys = keys_of_all(repository, sorted(wanted))
         self._fingerprinter = Fingerprinter(repository.keys.fingerprint)
         self.unsealing: dict[bytes, TenantKey] = {}
         self.shredded: dict[str, int] = {}
@@ -128,9 +131,11 @@ class _Opening:
         segments: list[Segment] = []
         vectors: dict[str, list[Block]] = {one.name: [] for one in stored.catalog.fields}
         offset = 0
-        for part in stored.tenants:
-            record = self._record(part)
+        with ThreadPoolExecutor(_READERS) as pool:
+            records = list(pool.map(self._record, stored.tenants))
+        for part, record in zip(stored.tenants, records, strict=True):
             if record is None:
+                self.shredded[part.tenant] = self.shredded.get(part.tenant, 0) + part.rows
                 continue
             segments += [replace(one, start=one.start + offset) for one in record.segments]
             for name, blocks in (record.vectors or {}).items():
@@ -144,10 +149,7 @@ class _Opening:
     def _record(self, part: TenantPart) -> PartRecord | None:
         """None of a tenant who was erased: his key isn't asked for, should it be there in spite of it."""
         if part.tenant in self._erased:
-            self.shredded[part.tenant] = self.shredded.get(part.tenant, 0) + part.rows
             return None
-        if part.tenant not in self._keys:
-            self._keys[part.tenant] = keys_of(self._repository, part.tenant)
         key = with_key(self._keys[part.tenant], part.key)
         if key is None:
             folder = folder_of(self._repository.keys, part.tenant)
