@@ -233,6 +233,17 @@ def test_a_lost_key_is_damage_until_it_is_meant(town: Town) -> None:
     assert rows_of(town.other("left")) == expected(town.after, "bolt")
 
 
+def test_a_lost_key_is_brought_back_from_a_replica(town: Town) -> None:
+    town.room.copy(str(town.folder / "near"))
+    (name,) = key_objects(town.repository.store, town.repository.keys, "bolt")
+    town.repository.store.delete(name)
+    assert verified(town)
+    open_repository(str(town.folder / "near"), password=PASSWORD).copy(str(town.folder / "repo"))
+    assert verified(town) == []
+    town.room.restore("latest", town.other("whole"))
+    assert rows_of(town.other("whole")) == expected(town.after)
+
+
 def test_an_erased_tenant_is_backed_up_no_more(town: Town) -> None:
     shred(town)
     report = town.room.backup(town.url)

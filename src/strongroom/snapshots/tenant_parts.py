@@ -31,8 +31,8 @@ from strongroom.snapshots.manifest import Block, Manifest, Segment, StoredCollec
 _LONGEST = 1 << 28
 _READERS = 8
 _HINT = (
-    "put the object back from a replica; if nobody has it, 'strongroom erase --tenant' says that these rows are gone for good, "
-    "and then the others are restored"
+    "'strongroom copy -r REPLICA --to REPOSITORY' brings it back from a replica; if nobody has it, 'strongroom erase --tenant' "
+    "says that these rows are gone for good, and the others are restored"
 )
 
 
