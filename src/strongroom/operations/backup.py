@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from strongroom import engines
 from strongroom.engines.protocol import ChangeFeed, Frozen
-from strongroom.errors import Damaged, Refused
+from strongroom.errors import Damaged, Refused, WrongRequest
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
 from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
 from strongroom.operations.predecessor import VERSION, Predecessor, predecessor_of
@@ -203,7 +203,10 @@ class _Backup:
 
     def _require_loadable(self, collection: Collection, schema: pa.Schema) -> None:
         """Raises Refused if the source's own engine takes files alone: rows could go into other engines only."""
-        objections = engines.target_of(self._url).objections(collection, schema)
+        try:
+            objections = engines.target_of(self._url).objections(collection, schema)
+        except WrongRequest as error:  # it isn't restored into what it is read from
+            objections = [str(error)]
         if objections:
             raise Refused(f"{collection.name} can't be kept by tenant: {objections[0]}", hint="leave --tenants out")
 
