@@ -63,18 +63,7 @@ class EraseReport:
 def erase(repository: Repository, options: EraseOptions, progress: Progress = SILENT) -> EraseReport:
     """Enter rows in the ledger, and destroy a tenant's keys. Raises WrongRequest, Damaged, or Refused if a hold covers some of it:
     nothing was erased then. May be repeated: of a tenant what is left to be destroyed is."""
-    if not options.reason.strip():
-        raise WrongRequest("--reason is empty", hint="say why: --reason TEXT")
-    if not (options.ids or options.where or options.tenant):
-        raise WrongRequest("nothing says what to erase", hint="give --id, --where or --tenant")
-    if options.ids and options.where:
-        raise WrongRequest("--id and --where are two erasures", hint="run it once with each")
-    if options.where:
-        filters.parse(options.where)
-    key = new_key() if options.ids else b""
-    what = Erased(
-        frozenset(hashed(key, one) for one in options.ids), key, options.where, options.tenant, options.collection, options.source
-    )
+    what = _asked(options)
     meant = Erasure("", what, options.reason, datetime.now(UTC), "", {})
     snapshots, damaged = history.read_all(repository)
     if damaged:
@@ -96,6 +85,22 @@ def erase(repository: Repository, options: EraseOptions, progress: Progress = SI
         raise
     shredded = shred(repository, done, options.replicas) if keyed else NOT_SHREDDED
     return EraseReport(done.id, still, dry_run=False, shredded=shredded, unsealed=unsealed)
+
+
+def _asked(options: EraseOptions) -> Erased:
+    """What is to be erased. Raises WrongRequest."""
+    if not options.reason.strip():
+        raise WrongRequest("--reason is empty", hint="say why: --reason TEXT")
+    if not (options.ids or options.where or options.tenant):
+        raise WrongRequest("nothing says what to erase", hint="give --id, --where or --tenant")
+    if options.ids and options.where:
+        raise WrongRequest("--id and --where are two erasures", hint="run it once with each")
+    if options.where:
+        filters.parse(options.where)
+    key = new_key() if options.ids else b""
+    return Erased(
+        frozenset(hashed(key, one) for one in options.ids), key, options.where, options.tenant, options.collection, options.source
+    )
 
 
 def _still_in(snapshot: Snapshot, rows: int, tenant: str) -> StillIn:
