@@ -67,6 +67,7 @@ def verified(town: Town, level: Level = Level.DATA) -> list[str]:
 @pytest.mark.parametrize("engine", WRITERS)
 def test_rows_come_back_and_a_shredded_tenants_dont(engine: str, tmp_path: Path) -> None:
     town = build_town(tmp_path, engine)
+    assert not any(kept.catalog.feed for one in town.room.snapshots() for kept in one.manifest.collections)  # it may tell of rows
     town.room.restore(town.snapshots[1], town.other("whole"))
     assert rows_of(town.other("whole")) == expected(town.after)
     (rows,) = [one.rows for one in town.room.diff("latest~1", "latest").collections]

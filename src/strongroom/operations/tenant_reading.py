@@ -171,11 +171,10 @@ class CollectionByTenant:
         return lambda: self._stored(tuple(part() for part in pending))
 
     def _stored(self, parts: tuple[TenantPart, ...]) -> StoredCollection:
-        catalog = {name: value for name, value in self._collection.catalog.items() if name != "feed"}
         lineage = said_lineage(self._collection.lineage, self._model)
         rows = sum(part.rows for part in parts)
         return StoredCollection(
-            catalog=replace(self._collection, count=rows, lineage=lineage, catalog=catalog),
+            catalog=replace(self._collection, count=rows, lineage=lineage, feed=None),  # a feed's note may tell of rows
             schema=self._schema,
             rows_root=sealed_root(parts),
             segments=(),
