@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from strongroom.repository.bucket import Bucket
 
@@ -24,7 +23,7 @@ class Kept:
 def kept_below(bucket: Bucket, folder: str) -> list[Kept] | None:
     """At most a listing's worth (1,000) of the versions below a folder of the repository; None if that can't be asked. Raises
     Unreachable."""
-    answer = bucket.ask("GET", query=f"prefix={quote(bucket.prefix + folder, safe='')}&versions=")
+    answer = bucket.ask("GET", query={"prefix": bucket.prefix + folder, "versions": ""})
     if answer.status != 200:
         return None
     found = [(kind, _of("Key", body), _of("VersionId", body)) for kind, body in _ENTRY.findall(answer.body)]
@@ -39,13 +38,9 @@ def purge(bucket: Bucket, folder: str) -> bool:
         if kept is None:
             return False
         going = [one for one in kept if not one.is_mark] or kept
-        if not [one for one in going if bucket.ask("DELETE", one.key, query=_named(one)).status < 300]:
+        if not [one for one in going if bucket.ask("DELETE", one.key, query={"versionId": one.version}).status < 300]:
             return all(one.is_mark for one in kept)
     return False
-
-
-def _named(one: Kept) -> str:
-    return f"versionId={quote(one.version, safe='')}"
 
 
 def _of(name: str, body: str) -> str:

@@ -37,6 +37,7 @@ class Kind(IntEnum):
     APPROVAL = 14
     KEYRING = 15
     TENANT = 16
+    LOCK = 20
 
     @property
     def purpose(self) -> str:

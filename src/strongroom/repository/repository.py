@@ -32,7 +32,7 @@ from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_direct
 from strongroom.repository.reading_back import ReadingBack, as_written
 from strongroom.repository.slot_making import add_slot
 from strongroom.repository.stand_in import StandIn
-from strongroom.repository.store import Store, require_conditional_create, try_conditional_create
+from strongroom.repository.store import Store, as_locked, require_conditional_create, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
 from strongroom.repository.writer import BlobWriter, create_once
@@ -117,7 +117,7 @@ class Repository:
     @classmethod
     def unlocked(cls, store: Store, found: Unlocked, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
         """What `unlock` found in the store."""
-        repository = cls(store, found.settings, found.keys, found.identity, clock, found.signer)
+        repository = cls(as_locked(store, found.keys), found.settings, found.keys, found.identity, clock, found.signer)
         repository.problems.extend(found.problems)
         return repository
 
