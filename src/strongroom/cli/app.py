@@ -109,9 +109,7 @@ def backup(
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any number of times.")] = None,
     probes: Annotated[int, typer.Option(min=0, help="Queries to seal in, for each vector field.")] = 32,
     reread: Annotated[bool, typer.Option("--reread", help="Read the source even if its files look unchanged.")] = False,
-    tenants: Annotated[
-        str | None, typer.Option(help="The column that says whose a row is: each tenant gets a key of his own. '' for none.")
-    ] = None,
+    tenants: Annotated[str | None, typer.Option(help="The column that says whose a row is: each gets a key. '' for none.")] = None,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
