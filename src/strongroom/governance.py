@@ -32,11 +32,18 @@ class Governed:
         return self.repository.key_slots()[0]
 
     def add_key(
-        self, secret: Secret, label: str = "", *, role: AccessRole = AccessRole.ADMIN, cost: Argon2Cost | None = None
+        self,
+        secret: Secret,
+        label: str = "",
+        *,
+        role: AccessRole = AccessRole.ADMIN,
+        cost: Argon2Cost | None = None,
+        write_only: bool = False,
     ) -> KeySlot:
-        """One more secret that opens the repository, for a person of its own."""
-        bearer = Bearer(AccessRole(role), issuer=self.repository.identity.slot)
-        return self.repository.add_key(secret, label, cost=cost, bearer=bearer)
+        """One more secret that opens the repository, for a person of its own. `write_only` is for a host that backs up, an
+        operator, and can't read: not with a program of its own either."""
+        bearer = Bearer(AccessRole.OPERATOR if write_only else AccessRole(role), issuer=self.repository.identity.slot)
+        return self.repository.add_key(secret, label, cost=cost, bearer=bearer, write_only=write_only)
 
     def remove_key(self, prefix: str) -> KeySlot:
         """Remove the slot whose id begins so; never the last administrator's."""

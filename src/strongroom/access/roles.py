@@ -121,6 +121,8 @@ _COMMANDS = {
     "publish_policy": "config publish",
     "published_policy": "config of the repository",
 }
+WRITING = frozenset({"backup"})
+"""What a host may do that can back up and not read, whatever its role."""
 FOR_ADMINS = Verb(frozenset({ADMIN}), governed=True)
 
 

@@ -106,8 +106,8 @@ class Predecessor:
             return None
 
     def seeds(self, collection: Collection, *, known: bool) -> Seeds:
-        """The vectors of other collections that this one may use; none if its own of before are known."""
-        if known:
+        """The vectors of other collections that this one may use; none if its own of before are known, or nothing can be read."""
+        if known or not self.repository.reads:
             return Seeds()
         before = self.collection(collection.name)
         sources = dict.fromkeys(one.source for one in reversed(self.known) if one.source != self.source)

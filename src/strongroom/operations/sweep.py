@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from strongroom.errors import Damaged, NotFound
 from strongroom.operations.prefetch import ahead
 from strongroom.progress import Progress
-from strongroom.repository import SNAPSHOTS, Repository
+from strongroom.repository import SNAPSHOTS, Repository, leaving
 from strongroom.repository.evacuation import Standing, copy, unproven
 from strongroom.repository.packs import pack_name
 from strongroom.repository.rewriting import rewrite_index
@@ -116,6 +116,7 @@ def _delete(repository: Repository, going: Collection[str], progress: Progress) 
     for pack_id in sorted(going):
         repository.store.delete(pack_name(pack_id))
         progress.advance(1)
+    leaving.unsay(repository.store, leaving.said(repository.store).intersection(going))
 
 
 def _redated(repository: Repository, mark: Tombstone) -> Tombstone:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -30,11 +30,13 @@ TAG_BYTES = 16
 SIGNATURE_BYTES = 64
 TAG_OF_KEY_BYTES = 8
 """With so many bytes a salt begins that names its key."""
+_IN_SESSIONS = frozenset({"pack", "index", "snapshot", "audit"})
+"""What a host that can't read may write. What else is found under a key of its is no object of the repository."""
 _HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
 class NotAuthentic(Exception):
-    """A ciphertext, or what it is bound to, was altered; or the key is another one."""
+    """A ciphertext, or what it is bound to, was altered; or the key is another one. May say which of it."""
 
 
 def random_bytes(count: int) -> bytes:
@@ -123,6 +125,11 @@ def new_exchange_key() -> tuple[bytes, bytes]:
     return private.private_bytes_raw(), private.public_key().public_bytes_raw()
 
 
+def public_of(private: bytes) -> bytes:
+    """The public half of a private X25519 key."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
 def seal_to(public: bytes, plain: bytes, info: bytes) -> bytes:
     """What only the private half opens: HPKE in base mode (X25519, HKDF-SHA256, AES-256-GCM), the 32 bytes `enc` first."""
     return _HPKE.encrypt(plain, X25519PublicKey.from_public_bytes(public), info)
@@ -136,6 +143,21 @@ def open_sealed(private: bytes, sealed: bytes, info: bytes) -> bytes:
         raise NotAuthentic from error
 
 
+@dataclass(frozen=True, slots=True)
+class PublicEpoch:
+    """What everybody may know of an epoch: its number, its tag, the X25519 key to which is sealed what only holders of its secret
+    may read, and the Ed25519 key of its signatures."""
+
+    number: int
+    tag: bytes
+    receiving: bytes
+    verifying: bytes
+
+    def signed(self, signature: bytes, message: bytes) -> bool:
+        """Was this signed with the epoch's key?"""
+        return signed_by(self.verifying, signature, message)
+
+
 class Epoch:
     """A time in the life of a repository and its keys, which all derive from 32 random bytes."""
 
@@ -143,12 +165,22 @@ class Epoch:
         self.number = number
         self.secret = secret
         self.created = created
+        self._repository_id = repository_id
         self.tag = derive(secret, "epoch tag", salt=repository_id)[:TAG_OF_KEY_BYTES]
         self.signing = Ed25519PrivateKey.from_private_bytes(derive(secret, "manifest signature", salt=repository_id))
         self.verifying = self.signing.public_key()
 
     def __repr__(self) -> str:
         return f"Epoch({self.number})"
+
+    @property
+    def receiving(self) -> bytes:
+        """The private half of the key to which is sealed what a host writes that can't read."""
+        return derive(self.secret, "receiving", salt=self._repository_id)
+
+    @property
+    def public(self) -> PublicEpoch:
+        return PublicEpoch(self.number, self.tag, public_of(self.receiving), self.verifying.public_bytes_raw())
 
     def signed(self, signature: bytes, message: bytes) -> bool:
         """Was this signed with the epoch's key?"""
@@ -157,6 +189,24 @@ class Epoch:
         except InvalidSignature:
             return False
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of a host that can write and not read. Every salt of what it wrote begins with the tag, every key comes from the
+    secret; `signer` is the public key of its key slot, `label` what an administrator called that."""
+
+    tag: bytes
+    secret: bytes = field(repr=False)
+    signer: bytes
+    label: str
+
+    @classmethod
+    def new(cls, repository_id: bytes, secret: bytes, signer: bytes, label: str) -> Session:
+        return cls(derive(secret, "session tag", salt=repository_id)[:TAG_OF_KEY_BYTES], secret, signer, label)
+
+    def key(self, purpose: str, salt: bytes, repository_id: bytes) -> bytes:
+        return derive(self.secret, f"session {purpose}", salt=salt + repository_id)
 
 
 class Keys:
@@ -169,6 +219,9 @@ class Keys:
         self._epochs = {epoch.number: epoch for epoch in epochs}
         self.newer: Callable[[Epoch], Iterable[Epoch]] = lambda _: ()
         """Looks in the store for epochs after this one."""
+        self.find_session: Callable[[bytes], Session | None] | None = None
+        """Looks in the store for the session of this tag. Raises NotAuthentic if it is none of this repository's."""
+        self._sessions: dict[bytes, Session] = {}
 
     @classmethod
     def of(cls, master: bytes, repository_id: bytes) -> Keys:
@@ -191,6 +244,11 @@ class Keys:
     @property
     def newest(self) -> Epoch:
         return self._epochs[max(self._epochs)]
+
+    @property
+    def public(self) -> tuple[PublicEpoch, ...]:
+        """What everybody may know of the epochs, oldest first."""
+        return tuple(epoch.public for epoch in self.epochs)
 
     @property
     def master(self) -> bytes:
@@ -228,10 +286,25 @@ class Keys:
         def another() -> bytes | None:
             self.look_again()
             later = self._named(salt)
-            return None if later is None else of(later)
+            return of(later) if later is not None else in_session(self._look_for_session(salt))
+
+        def in_session(one: Session | None) -> bytes | None:
+            return None if one is None or purpose not in _IN_SESSIONS else one.key(purpose, salt, self.repository_id)
 
         named = self._named(salt)
-        return Box(of(self._epochs[0]), another) if named is None else Box(of(named))
+        key = of(named) if named is not None else in_session(self.session_of(salt))
+        return Box(of(self._epochs[0]), another) if key is None else Box(key)
+
+    def session_of(self, salt: bytes) -> Session | None:
+        """Whose salt this is, of the sessions that were met: after an object was opened its own is among them."""
+        return self._sessions.get(salt[:TAG_OF_KEY_BYTES])
+
+    def _look_for_session(self, salt: bytes) -> Session | None:
+        tag = salt[:TAG_OF_KEY_BYTES]
+        found = self._sessions.get(tag) or (self.find_session(tag) if self.find_session else None)
+        if found is not None:
+            self._sessions[tag] = found
+        return found
 
     def _named(self, salt: bytes) -> Epoch | None:
         """The epoch whose tag a salt begins with; None for one of the first, or one that isn't known yet."""

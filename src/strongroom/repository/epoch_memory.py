@@ -20,12 +20,13 @@ def check(keys: Keys) -> None:
     """Raises Damaged unless the newest epoch that this machine saw is there, as it was; else remembers the newest now."""
     path = state_directory() / f"{keys.repository_id.hex()}-epoch.json"
     number, tag = _remembered(path)
-    known = keys.epoch(number) if number else None
-    if number and (known is None or known.tag.hex() != tag):
+    epochs = keys.public
+    known = next((one for one in epochs if one.number == number), None) if number else None
+    if number >= max(1, epochs[0].number) and (known is None or known.tag.hex() != tag):
         what = "this machine has seen it, and it is not there" if known is None else "it is another one than this machine has seen"
         hint = f"the repository was rolled back, or keys forged: bring it back from a copy; if you meant it, delete {path}"
         raise Damaged(name_of(number), what, hint=hint)
-    newest = keys.newest
+    newest = epochs[-1]
     if newest.number > number:
         with suppress(OSError), alone_at(path, wait=False):
             fresh = path.with_suffix(".fresh")

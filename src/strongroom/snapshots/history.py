@@ -30,10 +30,12 @@ class Descendant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot: its id (64 hex digits) and its manifest."""
+    """A snapshot: its id (64 hex digits) and its manifest. `host` is what the key slot is called of the host that made it, if that
+    can only write: proven by its signature, unlike what the manifest says."""
 
     id: str
     manifest: Manifest
+    host: str = ""
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -129,7 +131,8 @@ def _recalled(record: Record) -> Headline:
 def read(repository: Repository, snapshot_id: str) -> Snapshot:
     """The snapshot of a whole id. Raises NotFound or Damaged."""
     name = f"snapshots/{snapshot_id}"
-    return Snapshot(snapshot_id, decode(name, repository.read_manifest(snapshot_id)))
+    record = decode(name, repository.read_manifest(snapshot_id))
+    return Snapshot(snapshot_id, record, repository.hosts.get(snapshot_id, ""))
 
 
 def find(repository: Repository, name: str) -> Snapshot:

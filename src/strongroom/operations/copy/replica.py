@@ -15,7 +15,7 @@ from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tombstones
+from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, leaving, tombstones
 from strongroom.repository import region as regions
 from strongroom.repository.declarations import declarations
 from strongroom.repository.evacuation import secure, still_hold
@@ -30,6 +30,7 @@ _KEYRING = "keyring/"
 _OF_THE_STORE = (
     PROBES,
     REPAIRS,
+    leaving.FOLDER,
     regions.FOLDER,
     INDEX,
     PACKS,
@@ -213,6 +214,7 @@ class _Copy:
         buried, known = earliest(self.primary.tombstones(What.REVOKED)), self._revoked(replica)
         present = {name.rpartition("/")[2] for name in here}
         revoked = {one: at for one, at in buried.items() if one not in present}
+        self._send_endings(replica)
         fresh = {one: at for one, at in revoked.items() if one not in known}
         if fresh:
             tombstones.bury(replica.store, replica.keys, Tombstone(What.REVOKED, fresh))
@@ -222,6 +224,13 @@ class _Copy:
         for name in there:
             if name.rpartition("/")[2] in revoked and not name.startswith((PACKS, SNAPSHOTS, INDEX)):
                 replica.store.delete(name)
+
+    def _send_endings(self, replica: Repository) -> None:
+        """Which snapshots of a host that was removed count: before it is said there that it was."""
+        known = earliest(replica.tombstones(What.ENDED))
+        fresh = {one: at for one, at in earliest(self.primary.tombstones(What.ENDED)).items() if one not in known}
+        if fresh:
+            tombstones.bury(replica.store, replica.keys, Tombstone(What.ENDED, fresh))
 
     def _send_declarations(self, transport: Transport, here: dict[str, int], there: dict[str, int]) -> None:
         """One after another, none before those that it names: a replica would miss them. Where one is missing here, none goes."""
