@@ -12,6 +12,7 @@ that write and can't read. Bytes are base64.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from strongroom.errors import Damaged, NotFound, WrongKey
+from strongroom.repository import sessions
 from strongroom.repository.crypto import (
     KEY_BYTES,
     SALT_BYTES,
@@ -125,6 +127,7 @@ def open_slot(store: Store, slot: KeySlot, wrapped: bytes, repository_id: bytes)
     for epoch in newer(keys.newest):
         keys.begin(epoch)
     keys.newer = newer
+    keys.find_session = functools.partial(sessions.find, store, keys)
     return keys
 
 

@@ -14,7 +14,7 @@ import base64
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strongroom.errors import NotFound
 from strongroom.repository.crypto import (
@@ -31,8 +31,10 @@ from strongroom.repository.crypto import (
 )
 from strongroom.repository.framing import HEADER_BYTES, Kind, header
 from strongroom.repository.key_slots import WRITE_ONLY, signed_part
-from strongroom.repository.packs import Pack
 from strongroom.repository.store import Store
+
+if TYPE_CHECKING:
+    from strongroom.repository.packs import Pack
 
 FOLDER = "sessions/"
 _LENGTH = struct.Struct("<I")
