@@ -1,4 +1,4 @@
-"""What do the tests of hosts that can't read happen to? A repository in memory, an administrator, a host with a state of its own."""
+"""What do the tests of hosts happen to that can't read? A repository in memory, an administrator, a host with its own state."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class Site:
     def back_up(self, source: Path, store: Store | None = None, by: Repository | None = None) -> str:
         return self.report(source, store, by).snapshot.id
 
-    def report(self, source: Path, store: Store | None = None, by: Repository | None = None) -> BackupReport:
+    def report(self, source: Path, store: Store | None = None, by: Repository | None = None, *, probes: int = 0) -> BackupReport:
         with machine(self.state):
-            made = backup(by or self.host(store), f"faiss://{source}", BackupOptions(probes=4))
+            made = backup(by or self.host(store), f"faiss://{source}", BackupOptions(probes=probes))
         self.kept[made.snapshot.id] = files_of(source)
         return made
 

@@ -248,6 +248,7 @@ def key_add(
         Path | None, typer.Option("--new-key-file", help="Make a key file here instead of adding a password.")
     ] = None,
     role: Annotated[AccessRole, typer.Option(help="What it is for: see 'strongroom role table'.")] = AccessRole.ADMIN,
+    write_only: Annotated[bool, typer.Option("--write-only", help="For a host that backs up and can't read anything.")] = False,
     kms: Kms = None,
     key_file: KeyFile = None,
     json: AsJson = False,
@@ -256,7 +257,9 @@ def key_add(
     from strongroom.cli import render
 
     room = _open(repo, key_file)
-    slot = room.add_key(_new_secret(new_key_file_path, kms), label, role=role)
+    if write_only and role not in (AccessRole.ADMIN, AccessRole.OPERATOR):
+        raise typer.BadParameter("a host that can only back up has no other role", param_hint="--role")
+    slot = room.add_key(_new_secret(new_key_file_path, kms), label, role=role, write_only=write_only)
     _say_service(slot)
     _say(json, _slot(slot), lambda: render.show_done(f"key slot {slot.id[:12]} added"))
 
@@ -397,6 +400,7 @@ def _slot(slot: KeySlot) -> dict[str, Any]:
         "label": slot.label,
         "created": slot.created,
         "role": slot.identity.role.value,
+        "write_only": slot.write_only,
         **shown,
     }
 

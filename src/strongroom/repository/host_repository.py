@@ -39,8 +39,10 @@ class HostRepository(Repository):
     @property
     def index(self) -> BlobIndex:
         """The host's own packs."""
-        for pack in self._notes.read().packs.values() if not self._index.packs else ():
-            self._index.add(pack)
+        if self._seen is None:
+            self._seen = set()
+            for pack in self._notes.read().packs.values():
+                self._index.add(pack)
         return self._index
 
     def look_again(self) -> None:
