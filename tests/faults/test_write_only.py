@@ -23,9 +23,10 @@ from strongroom.errors import Damaged, Overtaken, Refused, StrongroomError, Wron
 from strongroom.library import Strongroom, open_repository
 from strongroom.operations.backup import BackupOptions, backup
 from strongroom.operations.copy import copy
+from strongroom.operations.prune import PruneOptions, prune
 from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store, blob_index, leaving, sessions
-from strongroom.repository.crypto import NotAuthentic, Signer, open_sealed
+from strongroom.repository.crypto import NotAuthentic, Signer, new_exchange_key, open_sealed
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.host_keys import HostKeys
 from strongroom.repository.host_notes import HostNotes
@@ -339,23 +340,27 @@ def _blobs_of(repository: Repository, source: Path) -> set[bytes]:
     return {bytes.fromhex(blob) for blob in made.manifest.blobs()}
 
 
-def test_a_host_that_lists_packs_of_others_misleads_nobody(site: Site, small: tuple[Path, Path]) -> None:
-    """Under their own salts, and under its own, before and after the right word is known."""
+@pytest.mark.parametrize("own", [True, False], ids=["under its own salt", "under theirs"])
+def test_a_host_that_lists_packs_of_others_misleads_nobody(site: Site, small: tuple[Path, Path], *, own: bool) -> None:
+    """Nor whoever hears the lie before the truth; and no prune makes the lie one of the repository's own."""
     made = backup(site.admin(OPERATOR), f"faiss://{small[0]}").snapshot.id
-    packs = list(site.admin().index.packs.values())
-    host = site.host()
-    for pack in packs:
-        for salt in (pack.salt, host.keys.new_salt()):
-            lie = blob_index.encode([type(pack)(pack.id, salt, pack.size, b"")])
-            name, content = seal(host.keys, Kind.INDEX, lie)
-            create_once(site.store, f"index/{name}", content)
-    for _ in range(3):
-        assert files_in(site.admin(), made) == files_of(small[0])
-        with machine(site.state / "another"):
-            site.prune()
+    host, told = site.host(), {listed.name for listed in site.store.list("index/")}
+    for pack in list(site.admin().index.packs.values()):
+        salt = host.keys.new_salt() if own else pack.salt
+        name, content = seal(host.keys, Kind.INDEX, blob_index.encode([type(pack)(pack.id, salt, pack.size, b"")]))
+        create_once(site.store, f"index/{name}", content)
+    for number in range(3):
+        with machine(site.state / f"admin-{number}"):
+            store = FaultyStore(site.store)
+            store.hidden = set(told)
+            repository = site.admin(store=store)
+            repository.look_again()
+            assert number or bool(repository.index.packs) == own
+            store.hidden = set()
+            prune(repository, PruneOptions(max_unused=0.0))
+            assert files_in(repository, made) == files_of(small[0])
+            assert files_in(site.admin(), made) == files_of(small[0])
         site.seconds += PAST
-    with machine(site.state / "a third"):
-        assert files_in(site.admin(), made) == files_of(small[0])
 
 
 # -- when it is removed ----------------------------------------------------------------------------------------------------
@@ -402,6 +407,17 @@ def test_a_hosts_slot_gets_no_secret_when_keys_are_rotated_and_it_goes_on(site: 
     site.store.delete("keyring/000001")
     with pytest.raises(Damaged, match="keyring/000001"), machine(site.state):
         Repository.open(site.store, HOST)
+
+
+def test_the_store_cant_give_a_host_a_key_of_its_own_to_seal_to(site: Site) -> None:
+    rotate(site.admin(), ADMIN, drop=True, cost=CHEAP)
+    content = site.store.read("keyring/000001")
+    body = json.loads(content[10 : 10 + int.from_bytes(content[6:10], "little")])
+    mine = base64.b64encode(new_exchange_key()[1])
+    site.store.delete("keyring/000001")
+    site.store.create("keyring/000001", content.replace(body["public"]["receiving"].encode(), mine))
+    with pytest.raises(Damaged, match="its signature isn't this repository's"):
+        site.host()
 
 
 def test_it_has_no_way_to_change_its_own_key_slot(site: Site) -> None:
