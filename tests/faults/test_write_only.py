@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -322,8 +323,16 @@ def test_nobody_relies_on_what_a_host_claims_to_have_stored(site: Site, small: t
         for blob_id in ids:
             writer.submit_coded(CodedBlob(blob_id, 0, 7, b"rubbish"))
         host.add_index(writer.close())
+    site.back_up(small[1], by=host)
+    with machine(site.state):
+        record = json.loads(zstandard.decompress(site.admin().read_manifest(site.back_up(small[1], by=host))))
+        record["collections"][0]["segments"][0]["rest"] = min(ids).hex()
+        host.add_manifest(zstandard.compress(json.dumps(record).encode()))
     made = backup(site.admin(OPERATOR), f"faiss://{small[0]}").snapshot.id
     assert files_in(site.admin(), made) == files_of(small[0])
+    replica = empty_store()
+    copy(site.admin(), replica)
+    assert files_in(Repository.open(replica, ADMIN), made) == files_of(small[0])
     site.seconds += PAST
     for _ in range(2):
         site.prune()

@@ -102,7 +102,7 @@ def _evacuate(needs: Needs, going: Collection[str], standing: Standing, progress
     concerned = [
         blob_id
         for blob_id in needs.blobs
-        if any(place.pack.id in going for place in index.places(blob_id)) or standing.pack_of(blob_id) is None
+        if any(place.pack.id in going for place in index.places(blob_id)) or not standing.somewhere(blob_id)
     ]
     progress.begin("reading back", None, "bytes")
     missing = unproven(repository, concerned, standing, progress.advance)

@@ -205,6 +205,11 @@ class Session:
     def new(cls, repository_id: bytes, secret: bytes, signer: bytes, label: str) -> Session:
         return cls(derive(secret, "session tag", salt=repository_id)[:TAG_OF_KEY_BYTES], secret, signer, label)
 
+    @property
+    def host(self) -> str:
+        """What the host is called."""
+        return self.label or self.signer.hex()[:12]
+
     def key(self, purpose: str, salt: bytes, repository_id: bytes) -> bytes:
         return derive(self.secret, f"session {purpose}", salt=salt + repository_id)
 
@@ -298,6 +303,14 @@ class Keys:
     def session_of(self, salt: bytes) -> Session | None:
         """Whose salt this is, of the sessions that were met: after an object was opened its own is among them."""
         return self._sessions.get(salt[:TAG_OF_KEY_BYTES])
+
+    def host_of(self, salt: bytes) -> str:
+        """The signature key (64 hex digits) of the host that wrote an object with this salt; '' if that isn't known of one."""
+        try:
+            found = self._look_for_session(salt)
+        except NotAuthentic:
+            return ""
+        return "" if found is None else found.signer.hex()
 
     def _look_for_session(self, salt: bytes) -> Session | None:
         tag = salt[:TAG_OF_KEY_BYTES]

@@ -14,8 +14,10 @@ from typing import TypeVar
 
 from strongroom.errors import Damaged, NotFound, Overtaken
 from strongroom.repository.blob_index import BlobIndex
+from strongroom.repository.crypto import TAG_OF_KEY_BYTES
 from strongroom.repository.packs import CodedBlob, Pack, pack_name
 from strongroom.repository.repository import Repository
+from strongroom.repository.sessions import tags
 from strongroom.repository.tombstones import What, earliest
 from strongroom.repository.unlocking import PACKS
 from strongroom.repository.writer import BlobWriter
@@ -31,12 +33,13 @@ _BATCH = 8
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Which packs can be relied on: those that are there with their length and that nobody has condemned. Damage that is known
-    counts as absence."""
+    counts as absence. `sessions` are the tags of those that hosts wrote which can't read."""
 
     repository: Repository
     condemned: frozenset[str]
     sizes: dict[str, int]
     damaged: frozenset[str] = frozenset()
+    sessions: frozenset[bytes] = frozenset()
 
     @classmethod
     def now(cls, repository: Repository, damaged: Iterable[str] = ()) -> Standing:
@@ -44,7 +47,10 @@ class Standing:
         listed was not condemned before."""
         condemned = frozenset(earliest(repository.tombstones(What.CONDEMNED)))
         repository.look_again()
-        return cls(repository, condemned, {one.name: one.size for one in repository.store.list(PACKS)}, frozenset(damaged))
+        sessions = tags(repository.store) if repository.reads else frozenset()
+        return cls(
+            repository, condemned, {one.name: one.size for one in repository.store.list(PACKS)}, frozenset(damaged), sessions
+        )
 
     def is_there(self, pack: Pack) -> bool:
         """With its length."""
@@ -63,16 +69,27 @@ class Standing:
     def holds(self, pack: Pack) -> bool:
         return pack.id not in self.condemned and pack.id not in self.damaged and self.is_there(pack)
 
-    def pack_of(self, blob_id: bytes) -> Pack | None:
-        """One that can be relied on."""
-        return next((place.pack for place in self.repository.index.places(blob_id) if self.holds(place.pack)), None)
+    def speaks_for(self, pack: Pack, host: str) -> bool:
+        """May what a pack says it holds be believed, unread, for a snapshot that this host made ('': for one of the repository's)?
+        That of another host may not: it could claim what it hasn't."""
+        theirs = pack.salt[:TAG_OF_KEY_BYTES] in self.sessions
+        return not theirs or (host != "" and self.repository.keys.host_of(pack.salt) == host)
+
+    def pack_of(self, blob_id: bytes, host: str = "") -> Pack | None:
+        """One that can be relied on for a snapshot of this host."""
+        packs = (place.pack for place in self.repository.index.places(blob_id))
+        return next((pack for pack in packs if self.holds(pack) and self.speaks_for(pack, host)), None)
+
+    def somewhere(self, blob_id: bytes) -> bool:
+        """Does any pack that can be relied on say that it holds the blob?"""
+        return any(self.holds(place.pack) for place in self.repository.index.places(blob_id))
 
 
-def secure(repository: Repository, needs: Iterable[bytes]) -> list[Pack]:
+def secure(repository: Repository, needs: Iterable[bytes], host: str = "") -> list[Pack]:
     """See to it that every blob lies in a pack that can be relied on: those that only condemned packs have are copied. Gives the
     packs. To be called before a manifest is stored, and once more after. Raises Overtaken if a blob is lost already."""
     standing = Standing.now(repository)
-    packs = {blob_id: standing.pack_of(blob_id) for blob_id in needs}
+    packs = {blob_id: standing.pack_of(blob_id, host) for blob_id in needs}
     endangered = [blob_id for blob_id, pack in packs.items() if pack is None]
     lost = copy(repository, endangered)
     if lost:
@@ -81,7 +98,7 @@ def secure(repository: Repository, needs: Iterable[bytes]) -> list[Pack]:
             f"{problem.subject} went while this ran ({problem.problem}; a prune, or damage): no snapshot was recorded",
             hint="run the backup again; if a prune was it, give prunes a longer --grace than the longest backup takes",
         )
-    packs |= {blob_id: standing.pack_of(blob_id) for blob_id in endangered}
+    packs |= {blob_id: standing.pack_of(blob_id, host) for blob_id in endangered}
     return list({pack.id: pack for pack in packs.values() if pack is not None}.values())
 
 

@@ -27,7 +27,7 @@ class RemovedHosts:
     def require(self, session: Session, snapshot_id: str) -> None:
         """Raises Damaged if the host was removed before it made this snapshot."""
         if session.signer.hex() in self._ids(What.REVOKED) and snapshot_id not in self._ids(What.ENDED):
-            problem = f"the key slot of its host ({session.label or session.signer.hex()[:12]}) was removed before it was made"
+            problem = f"the key slot of its host ({session.host}) was removed before it was made"
             raise Damaged(SNAPSHOTS + snapshot_id, problem, hint="forget it by its id, unless you know better")
 
     def _ids(self, what: What) -> frozenset[str]:

@@ -81,8 +81,8 @@ class Repository:
         self._readers = functools.lru_cache(maxsize=64)(functools.partial(PackReader, keys))
         keys.find_session = keys.find_session or functools.partial(sessions.find, self.store, keys)
         self._removed_hosts = RemovedHosts(self.store, keys)
-        self.hosts: dict[str, str] = {}
-        """Which host made a snapshot, of those that were read and that a host made which can't read: id to the slot's label."""
+        self.hosts: dict[str, Session] = {}
+        """Of the snapshots that were read and that a host made which can't read: id to the session in which it did."""
 
     # -- opening ---------------------------------------------------------------------------------------------------------
 
@@ -382,7 +382,7 @@ class Repository:
         if not signed_by(session.signer, signature, sessions.snapshot_message(session.tag, self.keys.repository_id, manifest)):
             raise Damaged(name, f"its signature isn't that of the host in whose name it is ({session.label})")
         self._removed_hosts.require(session, snapshot_id)
-        self.hosts[snapshot_id] = session.label or session.signer.hex()[:12]
+        self.hosts[snapshot_id] = session
         return manifest
 
     def delete_manifest(self, snapshot_id: str) -> None:

@@ -31,11 +31,12 @@ class Descendant(Protocol):
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A snapshot: its id (64 hex digits) and its manifest. `host` is what the key slot is called of the host that made it, if that
-    can only write: proven by its signature, unlike what the manifest says."""
+    can only write, `signer` its public key (64 hex digits): proven by its signature, unlike what the manifest says."""
 
     id: str
     manifest: Manifest
     host: str = ""
+    signer: str = ""
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -132,7 +133,8 @@ def read(repository: Repository, snapshot_id: str) -> Snapshot:
     """The snapshot of a whole id. Raises NotFound or Damaged."""
     name = f"snapshots/{snapshot_id}"
     record = decode(name, repository.read_manifest(snapshot_id))
-    return Snapshot(snapshot_id, record, repository.hosts.get(snapshot_id, ""))
+    made_in = repository.hosts.get(snapshot_id)
+    return Snapshot(snapshot_id, record, made_in.host, made_in.signer.hex()) if made_in else Snapshot(snapshot_id, record)
 
 
 def find(repository: Repository, name: str) -> Snapshot:

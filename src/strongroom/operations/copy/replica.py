@@ -15,7 +15,7 @@ from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, leaving, tombstones
+from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Pack, Repository, Store, config, key_slots, leaving, tombstones
 from strongroom.repository import region as regions
 from strongroom.repository.declarations import declarations
 from strongroom.repository.evacuation import secure, still_hold
@@ -259,14 +259,23 @@ class _Copy:
     def _send_snapshots(self, replica: Repository, transport: Transport, plan: Plan) -> int:
         """Packs, then the blob index, then manifests. A prune at the source may take packs away meanwhile: looked for again."""
         missing = {snapshot.id: {bytes.fromhex(blob) for blob in snapshot.manifest.blobs()} for snapshot in plan.snapshots}
-        lost = send_packs(self.primary, replica, transport, set().union(*missing.values()), whole=plan.whole)
-        ready = [snapshot for snapshot in plan.snapshots if not missing[snapshot.id] & lost]
-        self.incomplete += [one.id for one in plan.snapshots if missing[one.id] & lost]
-        needs = set().union(*(missing[one.id] for one in ready))
-        packs = secure(replica, needs) if ready else []
+        goes = set().union(*missing.values())
+        ready: list[Snapshot] = []
+        secured: list[tuple[str, set[bytes]]] = []
+        packs: list[Pack] = []
+        for host in sorted({one.signer for one in plan.snapshots}):
+            theirs = [one for one in plan.snapshots if one.signer == host]
+            needs = set().union(*(missing[one.id] for one in theirs))
+            lost = send_packs(self.primary, replica, transport, needs, goes=goes, whole=plan.whole, host=host)
+            whole = [one for one in theirs if not missing[one.id] & lost]
+            self.incomplete += [one.id for one in theirs if missing[one.id] & lost]
+            secured.append((host, set().union(*(missing[one.id] for one in whole))))
+            packs += secure(replica, secured[-1][1], host) if whole else []
+            ready += whole
         made = self._send_manifests(replica, transport, [*ready], plan.withheld)
         if ready and not still_hold(replica, packs):
-            secure(replica, needs)
+            for host, needs in secured:
+                secure(replica, needs, host)
         return made
 
     def _send_manifests(self, replica: Repository, transport: Transport, ready: list[Snapshot], withheld: frozenset[str]) -> int:
