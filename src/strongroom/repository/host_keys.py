@@ -60,7 +60,7 @@ class HostKeys(Keys):
     ) -> None:
         blob_id, fingerprint, self.notes = held
         super().__init__(repository_id, blob_id, fingerprint, ())
-        self._store = store
+        self.store = store
         self._shown = {name: value for name, value in slot.body.items() if name != "wrapped"}
         self._label = slot.label
         self.signer = signer
@@ -114,7 +114,7 @@ class HostKeys(Keys):
         raise Refused(REASON, hint=HINT)
 
     def look_again(self) -> None:
-        self._public += keyring.follow(self._store, self._public[-1], self.repository_id)
+        self._public += keyring.follow(self.store, self._public[-1], self.repository_id)
 
     def _begin(self) -> Session:
         self.look_again()
@@ -122,8 +122,8 @@ class HostKeys(Keys):
         content = sessions.encode(session, self._shown, self._public[-1], self.repository_id, self.signer)
         name = sessions.name_of(session.tag)
         try:
-            self._store.create(name, content)
+            self.store.create(name, content)
         except (AlreadyExists, Unreachable):  # ours, if its answer was lost
-            if self._store.read(name) != content:
+            if self.store.read(name) != content:
                 raise
         return session

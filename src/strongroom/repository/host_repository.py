@@ -32,6 +32,7 @@ class HostRepository(Repository):
     def __init__(self, store: Store, settings: config.Config, keys: HostKeys, identity: Identity, clock: Clock) -> None:
         super().__init__(store, settings, keys, identity, clock, keys.signer)
         self._host = keys
+        keys.store = self.store
         self._notes = HostNotes(keys.repository_id, keys.notes)
 
     # -- what it may rely on -----------------------------------------------------------------------------------------------
