@@ -17,6 +17,11 @@ HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 class SessionReader(Reader):
     """Opens objects of sessions, too; each signature is checked on the way."""
 
+    def names(self, folder):
+        """Without the slots of hosts, which open nothing."""
+        found = super().names(folder)
+        return [one for one in found if folder != "keys" or json.loads(self.object(f"keys/{one}", one))["slot"] != 3]
+
     def _key(self, content, kind):
         tag = content[6:14]
         if not (self.folder / "sessions" / tag.hex()).is_file():
