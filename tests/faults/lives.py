@@ -37,7 +37,7 @@ from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import artifacts, compaction, history, matching, rows_writer, segment_writer
 
 SECRET = Secret.passphrase(PASSWORD)
-FOLDERS = ("config", "keys", "packs", "index", "snapshots", "tombstones")
+FOLDERS = ("config", "keys", "packs", "index", "snapshots", "tombstones", "proofs")
 HOUR = 3600.0
 DAY = timedelta(days=1)
 LAG = 2 * HOUR
@@ -94,6 +94,8 @@ class Life:
         self.inner: Store = empty_store()
         self.sources = [made(folder / f"source-{number}", kind, seed=1) for number, kind in enumerate(kinds)]
         self.kept: dict[str, Kept] = {}
+        self.left: dict[str, Kept] = {}
+        """Of what a forget that failed has only buried: it is there still, and is forgotten with what a later one forgets."""
         self.pending: list[Kept] = []
         self.doubtful: set[str] = set()
         self.damaged = False
@@ -230,10 +232,11 @@ class Life:
         """Who makes a snapshot meanwhile lets one more go; who doesn't see the newest ones lets fewer go."""
         going: set[str] = set()
         more = mood.kind.startswith("backup")
+        there = {**self.kept, **self.left}
         for living in self.sources:
-            mine = sorted((one.created, name) for name, one in self.kept.items() if one.source == living.url)
+            mine = sorted((one.created, name) for name, one in there.items() if one.source == living.url)
             going |= {name for _, name in mine[: max(0, len(mine) - last + more)]}
-        if self.kept:
+        if there:
             self._forget(ForgetOptions(rules=Rules(last=last), trust=Trust(10_000, created=True)), going, mood)
 
     def _forget(self, options: ForgetOptions, going: set[str], mood: Mood) -> None:
@@ -312,8 +315,9 @@ class Life:
         repository = self.open()
         buried = set(earliest(repository.tombstones(What.FORGOTTEN)))
         listed = set(repository.manifest_ids())
-        for name in self.doubtful & buried:
-            self.kept.pop(name, None)
+        for name in self.doubtful & buried & set(self.kept):
+            self.left[name] = self.kept.pop(name)
+        self.left = {name: one for name, one in self.left.items() if name in listed}
         for name in listed - buried - set(self.kept):
             record = history.read(repository, name).manifest
             content = content_of(repository, name)
@@ -353,7 +357,7 @@ class Life:
         probed = self.back_up(0, reread=True, probes=True) if answers else None
         found = self.verified(Level.DATA)
         assert found.findings == ()
-        assert set(found.healthy) == set(self.kept)
+        assert set(found.healthy) == {*self.kept, *self.left}
         self.is_whole()
         for name, one in self.kept.items():
             assert restored_files(self.open(), name, self.folder / f"restored-{next(self.names)}") == one.content.files

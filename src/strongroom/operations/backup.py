@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from strongroom import engines
 from strongroom.engines.protocol import ChangeFeed, Frozen
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
 from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
-from strongroom.operations.predecessor import Predecessor, predecessor_of
+from strongroom.operations.predecessor import VERSION, Predecessor, predecessor_of
 from strongroom.operations.processor import processor
 from strongroom.operations.residence import Residence
 from strongroom.operations.witness import Witness
@@ -171,7 +170,7 @@ class _Backup:
             host=socket.gethostname(),
             engine=description.engine,
             engine_version=description.engine_version,
-            strongroom_version=importlib.metadata.version("strongroom"),
+            strongroom_version=VERSION,
             position=position,
             rows_plane=rows_plane,
             root=root_of(stored),

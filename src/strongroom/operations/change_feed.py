@@ -6,7 +6,6 @@ answers, for the probes. Else every row is read, which gives the same snapshot a
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,24 +31,17 @@ def unread(frozen: Frozen, collection: Collection, before: Predecessor, queries:
     """What need not be read of a collection, None if all of it must be. `queries` are wanted of each field."""
     then = before.collection(collection.name)
     record = before.snapshot.manifest if before.snapshot else None
-    if not isinstance(frozen, ChangeFeed) or then is None or record is None or not _same_makers(frozen, before):
+    if not isinstance(frozen, ChangeFeed) or then is None or record is None:
         return None
     known = sealed(frozen, collection, before, queries)
     stretches = tuple(frozen.unchanged(collection.name, then.catalog, record.position)) if known is not None else ()
     return Unread(stretches, then.schema, known) if stretches and known is not None else None
 
 
-def _same_makers(frozen: Frozen, before: Predecessor) -> bool:
-    """Another release of the engine, or of Strongroom, might see other columns in the same files."""
-    record = before.snapshot.manifest if before.snapshot else None
-    ours = importlib.metadata.version("strongroom")
-    return record is not None and (record.engine_version, record.strongroom_version) == (frozen.description.engine_version, ours)
-
-
 def sealed(frozen: Frozen, collection: Collection, before: Predecessor, queries: int) -> dict[str, Probes] | None:
     """The probes of every field with the answers that were right at the snapshot before; None if those of one can't go on."""
     then = before.collection(collection.name)
-    if then is None or not _same_makers(frozen, before):
+    if then is None or not before.made_alike(frozen.description.engine_version):
         return None
     sets, found = {one.field: one.blob for one in then.probes}, dict[str, Probes]()
     measures = {one.name: one.metric for one in then.catalog.fields}

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 from blake3 import blake3
@@ -27,6 +28,9 @@ from strongroom.snapshots.known import KnownRows, open_known
 from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection
 from strongroom.snapshots.rows_writer import HIGHEST, following
 from strongroom.snapshots.seeds import Seeds, seeds_of
+
+VERSION = importlib.metadata.version("strongroom")
+"""The release that makes snapshots here."""
 
 _PARTLY = (": rows", ": live answers")
 """How the items of a ledger end that say that something couldn't be read this time."""
@@ -79,14 +83,32 @@ class Predecessor:
         if record is None or not record.rows or record.host != socket.gethostname() or record.processor != processor():
             return None
         probed = all(len(one.probes) == len(one.catalog.fields) for one in record.collections if one.count)
-        same = record.engine_version == engine_version and record.strongroom_version == importlib.metadata.version("strongroom")
-        same &= probed and all(probe.live for one in record.collections for probe in one.probes)
+        same = self.made_alike(engine_version) and probed and all(probe.live for one in record.collections for probe in one.probes)
         return record if same and all(map(self.has, record.blobs())) else None
 
     def collection(self, name: str) -> StoredCollection | None:
         """The collection of that name in the snapshot before."""
-        manifest = self.snapshot.manifest if self.snapshot else None
-        return next((one for one in manifest.collections if one.name == name), None) if manifest else None
+        return self._collections.get(name)
+
+    @cached_property
+    def _collections(self) -> dict[str, StoredCollection]:
+        return {one.name: one for one in self.snapshot.manifest.collections} if self.snapshot else {}
+
+    @cached_property
+    def _artifacts(self) -> dict[str, StoredArtifact]:
+        return {one.path: one for one in self.snapshot.manifest.artifacts} if self.snapshot else {}
+
+    @cached_property
+    def _elsewhere(self) -> Sequence[StoredCollection]:
+        """The collections of the newest snapshots of other sources."""
+        sources = dict.fromkeys(one.source for one in reversed(self.known) if one.source != self.source)
+        newest = [history.newest_of(self.repository, self.known, source) for source in list(sources)[:MOST_SOURCES]]
+        return [one for snapshot in newest if snapshot for one in snapshot.manifest.collections]
+
+    def made_alike(self, engine_version: str) -> bool:
+        """Another release of the engine, or of Strongroom, might see other columns in the same files."""
+        record = self.snapshot.manifest if self.snapshot else None
+        return record is not None and (record.engine_version, record.strongroom_version) == (engine_version, VERSION)
 
     def rows(self, collection: Collection, schema: str, rows_plane: str) -> KnownRows | None:
         """What is known of the collection's rows; None if they can't be told apart from the new ones or not be relied on."""
@@ -110,14 +132,11 @@ class Predecessor:
         if known or not self.repository.reads:
             return Seeds()
         before = self.collection(collection.name)
-        sources = dict.fromkeys(one.source for one in reversed(self.known) if one.source != self.source)
-        newest = [history.newest_of(self.repository, self.known, source) for source in list(sources)[:MOST_SOURCES]]
-        others = [one for snapshot in newest if snapshot for one in snapshot.manifest.collections]
-        return seeds_of(collection.fields, [*([before] if before else []), *others], self.has, self.repository.read_blob)
+        return seeds_of(collection.fields, [*([before] if before else []), *self._elsewhere], self.has, self.repository.read_blob)
 
     def file(self, path: str) -> Before:
         """The parts of a file in the snapshot before that are still there."""
-        found = self._artifact(path)
+        found = self._artifacts.get(path)
         if found is None:
             return Before()
         parts = {part.key: part for part in found.parts if part.key and self._is_there(part)}
@@ -125,17 +144,13 @@ class Predecessor:
 
     def immutable(self, path: str, size: int) -> StoredArtifact | None:
         """A file that the engine never changes, if all of it is still there."""
-        found = self._artifact(path)
+        found = self._artifacts.get(path)
         usable = found is not None and found.immutable and found.size == size and all(map(self.has, found.blobs()))
         return found if usable else None
 
     def cache(self, collection: str) -> Path:
         """Where this machine keeps what it knows of a collection's rows."""
         return cache_of(self.repository, self.source, collection)
-
-    def _artifact(self, path: str) -> StoredArtifact | None:
-        manifest: Manifest | None = self.snapshot.manifest if self.snapshot else None
-        return next((one for one in manifest.artifacts if one.path == path), None) if manifest else None
 
     def _is_there(self, part: Part) -> bool:
         return all(map(self.has, part.blobs()))

@@ -39,8 +39,8 @@ def commit(repository: Repository, record: Manifest) -> str:
 
 
 def withdraw(repository: Repository, snapshot_ids: Iterable[str], parents: Iterable[str]) -> dict[str, tuple[Hold, ...]]:
-    """Bury snapshots, then delete their manifests: a crash in between is made good by the next forget or prune. Gives those that
-    stay because they are held.
+    """Bury snapshots, then delete their manifests: after a crash in between they are whole until somebody forgets
+    them again. Gives those that stay because they are held.
 
     `parents` are those that they name as their predecessors and that stay. Holds are read once the tombstone is there: a hold that
     is stored later reads the tombstone, and brings back what it covers (docs/ARCHITECTURE.md, "One hold").

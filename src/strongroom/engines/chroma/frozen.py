@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class ChromaFrozen:
         self._unsettled = {name: place.pending for name, place in places.items() if place.pending}
         self._artifacts = tuple(self._files())
 
-    @property
+    @cached_property
     def description(self) -> Description:
         """Every tenant's and database's collections. `engine_version` is that of the installed library: files don't tell."""
         try:
@@ -111,6 +112,10 @@ class ChromaFrozen:
         )
         return Description("chroma", installed, collections, self._catalog, (*catalog.ledger(cosine), *lost, *unsettled))
 
+    @cached_property
+    def _described(self) -> dict[str, Collection]:
+        return {one.name: one for one in self.description.collections}
+
     @property
     def position(self) -> Position:
         """The last entry of Chroma's log, which all collections share."""
@@ -125,7 +130,7 @@ class ChromaFrozen:
 
     def unchanged(self, collection: str, then: Collection, since: Position) -> Sequence[Stretch]:
         """What the log says that nobody has touched: see `changes`."""
-        entry, now = self._entry(collection), self.description.collection(collection)
+        entry, now = self._entry(collection), self._described[collection]
         with catalog.reading(self._root / DATABASE) as connection:
             places = rows.locate(connection, entry, self._root)
             return tuple(changes.unchanged(connection, entry, places, self._root, now, then))

@@ -1,6 +1,6 @@
 """How fast is a replica made? `strongroom copy` between two directories, beside `cp -r` and, if it is installed, `rclone copy`.
 
-    python bench/copy.py [--mib 256] [--runs 3]
+    python bench/copying.py [--mib 256] [--runs 3]
 
 The repository holds random vectors in a FAISS index. Times are of whole processes; `sync` is part of each, since our copies are
 durable when they end. Medians, in seconds; then a second copy that has nothing to move.
