@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
+from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -28,6 +29,7 @@ class SessionReader(Reader):
             return super()._key(content, kind)
         assert content[:6] == b"SRRM" + bytes([1, kind])
         secret, _ = self.session(tag)
+        assert content[14:22] == blake3(tag, key=derive(self.blob_ids, b"", "session mark")).digest()[:8]
         return AESGCM(derive(secret, content[6:38] + self.id, f"session {PURPOSES[kind]}"))
 
     def session(self, tag):

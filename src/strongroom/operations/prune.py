@@ -21,7 +21,7 @@ from strongroom.repository import Pack, Repository, leaving
 from strongroom.repository.evacuation import Standing, copy
 from strongroom.repository.packs import pack_name
 from strongroom.repository.rewriting import drop_settled, merge_forgotten, rewrite_index
-from strongroom.repository.sessions import of_hosts, tags
+from strongroom.repository.sessions import FOLDER
 from strongroom.repository.store import KeepsLeftovers, require_deletes
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots.commit import finish_forgotten
@@ -114,7 +114,8 @@ class _Prune:
         standing = Standing.now(self.repository, damaged)
         finished = self._require_all(needs, standing)
         uses = uses_of([pack for pack in self.repository.index.packs.values() if standing.holds(pack)], needs.blobs)
-        hosts = of_hosts(self.repository.index.packs.values(), self.repository.store)
+        packs = self.repository.index.packs.values()
+        hosts = {pack.id for pack in packs if self.repository.keys.by_host(pack.salt)}
         plan = self._rewrite(_plan(uses, self.options.max_unused, hosts))
         fresh, stale = self._unlisted(standing)
         going = {use.pack.id: use.pack.size for use in (*plan.unneeded, *plan.rewritten)}
@@ -202,7 +203,7 @@ class _Prune:
         return fresh, stale
 
     def _bury(self, going: Collection[str], fresh: Collection[str]) -> None:
-        if going and tags(self.repository.store):
+        if going and any(True for _ in self.repository.store.list(FOLDER)):
             leaving.say(self.repository.store, going)  # hosts that can't read tombstones
         if going:
             self.repository.bury(What.CONDEMNED, going)

@@ -193,8 +193,8 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One run of a host that can write and not read. Every salt of what it wrote begins with the tag, every key comes from the
-    secret; `signer` is the public key of its key slot, `label` what an administrator called that."""
+    """One run of a host that can write and not read. Every salt of what it wrote begins with the tag, marked, every key comes from
+    the secret; `signer` is the public key of its key slot, `label` what an administrator called that."""
 
     tag: bytes
     secret: bytes = field(repr=False)
@@ -227,6 +227,7 @@ class Keys:
         self.find_session: Callable[[bytes], Session | None] | None = None
         """Looks in the store for the session of this tag. Raises NotAuthentic if it is none of this repository's."""
         self._sessions: dict[bytes, Session] = {}
+        self._mark_key = derive(blob_id, "session mark")
 
     @classmethod
     def of(cls, master: bytes, repository_id: bytes) -> Keys:
@@ -300,9 +301,17 @@ class Keys:
         key = of(named) if named is not None else in_session(self.session_of(salt))
         return Box(of(self._epochs[0]), another) if key is None else Box(key)
 
+    def marked(self, tag: bytes) -> bytes:
+        """What each salt of a session begins with: its tag and what proves to holders of keys that it is one's."""
+        return tag + blake3(tag, key=self._mark_key).digest()[:TAG_OF_KEY_BYTES]
+
+    def by_host(self, salt: bytes) -> bool:
+        """Is it the salt of what a host wrote that can't read?"""
+        return salt.startswith(self.marked(salt[:TAG_OF_KEY_BYTES]))
+
     def session_of(self, salt: bytes) -> Session | None:
         """Whose salt this is, of the sessions that were met: after an object was opened its own is among them."""
-        return self._sessions.get(salt[:TAG_OF_KEY_BYTES])
+        return self._sessions.get(salt[:TAG_OF_KEY_BYTES]) if self.by_host(salt) else None
 
     def host_of(self, salt: bytes) -> str:
         """The signature key (64 hex digits) of the host that wrote an object with this salt; '' if that isn't known of one."""
@@ -314,6 +323,8 @@ class Keys:
 
     def _look_for_session(self, salt: bytes) -> Session | None:
         tag = salt[:TAG_OF_KEY_BYTES]
+        if not self.by_host(salt):
+            return None
         found = self._sessions.get(tag) or (self.find_session(tag) if self.find_session else None)
         if found is not None:
             self._sessions[tag] = found

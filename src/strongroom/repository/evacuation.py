@@ -14,10 +14,8 @@ from typing import TypeVar
 
 from strongroom.errors import Damaged, NotFound, Overtaken
 from strongroom.repository.blob_index import BlobIndex
-from strongroom.repository.crypto import TAG_OF_KEY_BYTES
 from strongroom.repository.packs import CodedBlob, Pack, pack_name
 from strongroom.repository.repository import Repository
-from strongroom.repository.sessions import tags
 from strongroom.repository.tombstones import What, earliest
 from strongroom.repository.unlocking import PACKS
 from strongroom.repository.writer import BlobWriter
@@ -33,13 +31,12 @@ _BATCH = 8
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Which packs can be relied on: those that are there with their length and that nobody has condemned. Damage that is known
-    counts as absence. `sessions` are the tags of those that hosts wrote which can't read."""
+    counts as absence."""
 
     repository: Repository
     condemned: frozenset[str]
     sizes: dict[str, int]
     damaged: frozenset[str] = frozenset()
-    sessions: frozenset[bytes] = frozenset()
 
     @classmethod
     def now(cls, repository: Repository, damaged: Iterable[str] = ()) -> Standing:
@@ -47,10 +44,7 @@ class Standing:
         listed was not condemned before."""
         condemned = frozenset(earliest(repository.tombstones(What.CONDEMNED)))
         repository.look_again()
-        sessions = tags(repository.store) if repository.reads else frozenset()
-        return cls(
-            repository, condemned, {one.name: one.size for one in repository.store.list(PACKS)}, frozenset(damaged), sessions
-        )
+        return cls(repository, condemned, {one.name: one.size for one in repository.store.list(PACKS)}, frozenset(damaged))
 
     def is_there(self, pack: Pack) -> bool:
         """With its length."""
@@ -72,8 +66,10 @@ class Standing:
     def speaks_for(self, pack: Pack, host: str) -> bool:
         """May what a pack says it holds be believed, unread, for a snapshot that this host made ('': for one of the repository's)?
         That of another host may not: it could claim what it hasn't."""
-        theirs = pack.salt[:TAG_OF_KEY_BYTES] in self.sessions
-        return not theirs or (host != "" and self.repository.keys.host_of(pack.salt) == host)
+        keys = self.repository.keys
+        if not self.repository.reads or not keys.by_host(pack.salt):
+            return True
+        return host != "" and keys.host_of(pack.salt) == host
 
     def pack_of(self, blob_id: bytes, host: str = "") -> Pack | None:
         """One that can be relied on for a snapshot of this host."""

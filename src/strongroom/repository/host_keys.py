@@ -97,8 +97,8 @@ class HostKeys(Keys):
             self._used = True
 
     def new_salt(self) -> bytes:
-        tag = self.session.tag
-        return tag + random_bytes(SALT_BYTES - len(tag))
+        start = self.marked(self.session.tag)
+        return start + random_bytes(SALT_BYTES - len(start))
 
     def box(self, purpose: str, salt: bytes) -> Box:
         """Of the present session alone. Raises Refused for what others wrote, or this host wrote before."""

@@ -215,7 +215,7 @@ class Repository:
             content = self.store.read(name)
             packs = list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, content)))
             session = self._session_of(content)
-            if session is not None and not all(pack.salt.startswith(session.tag) for pack in packs):
+            if session is not None and not all(pack.salt.startswith(self.keys.marked(session.tag)) for pack in packs):
                 raise Damaged(name, f"the host that wrote it ({session.label}) lists packs that aren't its own")
             return packs
         except NotFound:
@@ -308,9 +308,8 @@ class Repository:
         with self._loading:
             indexed = list(self._index.packs.values())
         sound = {pack.id for pack in indexed if pack.id not in damaged and there.get(pack.name) == pack.size}
-        return BlobWriter(
-            self.store, self.keys, self._index.only(sound - condemned.keys() - sessions.of_hosts(indexed, self.store))
-        )
+        sound -= {pack.id for pack in indexed if self.keys.by_host(pack.salt)}
+        return BlobWriter(self.store, self.keys, self._index.only(sound - condemned.keys()))
 
     def add_index(self, packs: Sequence[Pack]) -> None:
         """List new packs in the blob index, durably. To be called when the packs are, and before any manifest that needs them."""

@@ -1,6 +1,6 @@
 """How does a host write what it can't read? Under keys of one session, whose secret only others can open.
 
-    sessions/<tag>   16 hex digits, with which the salts of all objects of the session begin
+    sessions/<tag>   16 hex digits, with which the salts of all objects of the session begin; a mark of the tag follows
 
     header 6 | length u32 of the JSON | JSON | Ed25519 signature 64, with the key of the host's slot, over all before it
 
@@ -13,8 +13,8 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from strongroom.errors import NotFound
 from strongroom.repository.crypto import (
@@ -33,9 +33,6 @@ from strongroom.repository.framing import HEADER_BYTES, Kind, header
 from strongroom.repository.key_slots import WRITE_ONLY, signed_part
 from strongroom.repository.store import Store
 
-if TYPE_CHECKING:
-    from strongroom.repository.packs import Pack
-
 FOLDER = "sessions/"
 _LENGTH = struct.Struct("<I")
 
@@ -48,12 +45,6 @@ def tags(store: Store) -> frozenset[bytes]:
     """The sessions that there are."""
     found = (listed.name.removeprefix(FOLDER) for listed in store.list(FOLDER))
     return frozenset(bytes.fromhex(one) for one in found if _is_tag(one))
-
-
-def of_hosts(packs: Iterable[Pack], store: Store) -> frozenset[str]:
-    """The ids of those packs that hosts wrote which can't read: what they say of themselves, nobody else relies on."""
-    there = tags(store)
-    return frozenset(pack.id for pack in packs if pack.salt[:TAG_OF_KEY_BYTES] in there) if there else frozenset()
 
 
 def encode(session: Session, shown: Mapping[str, Any], epoch: PublicEpoch, repository_id: bytes, signer: Signer) -> bytes:
