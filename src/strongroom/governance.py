@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strongroom.access.gate import Gate, gated
-from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret
+from strongroom.access.gate import Gate, gated, noted_afterwards
+from strongroom.access.recorded import outcome_of
+from strongroom.clock import SYSTEM_CLOCK, Clock
+from strongroom.credentials import secret_of
+from strongroom.errors import WrongRequest
+from strongroom.progress import SILENT, Progress
+from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, open_store
 from strongroom.repository.identity import AccessRole, Bearer
 
 if TYPE_CHECKING:
@@ -15,6 +21,10 @@ if TYPE_CHECKING:
     from strongroom.access.audit import Export, Findings, Operation
     from strongroom.access.tokens import Token
     from strongroom.operations.key_status import KeyStatus
+    from strongroom.operations.lock.extend import ExtendReport
+    from strongroom.operations.lock.recover import RecoverReport
+    from strongroom.operations.lock.status import LockStatus
+    from strongroom.repository.lock_mode import Mode
     from strongroom.repository.rotation import Rotation
 
 
@@ -42,6 +52,8 @@ class Governed:
     ) -> KeySlot:
         """One more secret that opens the repository, for a person of its own. `write_only` is for a host that backs up, an
         operator, and can't read: not with a program of its own either."""
+        if write_only and role not in (AccessRole.ADMIN, AccessRole.OPERATOR):
+            raise WrongRequest("a host that can only back up has no other role", hint="leave --role away")
         bearer = Bearer(AccessRole.OPERATOR if write_only else AccessRole(role), issuer=self.repository.identity.slot)
         return self.repository.add_key(secret, label, cost=cost, bearer=bearer, write_only=write_only)
 
@@ -143,3 +155,47 @@ class Governed:
         from strongroom.access import audit
 
         return audit.export(self.repository)
+
+    def set_lock(
+        self, period: timedelta, mode: Mode | None = None, *, dry_run: bool = False, progress: Progress = SILENT
+    ) -> ExtendReport | None:
+        """Lock what the repository needs by the store's object lock, each object for `period` at least from now and from each
+        `extend_locks` on; no time at all ends that for what is stored later. Raises UnsafeStore where there is none."""
+        from strongroom.operations.lock.extend import set_rule
+        from strongroom.repository.lock_mode import Mode
+
+        return set_rule(self.repository, mode or Mode.COMPLIANCE, period, dry_run=dry_run, progress=progress)
+
+    def extend_locks(self, *, dry_run: bool = False, progress: Progress = SILENT) -> ExtendReport:
+        """Lock what snapshots need for as long as the rule says, where that is to run out."""
+        from strongroom.operations.lock.extend import extend
+
+        return extend(self.repository, dry_run=dry_run, progress=progress)
+
+    def lock_status(self, progress: Progress = SILENT) -> LockStatus:
+        """What is locked, until when, and what should be and isn't."""
+        from strongroom.operations.lock.status import lock_status
+
+        return lock_status(self.repository, progress)
+
+
+def recover_repository(
+    location: str,
+    *,
+    password: str | None = None,
+    key_file: str | Path | None = None,
+    since: datetime | None = None,
+    dry_run: bool = False,
+    clock: Clock = SYSTEM_CLOCK,
+    progress: Progress = SILENT,
+) -> RecoverReport:
+    """Bring back what was hidden or overwritten in a bucket that keeps versions, be it everything. `since`: also what was
+    forgotten, pruned or revoked after that time, by whoever had the repository's key as well."""
+    from strongroom.operations.lock.recover import recover
+
+    secret, store = secret_of(password, key_file), open_store(location)
+    asked = {"since": since.isoformat() if since else "", "dry_run": dry_run}
+    with noted_afterwards(store, secret, clock, "recover_objects", asked) as deed:
+        report = recover(store, secret, since=since, dry_run=dry_run, clock=clock, progress=progress)
+        deed.outcome = outcome_of(report)
+    return report

@@ -11,7 +11,9 @@ from typing import Any
 
 import strongroom.cli.commands
 import strongroom.cli.render
-import strongroom.library  # noqa: F401
+import strongroom.library
+import strongroom.operations.run
+import strongroom.policy.reading  # noqa: F401
 from strongroom import cli
 from strongroom.repository.crypto import Argon2Cost
 

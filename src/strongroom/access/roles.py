@@ -78,6 +78,11 @@ VERBS: dict[str, Verb] = {
     "revoke_token": _for(OPERATOR, RESTORER, AUDITOR),
     # holding fast, and taking away
     "publish_policy": _for(governed=True),
+    "name_region": _for(governed=True),
+    "set_lock": _for(governed=True),
+    "extend_locks": _for(OPERATOR),
+    "lock_status": Verb(_ALL, looks=True, lists=False),
+    "recover_objects": _for(governed=True),
     "hold": _for(governed=True),
     "release_hold": _for(governed=True),
     "erase": _for(governed=True),
@@ -119,6 +124,11 @@ _COMMANDS = {
     "rotate_keys": "key rotate",
     "key_status": "key status",
     "publish_policy": "config publish",
+    "name_region": "region set",
+    "set_lock": "lock set",
+    "extend_locks": "lock extend",
+    "lock_status": "lock status",
+    "recover_objects": "lock recover",
     "published_policy": "config of the repository",
 }
 WRITING = frozenset({"backup"})

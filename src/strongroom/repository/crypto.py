@@ -8,6 +8,7 @@ Ed25519 (RFC 8032).
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ TAG_OF_KEY_BYTES = 8
 """With so many bytes a salt begins that names its key."""
 _IN_SESSIONS = frozenset({"pack", "index", "snapshot", "audit"})
 """What a host that can't read may write. What else is found under a key of its is no object of the repository."""
+_DERIVING = threading.Lock()
 _HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
@@ -67,10 +69,11 @@ class Argon2Cost:
 
 
 def key_of_passphrase(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
-    """The 32-byte key of a passphrase: slow and memory-hard on purpose."""
-    return Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory).derive(
-        passphrase
-    )
+    """The 32-byte key of a passphrase: slow and memory-hard on purpose. One at a time: two at once, of several lanes each, wait for
+    each other's threads in OpenSSL for ever."""
+    kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory)
+    with _DERIVING:
+        return kdf.derive(passphrase)
 
 
 class Box:

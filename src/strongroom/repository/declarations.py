@@ -54,7 +54,7 @@ def declarations(store: Store, keys: Keys, kind: Kind, folder: str) -> list[Decl
     gone: nobody can tell then what was declared."""
     listed = list(store.list(folder))
     with ThreadPoolExecutor(_READERS) as pool:
-        bodies = list(pool.map(lambda one: _read(store, keys, kind, one.name), listed))
+        bodies = list(pool.map(lambda one: read_declaration(store, keys, kind, one.name), listed))
     found = {
         one.name.removeprefix(folder): Declaration(one.name.removeprefix(folder), body, _time(one.modified))
         for one, body in zip(listed, bodies, strict=True)
@@ -79,7 +79,8 @@ def _in_order(found: Mapping[str, Declaration]) -> list[Declaration]:
     return list(done.values())
 
 
-def _read(store: Store, keys: Keys, kind: Kind, name: str) -> Mapping[str, Any]:
+def read_declaration(store: Store, keys: Keys, kind: Kind, name: str) -> Mapping[str, Any]:
+    """What one says. Raises Damaged."""
     try:
         plain = unseal(keys, kind, name, store.read(name))
         keys.verify(plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:])

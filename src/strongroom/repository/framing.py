@@ -38,6 +38,7 @@ class Kind(IntEnum):
     KEYRING = 15
     TENANT = 16
     SESSION = 18
+    LOCK = 20
 
     @property
     def purpose(self) -> str:

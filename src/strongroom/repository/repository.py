@@ -37,7 +37,7 @@ from strongroom.repository.removed_hosts import RemovedHosts
 from strongroom.repository.slot_making import add_slot
 from strongroom.repository.slot_removal import remove_slot, take_away
 from strongroom.repository.stand_in import StandIn
-from strongroom.repository.store import Store, require_conditional_create
+from strongroom.repository.store import Store, as_locked, require_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_slots, unlock
 from strongroom.repository.writer import BlobWriter, create_once
@@ -135,7 +135,7 @@ class Repository:
         if isinstance(found.keys, HostKeys):
             repository: Repository = HostRepository(store, found.settings, found.keys, found.identity, clock)
         else:
-            repository = cls(store, found.settings, found.keys, found.identity, clock, found.signer)
+            repository = cls(as_locked(store, found.keys), found.settings, found.keys, found.identity, clock, found.signer)
         repository.problems.extend(found.problems)
         return repository
 

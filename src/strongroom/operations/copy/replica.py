@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Overtaken, Refused, WrongRequest
+from strongroom.operations.copy.audit import send_audit
 from strongroom.operations.copy.journals import send_journals
 from strongroom.operations.copy.packs import send_packs
 from strongroom.operations.copy.plan import CopyOptions, Plan, plan_copy
@@ -22,7 +24,7 @@ from strongroom.repository.evacuation import secure, still_hold
 from strongroom.repository.framing import Kind
 from strongroom.repository.reading_back import as_written
 from strongroom.repository.repository import INDEX
-from strongroom.repository.store import PROBES, Listed, try_conditional_create
+from strongroom.repository.store import PROBES, Listed, as_locked, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What, earliest
 from strongroom.snapshots.history import Snapshot
 
@@ -32,6 +34,7 @@ _OF_THE_STORE = (
     REPAIRS,
     leaving.FOLDER,
     regions.FOLDER,
+    "locks/",
     INDEX,
     PACKS,
     SNAPSHOTS,
@@ -72,12 +75,21 @@ class CopyReport:
         return not (self.damaged or self.incomplete or self.different)
 
 
-def copy(primary: Repository, target: Store, options: CopyOptions | None = None, progress: Progress = SILENT) -> CopyReport:
+def copy(
+    primary: Repository,
+    target: Store,
+    options: CopyOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    stop: threading.Event | None = None,
+) -> CopyReport:
     """Make or complete a replica of the repository in another store. Repeatable after any failure.
 
-    Raises Refused before anything is sent if residency forbids it or another repository is there, UnsafeStore, Unreachable.
+    Raises Refused before anything is sent if residency forbids it or another repository is there, UnsafeStore, Unreachable;
+    Stopped soon after `stop` is set: what had arrived is listed, and isn't sent again.
     """
-    return _Copy(primary, target, options or CopyOptions(), progress).run()
+    locked = as_locked(target, primary.keys)
+    return _Copy(primary, locked, options or CopyOptions(), progress, stop or threading.Event()).run()
 
 
 def open_replica(primary: Repository, store: Store) -> Repository:
@@ -89,7 +101,7 @@ def open_replica(primary: Repository, store: Store) -> Repository:
     if settings != primary.config:
         hint = "give an empty place; a replica has the id and the keys of its primary"
         raise Refused(f"{store.url} is another repository: nothing was sent", hint=hint)
-    return Repository(store, settings, primary.keys, primary.identity, primary.clock)
+    return Repository(as_locked(store, primary.keys), settings, primary.keys, primary.identity, primary.clock)
 
 
 @dataclass
@@ -98,6 +110,7 @@ class _Copy:
     target: Store
     options: CopyOptions
     progress: Progress
+    stop: threading.Event
     incomplete: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
@@ -118,7 +131,7 @@ class _Copy:
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)
         send_journals(self.primary, replica, transport, plan.streams)
-        self._send(transport, here, sorted(name for name in rest if name.startswith("audit/")))
+        own_log = send_audit(self.primary, replica, transport, here, there)
         remember(self.primary.store.url, self.target.url)
         forgotten = self._follow_forget(replica) if self.options.follow_forget else ()
         return CopyReport(
@@ -126,7 +139,7 @@ class _Copy:
             made,
             transport.moved,
             transport.moved_bytes,
-            (*plan.left_out, *self.kept),
+            (*plan.left_out, *self.kept, *own_log),
             (*plan.damaged, *(f"{name}: {problem}" for name, problem in sorted(transport.damaged.items()))),
             tuple(self.incomplete),
             tuple(sorted(transport.different)),
@@ -200,7 +213,9 @@ class _Copy:
 
     def _transport_to(self, store: Store) -> Transport:
         options = self.options
-        return Transport(self.primary.store, store, options.memory, Pace(options.bandwidth), self.progress, options.read_back)
+        return Transport(
+            self.primary.store, store, options.memory, Pace(options.bandwidth, self.stop), self.progress, options.read_back
+        )
 
     def _send(self, transport: Transport, here: dict[str, int], names: Iterable[str]) -> set[str]:
         return transport.send(Listed(name, here[name]) for name in names)
