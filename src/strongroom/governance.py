@@ -11,6 +11,7 @@ from strongroom.access.gate import Gate, gated, noted_afterwards
 from strongroom.access.recorded import outcome_of
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.credentials import secret_of
+from strongroom.errors import WrongRequest
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, open_store
 from strongroom.repository.identity import AccessRole, Bearer
@@ -43,11 +44,20 @@ class Governed:
         return self.repository.key_slots()[0]
 
     def add_key(
-        self, secret: Secret, label: str = "", *, role: AccessRole = AccessRole.ADMIN, cost: Argon2Cost | None = None
+        self,
+        secret: Secret,
+        label: str = "",
+        *,
+        role: AccessRole = AccessRole.ADMIN,
+        cost: Argon2Cost | None = None,
+        write_only: bool = False,
     ) -> KeySlot:
-        """One more secret that opens the repository, for a person of its own."""
-        bearer = Bearer(AccessRole(role), issuer=self.repository.identity.slot)
-        return self.repository.add_key(secret, label, cost=cost, bearer=bearer)
+        """One more secret that opens the repository, for a person of its own. `write_only` is for a host that backs up, an
+        operator, and can't read: not with a program of its own either."""
+        if write_only and role not in (AccessRole.ADMIN, AccessRole.OPERATOR):
+            raise WrongRequest("a host that can only back up has no other role", hint="leave --role away")
+        bearer = Bearer(AccessRole.OPERATOR if write_only else AccessRole(role), issuer=self.repository.identity.slot)
+        return self.repository.add_key(secret, label, cost=cost, bearer=bearer, write_only=write_only)
 
     def remove_key(self, prefix: str) -> KeySlot:
         """Remove the slot whose id begins so; never the last administrator's."""

@@ -36,9 +36,11 @@ from strongroom.operations.certificate import check
 from strongroom.operations.erase import EraseOptions, EraseReport, erase
 from strongroom.operations.hold import HoldOptions
 from strongroom.operations.prune import PruneOptions
+from strongroom.operations.reencrypt import ReencryptOptions
 from strongroom.operations.verify import Level
 from strongroom.progress import Pace
 from strongroom.repository import Repository, Secret, open_store
+from strongroom.repository.carrying import MARK
 from strongroom.repository.erasures import destructions
 from strongroom.repository.framing import HEADER_BYTES
 from strongroom.repository.holds import Scope
@@ -321,6 +323,25 @@ def test_keys_are_sealed_anew_when_the_repositorys_are_rotated(town: Town) -> No
     shred(town)
     town.room.restore("latest", town.other("left"))
     assert rows_of(town.other("left")) == expected(town.after, "acme", "corp")
+
+
+def test_old_keys_given_up_leave_no_copy_of_a_tenants_key(town: Town) -> None:
+    """Nothing carries one: what is destroyed is gone, also where an erasure comes in the midst of it."""
+    secret, at_once = Secret.passphrase(PASSWORD), ReencryptOptions(grace=timedelta())
+    town.room.rotate_keys(secret)
+    town.room.reencrypt(at_once)
+    shred(town, "corp")
+    for _ in range(3):
+        town.room.reencrypt(at_once)
+    assert not any(MARK in one.name for one in town.repository.store.inner.list(FOLDER))
+    for _ in range(2):
+        closed = town.room.close_epochs(timedelta()).closed
+    assert closed
+    assert verified(town) == []
+    town.room.restore("latest", town.other("left"))
+    assert rows_of(town.other("left")) == expected(town.after, "corp")
+    shred(town)
+    assert len(list(town.repository.store.list(FOLDER))) == 1
 
 
 def test_a_source_stays_by_tenant_until_somebody_says_otherwise(town: Town) -> None:

@@ -18,12 +18,13 @@ from typing import Any, TypeVar
 
 from strongroom.access import approvals
 from strongroom.access.recorded import arguments_of, outcome_of, without_secrets
-from strongroom.access.roles import Verb, command_of, may, needed_for, row_of, verb_of
+from strongroom.access.roles import WRITING, Verb, command_of, may, needed_for, row_of, verb_of
 from strongroom.clock import Clock
 from strongroom.errors import Damaged, Refused, StoreDenied, StrongroomError, WrongRequest
 from strongroom.journal.times import parse_time
 from strongroom.repository import Repository, Secret, Store
 from strongroom.repository.audit_log import AuditLog
+from strongroom.repository.host_keys import HINT
 from strongroom.repository.turned_away import user
 from strongroom.repository.unlocking import require_valid
 from strongroom.snapshots import history
@@ -147,6 +148,8 @@ class Gate:
     def _require_role(self, deed: Deed) -> None:
         identity = self.repository.identity
         row = row_of(deed.verb, deed.arguments)
+        if not self.repository.reads and deed.verb not in WRITING:
+            raise Refused(f"{command_of(row)} needs to read: this key can only back up", hint=HINT)
         if not may(identity.role, row):
             raise Refused(f"the role {identity.role.value} may not {command_of(row)}", hint=f"it needs the role {needed_for(row)}")
 

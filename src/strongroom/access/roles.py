@@ -135,6 +135,8 @@ _COMMANDS = {
     "recover_objects": "lock recover",
     "published_policy": "config of the repository",
 }
+WRITING = frozenset({"backup"})
+"""What a host may do that can back up and not read, whatever its role."""
 FOR_ADMINS = Verb(frozenset({ADMIN}), governed=True)
 
 

@@ -100,6 +100,7 @@ def snapshot_summary(snapshot: Snapshot) -> dict[str, Any]:
         "tags": dict(record.tags),
         "models": sorted({one.catalog.lineage.model for one in record.collections if one.catalog.lineage.model}),
         "complete": not any(item.status == Status.NOT_CAPTURED for item in record.ledger),
+        **({"made_by": snapshot.host} if snapshot.host else {}),
     }
 
 
@@ -202,7 +203,8 @@ def _details(snapshot: Snapshot) -> str:
     record = snapshot.manifest
     models = {_model(one) for one in record.collections if one.catalog.lineage.model}
     tags = " ".join(f"{key}={value}" for key, value in record.tags.items())
-    return "  ".join(filter(None, (record.source, ", ".join(sorted(models)), tags)))
+    by = f"by {snapshot.host}" if snapshot.host else ""
+    return "  ".join(filter(None, (record.source, ", ".join(sorted(models)), tags, by)))
 
 
 def show_snapshot(snapshot: Snapshot) -> None:
@@ -210,6 +212,7 @@ def show_snapshot(snapshot: Snapshot) -> None:
     line((f"snapshot {snapshot.id}", "bold"))
     for name, value in (
         ("created", f"{record.created[:19].replace('T', ' ')} UTC on {record.host}"),
+        *([("made by", f"{snapshot.host}, proven by its key slot, which can't read")] if snapshot.host else []),
         ("source", record.source),
         ("engine", f"{record.engine} {record.engine_version}, captured by Strongroom {record.strongroom_version}"),
         ("position", f"{record.position.kind} {record.position.value}"),
@@ -370,7 +373,7 @@ def show_keys(slots: Sequence[KeySlot]) -> None:
     width = max([10, *(len(slot.kind) for slot in slots)])
     line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<{width}}  {'role':<8}  label", "bold"))
     for slot in slots:
-        created, role = slot.created[:19].replace("T", " "), slot.identity.role.value
+        created, role = slot.created[:19].replace("T", " "), "writes" if slot.write_only else slot.identity.role.value
         service = f"  ({slot.body['service']})" if "service" in slot.body else ""
         line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<{width}}  {role:<8}  {slot.label}{service}")
 

@@ -18,6 +18,7 @@ from strongroom.repository import Repository, Store
 from strongroom.repository.closing import FOLDER, Closing, close_before, closing_name, closings, decode_closing, require_proven
 from strongroom.repository.keyring import name_of, numbers, read_closing
 from strongroom.repository.rotation import sealable
+from strongroom.repository.sessions import FOLDER as SESSIONS
 from strongroom.repository.store import require_deletes
 
 
@@ -87,6 +88,11 @@ def _said(repository: Repository, newest: int) -> Closing:
 def _require_unneeded(repository: Repository, newest: int, progress: Progress) -> None:
     """Raises Refused if an object is sealed by the keys of an older epoch, or the newest epoch isn't there."""
     store = repository.store
+    if any(slot.write_only for slot in repository.key_slots()[0]) or next(iter(store.list(SESSIONS)), None):
+        why = "hosts that can't read have sealed what they write to keys of their time"
+        raise Refused(
+            f"{store.url}: {why}: none were given up", hint="old keys stay in a repository that such hosts have written to"
+        )
     names = [one.name for one in store.list(FOLDER)]
     if newest not in (*numbers(store), *closings(names)):
         raise Refused(f"{store.url} doesn't have epoch {newest} yet: no keys were given up", hint="run 'strongroom copy' first")

@@ -17,7 +17,7 @@ import pyarrow as pa
 from strongroom.codecs.runs import Numbers
 from strongroom.engines import stopwatch
 from strongroom.engines.protocol import Frozen
-from strongroom.errors import EngineFailed
+from strongroom.errors import Damaged, EngineFailed
 from strongroom.model import Answers, Bytes, Collection, Field, FoundBy, LedgerItem, RowBlock, Status, Stretch
 from strongroom.operations.change_feed import sealed, unread
 from strongroom.operations.predecessor import Predecessor, said_lineage
@@ -248,7 +248,10 @@ class CollectionReading:
         stored = before.collection(self.collection.name)
         if self._rows is None or stored is None or vectors.by != "numbers" or not self._rows.goes_on:
             return False
-        places = Slots(stored, before.repository.read_blob).resolve(vectors)
+        try:
+            places = Slots(stored, before.repository.read_blob).resolve(vectors)
+        except Damaged:  # which ones they are is lost, or not for this host to read
+            return False
         return self._rows.keep(vectors.field, places)
 
     def _writer_of_rows(self) -> RowsWriter:
@@ -264,7 +267,7 @@ class CollectionReading:
             seeds=self._before.seeds(self.collection, known=known is not None),
             with_vectors=not self._frozen.rows_in_artifacts,
             has=self._before.has,
-            read_blob=self._before.repository.read_blob,
+            read_blob=self._before.repository.read_blob if self._before.repository.reads else None,
         )
 
     # -- probes ----------------------------------------------------------------------------------------------------------------

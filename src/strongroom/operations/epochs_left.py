@@ -15,7 +15,7 @@ from strongroom.repository.framing import Kind
 from strongroom.repository.store import Listed
 
 _READERS = 16
-_OF_NO_EPOCH = ("keys/", "keyring/", "probe/", "config")
+_OF_NO_EPOCH = ("keys/", "keyring/", "sessions/", "leaving/", "probe/", "config")
 
 
 @dataclass(frozen=True, slots=True)

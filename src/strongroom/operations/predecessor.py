@@ -128,8 +128,8 @@ class Predecessor:
             return None
 
     def seeds(self, collection: Collection, *, known: bool) -> Seeds:
-        """The vectors of other collections that this one may use; none if its own of before are known."""
-        if known:
+        """The vectors of other collections that this one may use; none if its own of before are known, or nothing can be read."""
+        if known or not self.repository.reads:
             return Seeds()
         before = self.collection(collection.name)
         return seeds_of(collection.fields, [*([before] if before else []), *self._elsewhere], self.has, self.repository.read_blob)

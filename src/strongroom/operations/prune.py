@@ -18,10 +18,11 @@ from strongroom.operations.sweep import SKEW, Needs, Sweep, sweep
 from strongroom.operations.trim import trim_journals
 from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import Pack, Repository
+from strongroom.repository import Pack, Repository, leaving
 from strongroom.repository.evacuation import Standing, copy
 from strongroom.repository.packs import pack_name
 from strongroom.repository.rewriting import drop_settled, merge_forgotten, rewrite_index
+from strongroom.repository.sessions import FOLDER
 from strongroom.repository.store import KeepsLeftovers, require_deletes
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots.commit import finish_forgotten
@@ -125,7 +126,9 @@ class _Prune:
         standing = Standing.now(self.repository, damaged)
         finished = self._require_all(needs, standing)
         uses = uses_of([pack for pack in self.repository.index.packs.values() if standing.holds(pack)], needs.blobs)
-        plan = self._rewrite(plan_packs(uses, self.options.max_unused))
+        packs = self.repository.index.packs.values()
+        hosts = {pack.id for pack in packs if self.repository.keys.by_host(pack.salt)}
+        plan = self._rewrite(_plan(uses, self.options.max_unused, hosts))
         fresh, stale = self._unlisted(standing)
         going = {use.pack.id: use.pack.size for use in (*plan.unneeded, *plan.rewritten)}
         going |= {pack.id: pack.size for pack in self._spent(uses, needs, standing)} | stale
@@ -237,6 +240,8 @@ class _Prune:
         return fresh, stale
 
     def _bury(self, going: Collection[str], fresh: Collection[str]) -> None:
+        if going and any(True for _ in self.repository.store.list(FOLDER)):
+            leaving.say(self.repository.store, going)  # hosts that can't read tombstones
         if going:
             self.repository.bury(What.CONDEMNED, going)
         if fresh:
@@ -266,6 +271,13 @@ class _Prune:
             return 0
         age = max(self.options.grace, _WRITING)
         return self.repository.store.remove_leftovers((self.repository.clock.now() - age).timestamp())
+
+
+def _plan(uses: Sequence[PackUse], max_unused: float, hosts: Collection[str]) -> PackPlan:
+    """Packs of hosts that can't read stay as they are while any of them is needed: the host wouldn't know where its blobs went."""
+    kept = [use for use in uses if use.pack.id in hosts and use.needed]
+    plan = plan_packs([use for use in uses if use not in kept] if kept else uses, max_unused)
+    return PackPlan(plan.unneeded, plan.rewritten, (*plan.kept, *kept))
 
 
 def is_locking(repository: Repository) -> bool:

@@ -28,8 +28,8 @@ from strongroom.repository.repository import INDEX
 from strongroom.repository.rewriting import renew_index
 from strongroom.repository.signed_records import open_record
 from strongroom.repository.store import require_deletes
-from strongroom.repository.tombstones import What, earliest
 from strongroom.repository.tenant_renewal import reseal
+from strongroom.repository.tombstones import What, earliest
 
 _NONE = Amount()
 _BATCH_BYTES = 256 << 20

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from strongroom.errors import Damaged, NotFound
 from strongroom.operations.prefetch import ahead
 from strongroom.progress import Progress
-from strongroom.repository import SNAPSHOTS, Repository
+from strongroom.repository import SNAPSHOTS, Repository, leaving
 from strongroom.repository.evacuation import Standing, copy, unproven
 from strongroom.repository.packs import pack_name
 from strongroom.repository.rewriting import rewrite_index
@@ -115,7 +115,7 @@ def _evacuate(needs: Needs, going: Collection[str], standing: Standing, progress
     concerned = [
         blob_id
         for blob_id in needs.blobs
-        if any(place.pack.id in going for place in index.places(blob_id)) or standing.pack_of(blob_id) is None
+        if any(place.pack.id in going for place in index.places(blob_id)) or not standing.somewhere(blob_id)
     ]
     progress.begin("reading back", None, "bytes")
     missing = unproven(repository, concerned, standing, progress.advance)
@@ -129,6 +129,7 @@ def _delete(repository: Repository, going: Collection[str], progress: Progress) 
     for pack_id in sorted(going):
         repository.store.delete(pack_name(pack_id))
         progress.advance(1)
+    leaving.unsay(repository.store, leaving.said(repository.store).intersection(going))
 
 
 def _redated(repository: Repository, mark: Tombstone) -> Tombstone:

@@ -105,6 +105,13 @@ class BlobIndex:
                 self.packs[pack.id] = pack
                 self._new.append(pack)
 
+    def replace(self, pack: Pack) -> None:
+        """Another word about a pack that is known counts."""
+        with self._lock:
+            self._numbered = [None if one is not None and one.id == pack.id else one for one in self._numbered]
+            self._new = [one for one in self._new if one.id != pack.id] + [pack]
+            self.packs[pack.id] = pack
+
     def places(self, blob_id: bytes) -> tuple[Place, ...]:
         """Where the blob lies, first added first; empty if nowhere."""
         return tuple(Place(pack, pack.blob(number)) for pack, number in self._find(blob_id))

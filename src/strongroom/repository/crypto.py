@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -31,12 +31,14 @@ TAG_BYTES = 16
 SIGNATURE_BYTES = 64
 TAG_OF_KEY_BYTES = 8
 """With so many bytes a salt begins that names its key."""
+_IN_SESSIONS = frozenset({"pack", "index", "snapshot", "audit"})
+"""What a host that can't read may write. What else is found under a key of its is no object of the repository."""
 _DERIVING = threading.Lock()
 _HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
 class NotAuthentic(Exception):
-    """A ciphertext, or what it is bound to, was altered; or the key is another one."""
+    """A ciphertext, or what it is bound to, was altered; or the key is another one. May say which of it."""
 
 
 def random_bytes(count: int) -> bytes:
@@ -126,6 +128,11 @@ def new_exchange_key() -> tuple[bytes, bytes]:
     return private.private_bytes_raw(), private.public_key().public_bytes_raw()
 
 
+def public_of(private: bytes) -> bytes:
+    """The public half of a private X25519 key."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
 def seal_to(public: bytes, plain: bytes, info: bytes) -> bytes:
     """What only the private half opens: HPKE in base mode (X25519, HKDF-SHA256, AES-256-GCM), the 32 bytes `enc` first."""
     return _HPKE.encrypt(plain, X25519PublicKey.from_public_bytes(public), info)
@@ -139,6 +146,21 @@ def open_sealed(private: bytes, sealed: bytes, info: bytes) -> bytes:
         raise NotAuthentic from error
 
 
+@dataclass(frozen=True, slots=True)
+class PublicEpoch:
+    """What everybody may know of an epoch: its number, its tag, the X25519 key to which is sealed what only holders of its secret
+    may read, and the Ed25519 key of its signatures."""
+
+    number: int
+    tag: bytes
+    receiving: bytes
+    verifying: bytes
+
+    def signed(self, signature: bytes, message: bytes) -> bool:
+        """Was this signed with the epoch's key?"""
+        return signed_by(self.verifying, signature, message)
+
+
 class Epoch:
     """A time in the life of a repository and its keys, which all derive from 32 random bytes."""
 
@@ -146,12 +168,22 @@ class Epoch:
         self.number = number
         self.secret = secret
         self.created = created
+        self._repository_id = repository_id
         self.tag = derive(secret, "epoch tag", salt=repository_id)[:TAG_OF_KEY_BYTES]
         self.signing = Ed25519PrivateKey.from_private_bytes(derive(secret, "manifest signature", salt=repository_id))
         self.verifying = self.signing.public_key()
 
     def __repr__(self) -> str:
         return f"Epoch({self.number})"
+
+    @property
+    def receiving(self) -> bytes:
+        """The private half of the key to which is sealed what a host writes that can't read."""
+        return derive(self.secret, "receiving", salt=self._repository_id)
+
+    @property
+    def public(self) -> PublicEpoch:
+        return PublicEpoch(self.number, self.tag, public_of(self.receiving), self.verifying.public_bytes_raw())
 
     def signed(self, signature: bytes, message: bytes) -> bool:
         """Was this signed with the epoch's key?"""
@@ -181,6 +213,29 @@ class Certificate:
         return signed_by(public, self.signature, self.message(repository_id))
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run of a host that can write and not read. Every salt of what it wrote begins with the tag, marked, every key comes from
+    the secret; `signer` is the public key of its key slot, `label` what an administrator called that."""
+
+    tag: bytes
+    secret: bytes = field(repr=False)
+    signer: bytes
+    label: str
+
+    @classmethod
+    def new(cls, repository_id: bytes, secret: bytes, signer: bytes, label: str) -> Session:
+        return cls(derive(secret, "session tag", salt=repository_id)[:TAG_OF_KEY_BYTES], secret, signer, label)
+
+    @property
+    def host(self) -> str:
+        """What the host is called."""
+        return self.label or self.signer.hex()[:12]
+
+    def key(self, purpose: str, salt: bytes, repository_id: bytes) -> bytes:
+        return derive(self.secret, f"session {purpose}", salt=salt + repository_id)
+
+
 class Keys:
     """The keys of one opened repository: those of the newest epoch for what is written, those of all for what is read.
 
@@ -197,6 +252,10 @@ class Keys:
         self.lineage: Mapping[int, Certificate] = {}
         self.closing = 0
         self._own: dict[tuple[str, bytes], bytes] = {}
+        self.find_session: Callable[[bytes], Session | None] | None = None
+        """Looks in the store for the session of this tag. Raises NotAuthentic if it is none of this repository's."""
+        self._sessions: dict[bytes, Session] = {}
+        self._mark_key = derive(blob_id, "session mark")
 
     @classmethod
     def of(cls, master: bytes, repository_id: bytes) -> Keys:
@@ -219,6 +278,11 @@ class Keys:
     @property
     def newest(self) -> Epoch:
         return self._epochs[max(self._epochs)]
+
+    @property
+    def public(self) -> tuple[PublicEpoch, ...]:
+        """What everybody may know of the epochs, oldest first."""
+        return tuple(epoch.public for epoch in self.epochs)
 
     @property
     def master(self) -> bytes:
@@ -269,21 +333,29 @@ class Keys:
     def box(self, purpose: str, salt: bytes) -> Box:
         """A box with a key of its own for one object: `salt` is of `new_salt`, or stood in the object."""
 
+        def of(epoch: Epoch) -> bytes:
+            return self._of(epoch, purpose, salt)
+
         def another() -> bytes | None:
             self.look_again()
-            named = self._named(salt)
-            return None if named is None else self._of(named, purpose, salt)
+            later = self._named(salt)
+            return of(later) if later is not None else in_session(self._look_for_session(salt))
 
-        named = self._named(salt)
+        def in_session(one: Session | None) -> bytes | None:
+            return None if one is None or purpose not in _IN_SESSIONS else one.key(purpose, salt, self.repository_id)
+
         if (own := self._own.get((purpose, salt))) is not None:
             return Box(own)
-        if named is None:
-            first = self._epochs.get(0)
-            return Box(None if first is None else self._of(first, purpose, salt), another)
-        return Box(self._of(named, purpose, salt))
+        named, first = self._named(salt), self._epochs.get(0)
+        key = of(named) if named is not None else in_session(self.session_of(salt))
+        if key is not None:
+            return Box(key)
+        return Box(None if first is None else of(first), another)
 
     def key_of(self, purpose: str, salt: bytes) -> bytes | None:
         """The key of one object alone; None if it is of an epoch that is not known."""
+        if self.by_host(salt):
+            return None
         epoch = self._epochs.get(self.number_of(salt))
         return self._own.get((purpose, salt)) or (None if epoch is None else self._of(epoch, purpose, salt))
 
@@ -301,7 +373,9 @@ class Keys:
         return self._own.get((purpose, salt))
 
     def number_of(self, salt: bytes) -> int:
-        """The number of the epoch that a salt names: 0 for the first, or one that isn't known."""
+        """The number of the epoch that a salt names: 0 for the first, or one that isn't known; the newest for what a host wrote."""
+        if self.by_host(salt):
+            return max(self._epochs, default=0)
         named = self._named(salt)
         return 0 if named is None else named.number
 
@@ -311,6 +385,35 @@ class Keys:
 
     def _of(self, epoch: Epoch, purpose: str, salt: bytes) -> bytes:
         return derive(epoch.secret, purpose, salt=salt + self.repository_id)
+
+    def marked(self, tag: bytes) -> bytes:
+        """What each salt of a session begins with: its tag and what proves to holders of keys that it is one's."""
+        return tag + blake3(tag, key=self._mark_key).digest()[:TAG_OF_KEY_BYTES]
+
+    def by_host(self, salt: bytes) -> bool:
+        """Is it the salt of what a host wrote that can't read?"""
+        return salt.startswith(self.marked(salt[:TAG_OF_KEY_BYTES]))
+
+    def session_of(self, salt: bytes) -> Session | None:
+        """Whose salt this is, of the sessions that were met: after an object was opened its own is among them."""
+        return self._sessions.get(salt[:TAG_OF_KEY_BYTES]) if self.by_host(salt) else None
+
+    def host_of(self, salt: bytes) -> str:
+        """The signature key (64 hex digits) of the host that wrote an object with this salt; '' if that isn't known of one."""
+        try:
+            found = self._look_for_session(salt)
+        except NotAuthentic:
+            return ""
+        return "" if found is None else found.signer.hex()
+
+    def _look_for_session(self, salt: bytes) -> Session | None:
+        tag = salt[:TAG_OF_KEY_BYTES]
+        if not self.by_host(salt):
+            return None
+        found = self._sessions.get(tag) or (self.find_session(tag) if self.find_session else None)
+        if found is not None:
+            self._sessions[tag] = found
+        return found
 
     def _named(self, salt: bytes) -> Epoch | None:
         """The epoch whose tag a salt begins with; None for one of the first, or one that isn't known."""

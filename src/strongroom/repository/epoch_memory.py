@@ -21,16 +21,18 @@ def check(keys: Keys) -> None:
     from it; else remembers the newest now."""
     path = state_directory() / f"{keys.repository_id.hex()}-epoch.json"
     number, tag, public = _remembered(path)
-    known = keys.epoch(number) if number else None
-    same = known.tag.hex() == tag if known is not None else number in keys.lineage and keys.lineage[number].public.hex() == public
-    if number and not same:
-        there = known is not None or number in keys.lineage
+    epochs = keys.public
+    known = next((one for one in epochs if one.number == number), None) if number else None
+    vouched = keys.lineage.get(number)
+    same = known.tag.hex() == tag if known is not None else vouched is not None and vouched.public.hex() == public
+    if number and (number >= epochs[0].number or vouched is not None) and not same:
+        there = known is not None or vouched is not None
         what = "it is another one than this machine has seen" if there else "this machine has seen it, and it is not there"
         hint = f"the repository was rolled back, or keys forged: bring it back from a copy; if you meant it, delete {path}"
         raise Damaged(name_of(number), what, hint=hint)
-    newest = keys.newest
+    newest = epochs[-1]
     if newest.number > number or (newest.number and not public):
-        seen = {"epoch": newest.number, "tag": newest.tag.hex(), "public": newest.verifying.public_bytes_raw().hex()}
+        seen = {"epoch": newest.number, "tag": newest.tag.hex(), "public": newest.verifying.hex()}
         with suppress(OSError), alone_at(path, wait=False):
             fresh = path.with_suffix(".fresh")
             fresh.write_text(json.dumps(seen))

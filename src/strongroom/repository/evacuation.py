@@ -66,16 +66,29 @@ class Standing:
             return False
         return pack.id not in self.condemned and pack.id not in self.damaged and self.is_there(pack)
 
-    def pack_of(self, blob_id: bytes) -> Pack | None:
-        """One that can be relied on."""
-        return next((place.pack for place in self.repository.index.places(blob_id) if self.holds(place.pack)), None)
+    def speaks_for(self, pack: Pack, host: str) -> bool:
+        """May what a pack says it holds be believed, unread, for a snapshot that this host made ('': for one of the repository's)?
+        That of another host may not: it could claim what it hasn't."""
+        keys = self.repository.keys
+        if not self.repository.reads or not keys.by_host(pack.salt):
+            return True
+        return host != "" and keys.host_of(pack.salt) == host
+
+    def pack_of(self, blob_id: bytes, host: str = "") -> Pack | None:
+        """One that can be relied on for a snapshot of this host."""
+        packs = (place.pack for place in self.repository.index.places(blob_id))
+        return next((pack for pack in packs if self.holds(pack) and self.speaks_for(pack, host)), None)
+
+    def somewhere(self, blob_id: bytes) -> bool:
+        """Does any pack that can be relied on say that it holds the blob?"""
+        return any(self.holds(place.pack) for place in self.repository.index.places(blob_id))
 
 
-def secure(repository: Repository, needs: Iterable[bytes]) -> list[Pack]:
+def secure(repository: Repository, needs: Iterable[bytes], host: str = "") -> list[Pack]:
     """See to it that every blob lies in a pack that can be relied on: those that only condemned packs have are copied. Gives the
     packs. To be called before a manifest is stored, and once more after. Raises Overtaken if a blob is lost already."""
     standing = Standing.now(repository)
-    packs = {blob_id: standing.pack_of(blob_id) for blob_id in needs}
+    packs = {blob_id: standing.pack_of(blob_id, host) for blob_id in needs}
     endangered = [blob_id for blob_id, pack in packs.items() if pack is None]
     lost = copy(repository, endangered)
     if lost:
@@ -84,7 +97,7 @@ def secure(repository: Repository, needs: Iterable[bytes]) -> list[Pack]:
             f"{problem.subject} went while this ran ({problem.problem}; a prune, or damage): no snapshot was recorded",
             hint="run the backup again; if a prune was it, give prunes a longer --grace than the longest backup takes",
         )
-    packs |= {blob_id: standing.pack_of(blob_id) for blob_id in endangered}
+    packs |= {blob_id: standing.pack_of(blob_id, host) for blob_id in endangered}
     return list({pack.id: pack for pack in packs.values() if pack is not None}.values())
 
 

@@ -37,6 +37,7 @@ class Kind(IntEnum):
     APPROVAL = 14
     KEYRING = 15
     TENANT = 16
+    SESSION = 18
     LOCK = 20
     CARRIED = 21
 
@@ -65,7 +66,7 @@ def unseal(keys: Keys, kind: Kind, name: str, content: bytes) -> bytes:
     try:
         return keys.box(kind.purpose, salt).open(0, content[HEADER_BYTES + SALT_BYTES :], start + keys.repository_id)
     except NotAuthentic as error:
-        raise Damaged(name, "it was not written with this repository's key") from error
+        raise Damaged(name, str(error) or "it was not written with this repository's key") from error
 
 
 def require_whole(name: str, content: bytes) -> None:

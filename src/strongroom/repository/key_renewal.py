@@ -36,7 +36,7 @@ def rewrap(repository: Repository, secret: Secret, fresh: Secret | None = None) 
     Raises WrongKey if it opens none."""
     slots, _ = repository.key_slots()
     renewed: list[KeySlot] = []
-    for slot, _ in opening(slots, secret):
+    for slot, _ in opening([one for one in slots if not one.write_only], secret):
         created = repository.clock.now().isoformat()
         public = slot.version == 2
         new = add_slot(

@@ -1,7 +1,8 @@
 """Who can open the repository: each key slot wraps the repository's keys under another secret.
 
 A slot of version 1 wraps the master key, which is all that a repository has whose keys were never rotated. One of version 2 wraps
-what `keyring.Bundle` holds, and shows a public key, to which the keys of later epochs are sealed.
+what `keyring.Bundle` holds, and shows a public key, to which the keys of later epochs are sealed. One of version 3 wraps what a
+host needs that writes and can't read (`host_keys`).
 
 A slot is the object keys/<id>, JSON, and its id is the BLAKE3 of its bytes, so that an altered one is told from a wrong secret.
 Passphrases go through Argon2id with the slot's own salt; a key file holds 32 random bytes and goes through HKDF, as does the
@@ -47,6 +48,8 @@ UNREADABLE = {"kind": "unreadable", "label": "", "created": ""}
 
 _STARTS = {KEY_FILE: b"strongroom-key-1:", TOKEN: b"strongroom-token-1:"}
 _SIGNER_BYTES = 32
+WRITE_ONLY = 3
+"""The version of the slot of a host that can back up and can't read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,11 @@ class KeySlot:
     @property
     def version(self) -> int:
         return int(self.body.get("slot", 1))
+
+    @property
+    def write_only(self) -> bool:
+        """Is it that of a host that can back up and can't read?"""
+        return self.version == WRITE_ONLY
 
     @property
     def epoch(self) -> int:
@@ -211,7 +219,8 @@ def make_slot(
     signed: Signed | None = None,
     bearer: Bearer = Bearer(),  # noqa: B008 - frozen
 ) -> tuple[KeySlot, bytes]:
-    """A new slot for `secret` and the bytes of its object: of version 2 if it is `signed`, else `wrapped` is the master key."""
+    """A new slot for `secret` and the bytes of its object: of version 2 or 3 if it is `signed`, else `wrapped` is the master
+    key."""
     body: dict[str, Any] = {
         "slot": 1,
         "repository": repository_id.hex(),
@@ -220,7 +229,7 @@ def make_slot(
         "created": created,
         "salt": base64.b64encode(random_bytes(SLOT_SALT_BYTES)).decode(),
         **secret.shown,
-        **({} if signed is None else {"slot": 2, **signed.shown}),
+        **({} if signed is None else {"slot": 2, **signed.shown}),  # what is shown may name another version
     }
     if secret.service is not None:
         wrapped_key = secret.service.wrap(random_bytes(KEY_BYTES), _context(body))
@@ -282,11 +291,12 @@ def _is_sane(body: dict[str, Any]) -> bool:
 
 
 def _holds_keys(body: dict[str, Any], wrapped: bytes) -> bool:
-    if body.get("slot") != 2:
+    if body.get("slot") not in (2, WRITE_ONLY):
         return len(wrapped) == KEY_BYTES + TAG_BYTES
-    lengths = [len(base64.b64decode(body[part], validate=True)) for part in ("public", "signature")]
+    wanted = {"signature": SIGNATURE_BYTES} if body["slot"] == WRITE_ONLY else {"public": KEY_BYTES, "signature": SIGNATURE_BYTES}
+    right = all(len(base64.b64decode(body[part], validate=True)) == length for part, length in wanted.items())
     epoch = body["epoch"]
-    return len(wrapped) <= _LONGEST_BUNDLE and lengths == [KEY_BYTES, SIGNATURE_BYTES] and isinstance(epoch, int) and epoch >= 0
+    return len(wrapped) <= _LONGEST_BUNDLE and right and isinstance(epoch, int) and epoch >= 0
 
 
 def _cost(body: dict[str, Any]) -> Argon2Cost:

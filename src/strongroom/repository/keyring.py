@@ -4,13 +4,15 @@
 
     header 6 | length u32 of the JSON | JSON | Ed25519 signature 64, with the key of the epoch before, over all before it
 
-JSON: `strongroom_keyring` 1, `epoch`, `created`, `salt` (32 bytes), `sealed` (slot id to the epoch's 32 bytes, HPKE), and `bundle`:
-the keys of the epochs before and those that never change, encrypted under the new epoch's secret. Bytes are base64.
+JSON: `strongroom_keyring` 1, `epoch`, `created`, `salt` (32 bytes), `sealed` (slot id to the epoch's 32 bytes, HPKE), `bundle`:
+the keys of the epochs before and those that never change, encrypted under the new epoch's secret, and `public`, what hosts need
+that write and can't read. Bytes are base64.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import struct
 from collections.abc import Iterable, Mapping
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from strongroom.errors import Damaged, NotFound, WrongKey
+from strongroom.repository import sessions
 from strongroom.repository.closing import (
     FOLDER,
     Closing,
@@ -38,6 +41,7 @@ from strongroom.repository.crypto import (
     Epoch,
     Keys,
     NotAuthentic,
+    PublicEpoch,
     derive,
     new_exchange_key,
     open_sealed,
@@ -82,6 +86,7 @@ class Beginning:
     salt: bytes
     bundle: bytes
     content: bytes = field(repr=False)
+    public: PublicEpoch | None = None
 
     @property
     def name(self) -> str:
@@ -110,6 +115,7 @@ def begin_epoch(keys: Keys, slots: Iterable[KeySlot], created: str) -> tuple[Epo
         "created": created,
         "salt": _text(salt),
         "sealed": {slot.id: _text(seal_to(slot.public, epoch.secret, info)) for slot in slots},
+        "public": public_body(epoch.public),
         "bundle": _text(_box(epoch, salt, repository_id).seal(0, json.dumps(_body_of(keys), sort_keys=True).encode(), info)),
     }
     text = json.dumps(body, sort_keys=True).encode()
@@ -132,6 +138,7 @@ def open_slot(store: Store, slot: KeySlot, wrapped: bytes, repository_id: bytes)
         return _after(store, keys, epoch, slot.id, private)
 
     keys.newer = newer
+    keys.find_session = functools.partial(sessions.find, store, keys)
     keys.look_again()
     return keys
 
@@ -150,7 +157,8 @@ def read_beginning(store: Store, number: int) -> Beginning:
         sealed = {str(slot): _bytes(one) for slot, one in body["sealed"].items()}
         if body["strongroom_keyring"] != 1 or body["epoch"] != number:
             raise Damaged(name, "it is of another epoch, or a newer Strongroom wrote it", hint=_HINT)
-        return Beginning(number, str(body["created"]), sealed, _bytes(body["salt"]), _bytes(body["bundle"]), content)
+        public = public_epoch(body["public"]) if "public" in body else None
+        return Beginning(number, str(body["created"]), sealed, _bytes(body["salt"]), _bytes(body["bundle"]), content, public)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(name, "altered or truncated", hint=_HINT) from error
 
@@ -194,9 +202,39 @@ def _begun(names: Iterable[str]) -> list[int]:
     return sorted(int(one) for one in found if len(one) == 6 and one.isdecimal())
 
 
-def require_signed(beginning: Beginning, before: Epoch, repository_id: bytes) -> None:
+def public_body(epoch: PublicEpoch) -> dict[str, Any]:
+    """What is said of an epoch to hosts that write and can't read."""
+    shown = {"tag": epoch.tag, "receiving": epoch.receiving, "verifying": epoch.verifying}
+    return {"number": epoch.number, **{name: _text(raw) for name, raw in shown.items()}}
+
+
+def public_epoch(body: Mapping[str, Any]) -> PublicEpoch:
+    """The inverse of `public_body`. Raises ValueError, KeyError or TypeError."""
+    return PublicEpoch(int(body["number"]), *(_bytes(body[name]) for name in ("tag", "receiving", "verifying")))
+
+
+def follow(store: Store, epoch: PublicEpoch, repository_id: bytes) -> list[PublicEpoch]:
+    """The epochs after this one as everybody may know them, each proven by the one before it. Raises Damaged, or WrongKey if an
+    older Strongroom began one."""
+    found = [epoch]
+    for number in numbers(store):
+        if number <= epoch.number:
+            continue
+        before = found[-1]
+        if number != before.number + 1:
+            raise Damaged(name_of(before.number + 1), "missing: a later epoch was begun", hint=_HINT)
+        beginning = read_beginning(store, number)
+        require_signed(beginning, before, repository_id)
+        if beginning.public is None or beginning.public.number != number:
+            raise WrongKey(f"epoch {number} says nothing to hosts that only write", hint="make this host's key slot anew")
+        found.append(beginning.public)
+    return found[1:]
+
+
+def require_signed(beginning: Beginning, before: Epoch | PublicEpoch, repository_id: bytes) -> None:
     """Raises Damaged unless whoever began it had the keys of the epoch before."""
-    _require_signed_by(beginning, before.verifying.public_bytes_raw(), repository_id)
+    public = before.verifying if isinstance(before, PublicEpoch) else before.verifying.public_bytes_raw()
+    _require_signed_by(beginning, public, repository_id)
 
 
 def _require_signed_by(beginning: Beginning, public: bytes, repository_id: bytes) -> None:

@@ -23,8 +23,8 @@ from strongroom.repository.store import PROBES, Store
 
 FOLDER = "locks/"
 FORMAT = 1
-FREE = (PROBES, "proofs/", "repairs/", "tenants/")
-"""What isn't locked: what says nothing that isn't found anew, and the keys of tenants, whose destruction must be final."""
+FREE = (PROBES, "leaving/", "proofs/", "repairs/", "tenants/")
+"""What isn't locked: what says nothing that isn't found anew, marks, and the keys of tenants, whose destruction must be final."""
 _LONGEST = timedelta(days=36_500)
 
 

@@ -215,7 +215,7 @@ def read_directory(keys: Keys, name: str, size: int, read: Callable[[int, int], 
     try:
         directory = keys.box(Kind.PACK.purpose, salt).open(0, read(at, size - _LENGTH.size - at), start + keys.repository_id)
     except NotAuthentic as error:
-        raise Damaged(name, "its directory was not written with this repository's key") from error
+        raise Damaged(name, str(error) or "its directory was not written with this repository's key") from error
     if len(directory) % ENTRY.size:
         raise Damaged(name, "its directory ends in the middle of an entry")
     return Pack(name.rpartition("/")[2], salt, size, directory)

@@ -7,35 +7,40 @@ import functools
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
-from strongroom.errors import (
-    AlreadyExists,
-    Damaged,
-    NoRepository,
-    NotFound,
-    Refused,
-    Unreachable,
-    UnsafeStore,
-    WrongKey,
-    WrongRequest,
-)
+from strongroom.errors import AlreadyExists, Damaged, NotFound, WrongKey, WrongRequest
 from strongroom.model import Bytes
-from strongroom.repository import blob_index, config, key_slots, tombstones
+from strongroom.repository import blob_index, config, key_slots, sessions, tombstones
 from strongroom.repository.blob_index import BlobIndex, Place
 from strongroom.repository.cache import Cache, Record
 from strongroom.repository.carrying import Carrying
-from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, Signer, random_bytes
-from strongroom.repository.framing import Kind, seal, unseal
+from strongroom.repository.crypto import (
+    KEY_BYTES,
+    SALT_BYTES,
+    SIGNATURE_BYTES,
+    Argon2Cost,
+    Keys,
+    NotAuthentic,
+    Session,
+    Signer,
+    random_bytes,
+    signed_by,
+)
+from strongroom.repository.founding import create_config, require_fitting, require_vacant, two_at_once
+from strongroom.repository.framing import HEADER_BYTES, Kind, seal, unseal
 from strongroom.repository.identity import Bearer, Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
+from strongroom.repository.removed_hosts import RemovedHosts
 from strongroom.repository.slot_making import add_slot
+from strongroom.repository.slot_removal import remove_slot, take_away
 from strongroom.repository.stand_in import StandIn
-from strongroom.repository.store import Store, as_locked, require_conditional_create, try_conditional_create
+from strongroom.repository.store import Store, as_locked, require_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
-from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
+from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_slots, unlock
 from strongroom.repository.writer import BlobWriter, create_once
 
 INDEX = "index/"
@@ -48,6 +53,9 @@ _BATCH = 1_000  # a machine that is stopped has kept most of what it read
 
 class Repository:
     """An opened repository. Any number of threads and processes may read and write at once."""
+
+    reads = True
+    """Can who opened it read what is stored?"""
 
     def __init__(
         self, store: Store, settings: config.Config, keys: Keys, identity: Identity, clock: Clock, signer: Signer | None = None
@@ -72,6 +80,10 @@ class Repository:
         self._distrusting = False
         self._loading = threading.Lock()
         self._readers = functools.lru_cache(maxsize=64)(functools.partial(PackReader, keys))
+        keys.find_session = keys.find_session or functools.partial(sessions.find, self.store, keys)
+        self._removed_hosts = RemovedHosts(self.store, keys)
+        self.hosts: dict[str, Session] = {}
+        """Of the snapshots that were read and that a host made which can't read: id to the session in which it did."""
 
     # -- opening ---------------------------------------------------------------------------------------------------------
 
@@ -89,20 +101,20 @@ class Repository:
         """A new repository. The key slot is written first and `config` last, which makes it one; a loser of two takes its slot
         back, the winner removes those of killed ones. `overwriting`: for a store without conditional creates. Raises AlreadyExists,
         Damaged (objects but no config), or UnsafeStore, before there is a repository or anything of it."""
-        _require_vacant(store)
-        _require_fitting(store, overwriting=overwriting)
+        require_vacant(store)
+        require_fitting(store, overwriting=overwriting)
         inner, store = store, ReadingBack(store) if overwriting else store
         leftovers = [listed.name for listed in store.list(key_slots.FOLDER)]
         if overwriting and leftovers:
-            raise _two_at_once(store)
+            raise two_at_once(store)
         master, repository_id, created = random_bytes(KEY_BYTES), random_bytes(16), clock.now().isoformat()
         slot, content = key_slots.make_slot(repository_id, master, secret, label, created, cost or Argon2Cost())
         create_once(store, slot.name, content)
         settings = config.Config(repository_id, created, overwriting)
         try:
             if overwriting and {listed.name for listed in store.list(key_slots.FOLDER)} != {slot.name}:
-                raise _two_at_once(store)  # each stores its slot before it looks: of two one sees the other, at least
-            _create_config(store, settings)
+                raise two_at_once(store)  # each stores its slot before it looks: of two one sees the other, at least
+            create_config(store, settings)
         except AlreadyExists:
             store.delete(slot.name)
             raise
@@ -118,7 +130,13 @@ class Repository:
     @classmethod
     def unlocked(cls, store: Store, found: Unlocked, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
         """What `unlock` found in the store."""
-        repository = cls(as_locked(store, found.keys), found.settings, found.keys, found.identity, clock, found.signer)
+        from strongroom.repository.host_keys import HostKeys
+        from strongroom.repository.host_repository import HostRepository
+
+        if isinstance(found.keys, HostKeys):
+            repository: Repository = HostRepository(store, found.settings, found.keys, found.identity, clock)
+        else:
+            repository = cls(as_locked(store, found.keys), found.settings, found.keys, found.identity, clock, found.signer)
         repository.problems.extend(found.problems)
         return repository
 
@@ -161,7 +179,7 @@ class Repository:
         for record in self.recall(_INDEX_CACHE, listed):
             with contextlib.suppress(Damaged):
                 for pack in list(blob_index.decode(INDEX + record.id, record.content)):
-                    self._index.add(pack)
+                    self._list(pack)
                 seen.add(record.id)
         return seen
 
@@ -175,20 +193,40 @@ class Repository:
                     problems.append(read)
                     continue
                 for pack in read:
-                    self._index.add(pack)
+                    self._list(pack)
                 seen.add(object_id)
                 records.append(Record(object_id, listed[object_id], blob_index.encode(read)))
         self.remember(_INDEX_CACHE, records)
         return problems
 
+    def _list(self, pack: Pack) -> None:
+        """Take in what an index object says of a pack. Where two disagree, the pack itself says whose it is: a host may list packs
+        that aren't its own."""
+        known = self._index.packs.get(pack.id)
+        if known is not None and known.salt != pack.salt:
+            with contextlib.suppress(NotFound):
+                if self.store.read(pack.name, HEADER_BYTES, SALT_BYTES) == pack.salt:
+                    self._index.replace(pack)
+            return
+        self._index.add(pack)
+
     def read_index_object(self, name: str) -> list[Pack] | Damaged:
         """The packs that an index object lists, or why they can't be told."""
         try:
-            return list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, self.store.read(name))))
+            content = self.store.read(name)
+            packs = list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, content)))
+            session = self._session_of(content)
+            if session is not None and not all(pack.salt.startswith(self.keys.marked(session.tag)) for pack in packs):
+                raise Damaged(name, f"the host that wrote it ({session.label}) lists packs that aren't its own")
+            return packs
         except NotFound:
             return Damaged(name, _GONE)
         except Damaged as error:
             return error
+
+    def _session_of(self, content: bytes) -> Session | None:
+        """In which session of a host an object was written that was opened."""
+        return self.keys.session_of(content[HEADER_BYTES : HEADER_BYTES + SALT_BYTES])
 
     def read_directories(self) -> None:
         """Read the directories of the packs that no index object lists: an index object may have been lost, or its backup was
@@ -259,7 +297,8 @@ class Repository:
 
     def writer(self, damaged: Container[str] = ()) -> BlobWriter:
         """A writing session that skips every blob that is really there: packs that the store has lost don't count, nor do those
-        that are condemned or whose ids are known as `damaged`, so that what they held is stored anew.
+        that are condemned or whose ids are known as `damaged`, so that what they held is stored anew. Nor does what a host
+        says that can't read: it could claim to have stored what it hasn't.
 
         Raises UnsafeStore if the store ignores conditional creates, Damaged if a tombstone can't be read.
         """
@@ -271,6 +310,7 @@ class Repository:
         with self._loading:
             indexed = [pack for pack in self._index.packs.values() if not self.keys.is_outdated(pack.salt)]
         sound = {pack.id for pack in indexed if pack.id not in damaged and there.get(pack.name) == pack.size}
+        sound -= {pack.id for pack in indexed if self.keys.by_host(pack.salt)}
         return BlobWriter(self.store, self.keys, self._index.only(sound - condemned.keys()))
 
     def add_index(self, packs: Sequence[Pack]) -> None:
@@ -306,8 +346,8 @@ class Repository:
 
     # -- manifests -------------------------------------------------------------------------------------------------------
 
-    def add_manifest(self, manifest: bytes) -> str:
-        """Sign, seal and store a manifest: from here on the snapshot exists. Gives its id."""
+    def add_manifest(self, manifest: bytes, source: str = "") -> str:
+        """Sign, seal and store a manifest of `source`: from here on the snapshot exists. Gives its id."""
         snapshot_id, content = seal(self.keys, Kind.SNAPSHOT, self.keys.sign(manifest) + manifest)
         create_once(self.store, SNAPSHOTS + snapshot_id, content)
         return snapshot_id
@@ -329,12 +369,20 @@ class Repository:
         name = SNAPSHOTS + snapshot_id
         if "/" in snapshot_id:
             raise Damaged(name, "no manifest belongs in a folder")
-        plain = unseal(self.keys, Kind.SNAPSHOT, name, self.store.read(name))
+        content = self.store.read(name)
+        plain = unseal(self.keys, Kind.SNAPSHOT, name, content)
         signature, manifest = plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:]
+        session = self._session_of(content)
         try:
-            self.keys.verify(signature, manifest)
+            if session is None:
+                self.keys.verify(signature, manifest)
+                return manifest
         except NotAuthentic as error:
             raise Damaged(name, "its signature isn't this repository's") from error
+        if not signed_by(session.signer, signature, sessions.snapshot_message(session.tag, self.keys.repository_id, manifest)):
+            raise Damaged(name, f"its signature isn't that of the host in whose name it is ({session.label})")
+        self._removed_hosts.require(session, snapshot_id)
+        self.hosts[snapshot_id] = session
         return manifest
 
     def delete_manifest(self, snapshot_id: str) -> None:
@@ -359,23 +407,24 @@ class Repository:
         return read_slots(self.store, self.config)
 
     def add_key(
-        self, secret: Secret, label: str, *, cost: Argon2Cost | None = None, bearer: Bearer | None = None, public: bool = False
+        self,
+        secret: Secret,
+        label: str,
+        *,
+        cost: Argon2Cost | None = None,
+        bearer: Bearer | None = None,
+        public: bool = False,
+        write_only: bool = False,
     ) -> KeySlot:
-        """One more secret that opens the repository. If it is `public`, later epochs are sealed to its slot."""
+        """One more secret that opens the repository. If it is `public`, later epochs are sealed to its slot; if it is `write_only`,
+        it is for a host that can back up and not read."""
         created, cost = self.clock.now().isoformat(), cost or Argon2Cost()
-        return add_slot(self.store, self.keys, secret, label, created, cost, public=public, bearer=bearer)
+        options: dict[str, Any] = {"public": public, "bearer": bearer, "write_only": write_only}
+        return add_slot(self.store, self.keys, secret, label, created, cost, **options)
 
     def remove_key(self, prefix: str) -> KeySlot:
         """Remove the slot whose id begins so, be it a damaged one. Raises NotFound, or Refused for the last administrator's key."""
-        slots, problems = self.key_slots()
-        useless = [KeySlot(problem.subject.removeprefix(key_slots.FOLDER), key_slots.UNREADABLE) for problem in problems]
-        found = [slot for slot in (*slots, *useless) if slot.id.startswith(prefix)]
-        if len(found) != 1:
-            raise NotFound(f"{len(found)} key slots begin with {prefix!r}", hint="see 'strongroom key list'")
-        if found[0].lasts and not any(slot.lasts for slot in slots if slot.id != found[0].id):
-            raise Refused("that is the last key slot of an administrator", hint="add another one first")
-        self._take_away(found[0])
-        return found[0]
+        return remove_slot(self, prefix)
 
     def change_passphrase(self, old: Secret, new: Secret, *, cost: Argon2Cost | None = None) -> KeySlot:
         """Put `new` in the place of `old`: the new slot is durable before the old one goes. Raises WrongKey."""
@@ -385,66 +434,12 @@ class Repository:
             raise WrongKey(f"no key slot opens with {old.called}")
         if replaced.identity.is_token:
             raise WrongRequest("a token has no password", hint="'strongroom token create' makes another one")
+        if replaced.write_only:
+            raise WrongRequest("a host that only writes can't make a key slot", hint="have an administrator make it a new one")
         fresh = self.add_key(new, replaced.label, cost=cost, bearer=replaced.bearer)
-        self._take_away(replaced)
+        take_away(self, replaced)
         return fresh
-
-    def _take_away(self, slot: KeySlot) -> None:
-        """Delete a slot, and put it back if meanwhile another process removed all others: one must always be left."""
-        try:
-            content = self.store.read(slot.name)
-        except NotFound:
-            return
-        self.bury(What.REVOKED, [slot.id])
-        self.store.delete(slot.name)
-        if not any(one.lasts for one in self.key_slots()[0]):
-            create_once(self.store, slot.name, content)
-            raise Refused("another process removed the other key slots: this one was put back", hint="see 'strongroom key list'")
 
 
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH))
-
-
-def _create_config(store: Store, settings: config.Config) -> None:
-    """Raises AlreadyExists if another one's is there. Ours is: our create landed and its answer was lost."""
-    try:
-        store.create(config.NAME, settings.encode())
-    except (AlreadyExists, Unreachable):
-        if not _is_there(store, config.NAME, settings.encode()):
-            raise
-
-
-def _is_there(store: Store, name: str, content: bytes) -> bool:
-    try:
-        return store.read(name) == content
-    except NotFound:
-        return False
-
-
-def _require_fitting(store: Store, *, overwriting: bool) -> None:
-    try:
-        try_conditional_create(store)
-    except UnsafeStore:
-        if not overwriting:
-            raise
-    else:
-        if overwriting:
-            hint = "leave --without-conditional-creates away"
-            raise WrongRequest(f"{store.url} honours conditional creates: nothing need be done without", hint=hint)
-
-
-def _two_at_once(store: Store) -> AlreadyExists:
-    hint = "run init once, on one machine; if none runs, delete what is below keys/ and run it again"
-    return AlreadyExists(f"another init of {store.url} is under way, or was cut off", hint=hint)
-
-
-def _require_vacant(store: Store) -> None:
-    try:
-        read_config(store)
-    except NoRepository:
-        try:
-            config.decode(store.read(config.NAME))
-        except NotFound:
-            return
-    raise AlreadyExists(f"{store.url} is a repository already", hint="use it as it is, or give another address")

@@ -38,7 +38,8 @@ def rewrite_index(repository: Repository, gone: Collection[str]) -> int:
             small.append(one.name)
     if len(small) > _MANY:
         replaced += small
-    kept = {pack.id: pack for name in replaced for pack in listed[name] if pack.id not in gone}
+    settled = repository.index.packs  # where two index objects disagree about a pack
+    kept = {pack.id: settled.get(pack.id, pack) for name in replaced for pack in listed[name] if pack.id not in gone}
     for group in _groups(kept.values()):
         repository.add_index(group)
     for name in replaced:

@@ -99,7 +99,8 @@ def rotate(
     removed = [slot.id for slot in _removable(repository, left_out, leaving)]
     for slot_id in removed:
         repository.remove_key(slot_id)
-    late = [slot for slot in repository.key_slots()[0] if slot.epoch < epoch.number and slot.id not in {one.id for one in sealed}]
+    opened = {one.id for one in sealed}
+    late = [one for one in repository.key_slots()[0] if one.epoch < epoch.number and one.id not in opened and not one.write_only]
     missed = [LeftOut(slot.id, slot.label, "it was added while the keys were rotated: add it again") for slot in late]
     known = {one.id for one in left_out}
     return Rotation(
@@ -117,6 +118,8 @@ def sealable(repository: Repository) -> tuple[list[KeySlot], list[LeftOut]]:
     able: list[KeySlot] = []
     unable = [LeftOut(one.subject.rpartition("/")[2], "", "it is damaged") for one in damaged]
     for slot in slots:
+        if slot.write_only:
+            continue  # it follows by what each epoch shows to everybody, and must never be given a secret of one
         own = slot.version == 2 and slot.epoch == newest.number and newest.signed(slot.signature, signed_part(slot.body))
         if slot.version == 1:
             unable.append(LeftOut(slot.id, slot.label, "it is of version 1: its holder must run 'strongroom key upgrade' first"))

@@ -81,7 +81,7 @@ def open_record(keys: Keys, kind: Kind, name: str, content: bytes) -> SignedReco
             raise NotAuthentic
         said = json.loads(text)
     except NotAuthentic as error:
-        raise Damaged(name, "altered, moved, or not written with this repository's key") from error
+        raise Damaged(name, str(error) or "altered, moved, or not written with this repository's key") from error
     except (ValueError, RecursionError) as error:
         raise Damaged(name, "what it says can't be read") from error
     if not isinstance(said, dict):

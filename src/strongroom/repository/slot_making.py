@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from strongroom.errors import Overtaken
+from strongroom.repository import host_keys
 from strongroom.repository.crypto import Argon2Cost, Keys
 from strongroom.repository.identity import Bearer
 from strongroom.repository.key_slots import KeySlot, Secret, make_slot
@@ -23,13 +24,15 @@ def add_slot(
     *,
     public: bool = False,
     bearer: Bearer | None = None,
+    write_only: bool = False,
 ) -> KeySlot:
-    """A new slot, durably: of version 2 if it is to be `public` or the keys were ever rotated. One that is stored while another
+    """A new slot, durably: of version 2 if it is to be `public` or the keys were ever rotated, of version 3 if it is to be
+    `write_only`. One that is stored while another
     process begins an epoch is made again with its keys: who begins one either sees the slot or is seen here. Raises Overtaken."""
     keys.look_again()
     for _ in range(_TRIES):
         epoch = keys.newest.number
-        wrapped, signed = new_bundle(keys) if epoch or public else (keys.master, None)
+        wrapped, signed = host_keys.new_bundle(keys) if write_only else new_bundle(keys) if epoch or public else (keys.master, None)
         slot, content = make_slot(keys.repository_id, wrapped, secret, label, created, cost, signed, bearer or Bearer())
         create_once(store, slot.name, content)
         keys.look_again()

@@ -5,6 +5,7 @@
     tombstones/condemned/<id>   packs that will be deleted
     tombstones/absent/<id>      snapshots that a replica was not given, though others name them
     tombstones/revoked/<id>     key slots that were removed: no new epoch is sealed to one, and no replica gets one back
+    tombstones/ended/<id>       snapshots that were there when the key slot of the host was removed that made them
     tombstones/trimmed/<id>     from which segment on streams of the journal are kept: 32 hex digits of the stream, 32 of its number
 
 A tombstone is signed and sealed like a manifest, and its JSON says itself what it means: a store can take one away, not make one.
@@ -46,6 +47,7 @@ class What(StrEnum):
     TRIMMED = "trimmed"
     REVOKED = "revoked"
     ABSENT = "absent"
+    ENDED = "ended"
 
     @property
     def folder(self) -> str:

@@ -40,7 +40,7 @@ def unlock(store: Store, secret: Secret, clock: Clock = SYSTEM_CLOCK) -> Unlocke
     for slot, wrapped, signer in key_slots.unwrapping(slots, secret):
         require_valid(slot.identity, clock)
         try:
-            keys = keyring.open_slot(store, slot, wrapped, settings.repository_id)
+            keys = _keys_of(store, slot, wrapped, signer, settings.repository_id)
         except WrongKey as error:
             left_out = error
             continue
@@ -57,6 +57,14 @@ def unlock(store: Store, secret: Secret, clock: Clock = SYSTEM_CLOCK) -> Unlocke
         None if secret.service is None else "see 'strongroom key list' for the services of its slots; any other slot opens it too"
     )
     raise WrongKey(f"no key slot of {store.url} opens with {secret.called}", hint=hint)
+
+
+def _keys_of(store: Store, slot: KeySlot, wrapped: bytes, signer: Signer | None, repository_id: bytes) -> Keys:
+    if slot.write_only:
+        from strongroom.repository import host_keys  # few machines need it
+
+        return host_keys.open_slot(store, slot, wrapped, signer, repository_id)
+    return keyring.open_slot(store, slot, wrapped, repository_id)
 
 
 def require_valid(identity: Identity, clock: Clock) -> None:

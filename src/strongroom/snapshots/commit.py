@@ -24,13 +24,16 @@ def commit(repository: Repository, record: Manifest) -> str:
     """
     needs = {bytes.fromhex(blob) for blob in record.blobs()}
     packs = secure(repository, needs)
-    snapshot_id = repository.add_manifest(manifest.encode(record))
+    snapshot_id = repository.add_manifest(manifest.encode(record), record.source)
     try:
         if not still_hold(repository, packs):
             secure(repository, needs)
     except Exception:
         with suppress(StrongroomError):
-            withdraw(repository, [snapshot_id], record.parents)
+            if not repository.reads:  # it can't bury it, and no other names it
+                repository.delete_manifest(snapshot_id)
+            else:
+                withdraw(repository, [snapshot_id], record.parents)
         raise
     return snapshot_id
 

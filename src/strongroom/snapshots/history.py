@@ -32,11 +32,15 @@ class Descendant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot: its id (64 hex digits) and its manifest. Of one that was opened (`tenant_parts.opened`) `unsealing` are the keys
-    of its tenants' blobs, and `shredded` the rows, by tenant, that no key opens any more."""
+    """A snapshot: its id (64 hex digits) and its manifest. `host` is what the key slot is called of the host that made it, if that
+    can only write, `signer` its public key (64 hex digits): proven by its signature, unlike what the manifest says. Of one that was
+    opened (`tenant_parts.opened`) `unsealing` are the keys of its tenants' blobs, and `shredded` the rows, by tenant, that no key
+    opens any more."""
 
     id: str
     manifest: Manifest
+    host: str = ""
+    signer: str = ""
     unsealing: Mapping[bytes, TenantKey] = field(default_factory=dict, repr=False)
     shredded: Mapping[str, int] = field(default_factory=dict)
 
@@ -143,7 +147,9 @@ def _recalled(record: Record) -> Headline:
 def read(repository: Repository, snapshot_id: str) -> Snapshot:
     """The snapshot of a whole id. Raises NotFound or Damaged."""
     name = f"snapshots/{snapshot_id}"
-    return Snapshot(snapshot_id, decode(name, repository.read_manifest(snapshot_id)))
+    record = decode(name, repository.read_manifest(snapshot_id))
+    made_in = repository.hosts.get(snapshot_id)
+    return Snapshot(snapshot_id, record, made_in.host, made_in.signer.hex()) if made_in else Snapshot(snapshot_id, record)
 
 
 def find(repository: Repository, name: str) -> Snapshot:

@@ -17,15 +17,18 @@ _BATCH_BYTES = 1 << 30
 """Packs are listed in the replica's blob index after so many bytes: a copy that is cut off has kept them."""
 
 
-def send_packs(primary: Repository, replica: Repository, transport: Transport, needs: set[bytes], *, whole: bool) -> set[bytes]:
-    """See to it that every blob lies at the replica in a listed pack; gives those that can't be had whole anywhere."""
+def send_packs(
+    primary: Repository, replica: Repository, transport: Transport, needs: set[bytes], *, goes: set[bytes], whole: bool, host: str
+) -> set[bytes]:
+    """See to it that every blob that snapshots of a host need ('': of the repository itself) lies at the replica in a listed pack;
+    gives those that can't be had whole anywhere. `goes` is all that may go there."""
     bad: set[str] = set()
     for _ in range(_LOOKS):
-        missing = _missing(replica, needs)
+        missing = _missing(replica, needs, host)
         if not missing:
             return set()
         primary.look_again()
-        chosen, alone = _choose(primary, missing, bad, needs, whole=whole)
+        chosen, alone = _choose(primary, missing, bad, goes, whole=whole, host=host)
         if not chosen:
             return _send_blobs(primary, replica, transport, missing)
         _send_whole(replica, transport, chosen)
@@ -33,16 +36,16 @@ def send_packs(primary: Repository, replica: Repository, transport: Transport, n
         bad |= {pack.id for pack in chosen if pack.name in transport.different}
         if alone:
             _send_blobs(primary, replica, transport, alone)
-    return _send_blobs(primary, replica, transport, _missing(replica, needs))
+    return _send_blobs(primary, replica, transport, _missing(replica, needs, host))
 
 
-def _missing(replica: Repository, needs: Iterable[bytes]) -> set[bytes]:
+def _missing(replica: Repository, needs: Iterable[bytes], host: str) -> set[bytes]:
     standing = Standing.now(replica)
-    return {blob for blob in needs if standing.pack_of(blob) is None}
+    return {blob for blob in needs if standing.pack_of(blob, host) is None}
 
 
 def _choose(
-    primary: Repository, missing: set[bytes], bad: set[str], needs: set[bytes], *, whole: bool
+    primary: Repository, missing: set[bytes], bad: set[str], goes: set[bytes], *, whole: bool, host: str
 ) -> tuple[list[Pack], set[bytes]]:
     """Packs that go as they are, and the blobs of packs of which something may not go, or of none."""
     standing = Standing.now(primary)
@@ -51,12 +54,13 @@ def _choose(
     mixed: dict[str, bool] = {}
     for blob in missing:
         places = [one.pack for one in primary.index.places(blob) if one.pack.id not in bad and standing.is_there(one.pack)]
+        places = [one for one in places if standing.speaks_for(one, host)]
         best = min(places, key=lambda pack: pack.id in standing.condemned, default=None)
         if best is None:
             alone.add(blob)
             continue
         if best.id not in mixed:
-            mixed[best.id] = not whole and any(one.id not in needs for one in best.blobs)
+            mixed[best.id] = not whole and any(one.id not in goes for one in best.blobs)
         if mixed[best.id]:
             alone.add(blob)
         else:

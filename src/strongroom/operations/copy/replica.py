@@ -18,7 +18,20 @@ from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, audit_log, config, key_slots, tenants, tombstones
+from strongroom.repository import (
+    PACKS,
+    REPAIRS,
+    SNAPSHOTS,
+    Pack,
+    Repository,
+    Store,
+    audit_log,
+    config,
+    key_slots,
+    leaving,
+    tenants,
+    tombstones,
+)
 from strongroom.repository import region as regions
 from strongroom.repository.closing import closing_name, closings
 from strongroom.repository.declarations import declarations
@@ -35,6 +48,7 @@ _KEYRING = "keyring/"
 _OF_THE_STORE = (
     PROBES,
     REPAIRS,
+    leaving.FOLDER,
     regions.FOLDER,
     "locks/",
     INDEX,
@@ -233,6 +247,7 @@ class _Copy:
         buried, known = earliest(self.primary.tombstones(What.REVOKED)), self._revoked(replica)
         present = {name.rpartition("/")[2] for name in here}
         revoked = {one: at for one, at in buried.items() if one not in present}
+        self._send_endings(replica)
         fresh = {one: at for one, at in revoked.items() if one not in known}
         if fresh:
             tombstones.bury(replica.store, replica.keys, Tombstone(What.REVOKED, fresh))
@@ -243,6 +258,13 @@ class _Copy:
         for name in (key_slots.FOLDER + one for one in revoked if one != own):
             if name in there:
                 replica.store.delete(name)
+
+    def _send_endings(self, replica: Repository) -> None:
+        """Which snapshots of a host that was removed count: before it is said there that it was."""
+        known = earliest(replica.tombstones(What.ENDED))
+        fresh = {one: at for one, at in earliest(self.primary.tombstones(What.ENDED)).items() if one not in known}
+        if fresh:
+            tombstones.bury(replica.store, replica.keys, Tombstone(What.ENDED, fresh))
 
     def _send_declarations(self, transport: Transport, here: dict[str, int], there: dict[str, int]) -> None:
         """One after another, none before those that it names: a replica would miss them. Where one is missing here, none goes."""
@@ -271,14 +293,23 @@ class _Copy:
     def _send_snapshots(self, replica: Repository, transport: Transport, plan: Plan) -> int:
         """Packs, then the blob index, then manifests. A prune at the source may take packs away meanwhile: looked for again."""
         missing = {snapshot.id: {bytes.fromhex(blob) for blob in snapshot.manifest.blobs()} for snapshot in plan.snapshots}
-        lost = send_packs(self.primary, replica, transport, set().union(*missing.values()), whole=plan.whole)
-        ready = [snapshot for snapshot in plan.snapshots if not missing[snapshot.id] & lost]
-        self.incomplete += [one.id for one in plan.snapshots if missing[one.id] & lost]
-        needs = set().union(*(missing[one.id] for one in ready))
-        packs = secure(replica, needs) if ready else []
+        goes = set().union(*missing.values())
+        ready: list[Snapshot] = []
+        secured: list[tuple[str, set[bytes]]] = []
+        packs: list[Pack] = []
+        for host in sorted({one.signer for one in plan.snapshots}):
+            theirs = [one for one in plan.snapshots if one.signer == host]
+            needs = set().union(*(missing[one.id] for one in theirs))
+            lost = send_packs(self.primary, replica, transport, needs, goes=goes, whole=plan.whole, host=host)
+            whole = [one for one in theirs if not missing[one.id] & lost]
+            self.incomplete += [one.id for one in theirs if missing[one.id] & lost]
+            secured.append((host, set().union(*(missing[one.id] for one in whole))))
+            packs += secure(replica, secured[-1][1], host) if whole else []
+            ready += whole
         made = self._send_manifests(replica, transport, [*ready], plan.withheld)
         if ready and not still_hold(replica, packs):
-            secure(replica, needs)
+            for host, needs in secured:
+                secure(replica, needs, host)
         return made
 
     def _send_manifests(self, replica: Repository, transport: Transport, ready: list[Snapshot], withheld: frozenset[str]) -> int:

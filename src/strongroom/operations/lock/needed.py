@@ -152,7 +152,7 @@ class _Telling:
 
     def _tombstones(self) -> Iterator[str]:
         """Those that are shown, and of what went what no other says."""
-        for what in (What.FORGOTTEN, What.REVOKED, What.TRIMMED, What.ABSENT, What.CONDEMNED, What.UNLISTED):
+        for what in (What.FORGOTTEN, What.REVOKED, What.ENDED, What.TRIMMED, What.ABSENT, What.CONDEMNED, What.UNLISTED):
             all_of = self.view.tombstones(what)
             shown = [one for one in all_of if not all(map(self._went, self._places(one.name)))]
             needed_ = list(shown)
@@ -200,14 +200,19 @@ class _Telling:
         return {name_of(one) for one in numbers(self.first) if one > number}
 
     def _packs(self, snapshots: Iterable[str]) -> list[Pack]:
-        """Of each needed blob one pack, one that isn't condemned if there is any."""
+        """Of each needed blob one pack, one that isn't condemned if there is any; of hosts that can't read all that say they hold
+        one: it may not be true."""
         blobs: set[bytes] = set()
+        theirs: set[bytes] = set()
         for one in snapshots:
-            blobs |= {bytes.fromhex(blob) for blob in history.read(self.view, one).manifest.blobs()}
+            found = history.read(self.view, one)
+            (theirs if found.host else blobs).update(bytes.fromhex(blob) for blob in found.manifest.blobs())
         condemned = self._said(What.CONDEMNED)
-        chosen: list[Pack] = []
+        of_hosts = [pack for pack in self._listed().packs.values() if pack.name in self.first.history and self._is_theirs(pack)]
+        chosen = [pack for pack in of_hosts if any(blob.id in theirs for blob in pack.blobs)]
+        blobs |= theirs - {blob.id for pack in chosen for blob in pack.blobs}
         for listed in (self._listed, self._unlisted):
-            there = [pack for pack in listed().packs.values() if pack.name in self.first.history]
+            there = [pack for pack in listed().packs.values() if pack.name in self.first.history and not self._is_theirs(pack)]
             for packs in ([one for one in there if one.id not in condemned], [one for one in there if one.id in condemned]):
                 uses = [use for use in uses_of(packs, blobs) if use.needed] if blobs else []
                 chosen += [use.pack for use in uses]
@@ -216,6 +221,9 @@ class _Telling:
                 break
         self._missing = sorted(blob.hex() for blob in blobs)
         return chosen
+
+    def _is_theirs(self, pack: Pack) -> bool:
+        return self.view.keys.by_host(pack.salt)
 
     def _listed(self) -> BlobIndex:
         return self.view.index

@@ -10,6 +10,7 @@ from strongroom.errors import Damaged, NotFound, StrongroomError, UnsafeStore
 from strongroom.operations.repair.epochs import mend_epochs
 from strongroom.operations.repair.replacing import is_whole, read_if_there, replace
 from strongroom.operations.repair.report import Notes
+from strongroom.operations.repair.sessions import mend_sessions
 from strongroom.operations.verify import Finding
 from strongroom.repository import INDEX, PACKS, SNAPSHOTS, KeySlot, Repository, Secret, Store, config, read_config
 from strongroom.repository.carrying import Carrying
@@ -27,7 +28,7 @@ def enter(
     store: Store, secret: Secret, replicas: Sequence[Repository], notes: Notes, clock: Clock, *, dry_run: bool
 ) -> tuple[Repository, list[Finding]]:
     """The opened repository, and what had to be put back for it. Raises what `Repository.open` raises if that can't be had."""
-    epochs = mend_epochs(store, replicas, notes, dry_run=dry_run)
+    epochs = mend_epochs(store, replicas, notes, dry_run=dry_run) + mend_sessions(store, replicas, notes, dry_run=dry_run)
     try:
         repository = Repository.open(store, secret, clock=clock)
         if _opens_something(store, repository.keys) or not any(True for _ in store.list(SNAPSHOTS)):
@@ -69,7 +70,7 @@ def _ways_in(
         content = replica.store.read(config.NAME)
         yield replica.keys, replica.identity, content, replica.store.url, _slots_from(store, replica, secret)
     for slot in _own_slots(store):
-        wrapped = slot.open(secret)
+        wrapped = None if slot.write_only else slot.open(secret)
         if wrapped is not None:
             repository_id = bytes.fromhex(slot.body["repository"])
             settings = config.Config(repository_id, slot.created, _overwrites(store))
