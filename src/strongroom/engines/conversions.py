@@ -52,6 +52,8 @@ class Ways:
     own: bool = False
     objects: bool = False
     """Columns hold JSON as objects, not as texts."""
+    unit: str = "of unit length"
+    """What is said of vectors that an engine normalizes."""
 
 
 def table(collection: Collection, schema: pa.Schema, ways: Ways) -> tuple[Conversion, ...]:
@@ -120,7 +122,7 @@ def _vector(collection: Collection, field: Field, ways: Ways) -> Iterator[Conver
     if becomes.dtype != field.dtype:
         verdict = Verdict.WIDENED if becomes.dtype in _WIDER.get(field.dtype, ()) else Verdict.CHANGED
     if ways.fidelity is not Fidelity.KEPT:
-        verdict, note = Verdict.CHANGED, _NOTES[ways.fidelity]
+        verdict, note = Verdict.CHANGED, ways.unit if ways.fidelity is Fidelity.NORMALIZED else "coded anew"
     yield row("vector", f"{width} x {field.dtype}", f"{width} x {becomes.dtype}", verdict, note)
     gaps = "a row may lack its vector" if ways.gaps else "such a row stops the restore"
     yield row("null vectors of", "a row may lack its vector", gaps, Verdict.KEPT if ways.gaps else Verdict.LOST)
@@ -128,13 +130,13 @@ def _vector(collection: Collection, field: Field, ways: Ways) -> Iterator[Conver
     yield row("metric of", field.metric, becomes.metric, Verdict.KEPT if same else Verdict.CHANGED)
     was = str(field.index.get("kind", "")) or "none"
     if not becomes.index:
-        yield row("index of", was, "none: every vector is looked at", Verdict.KEPT if was == "none" else Verdict.LOST)
+        yield row("index of", was, "none: every vector is looked at", Verdict.KEPT if was.lower() in _NO_INDEX else Verdict.LOST)
     else:
         yield row("index of", was, becomes.index, Verdict.CHANGED, "built anew: answers may differ a little")
 
 
+_NO_INDEX = ("none", "flat")
 _WIDER: Mapping[str, tuple[str, ...]] = dict.fromkeys(("float16", "bfloat16", "int8", "uint8"), ("float32",))
-_NOTES = {Fidelity.NORMALIZED: "of unit length", Fidelity.CODED: "coded anew"}
 
 
 # -- columns -------------------------------------------------------------------------------------------------------------------
@@ -193,7 +195,7 @@ def _as_text(was: pa.DataType, given: Sequence[Any], got: Sequence[Any]) -> Verd
     text = (
         not pa.types.is_nested(was)
         and not _is_text(was)
-        and all(isinstance(b, str | bytes) or a is None for a, b in zip(given, got, strict=True))
+        and all(a is None or isinstance(b, str | bytes) or _same(a, b) for a, b in zip(given, got, strict=True))
     )
     return Verdict.WIDENED if text else Verdict.CHANGED
 
@@ -331,7 +333,7 @@ def _nested(kind: pa.DataType) -> pa.Array:
         if pa.types.is_fixed_size_list(kind):
             return pa.array([(_usual(kind.value_type).to_pylist() * kind.list_size)[: kind.list_size]], kind)
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            return pa.array([_usual(kind.value_type).to_pylist()], kind)
+            return pa.array([_usual(kind.value_type).to_pylist(), []], kind)
         if pa.types.is_struct(kind):
             return pa.array([{its.name: _usual(its.type).to_pylist()[0] for its in kind}], kind)
     except (pa.ArrowException, TypeError, ValueError):

@@ -125,7 +125,9 @@ def conversions_of(collection: Collection, schema: pa.Schema) -> Sequence[Conver
     """What becomes of each part of rows in a Chroma, embedded or a server."""
     becomes = Becoming("float32", str(hnsw_of(collection)["space"]), "hnsw")
     own = "schema_str" in collection.catalog
-    return table(collection, schema, Ways(conversion.loaded, lambda _: becomes, fidelity_of(collection), gaps=False, own=own))
+    unit = "of unit length once they are in the index"
+    ways = Ways(conversion.loaded, lambda _: becomes, fidelity_of(collection), gaps=False, own=own, unit=unit)
+    return table(collection, schema, ways)
 
 
 def fidelity_of(collection: Collection) -> Fidelity:
