@@ -35,7 +35,7 @@ FLAT: list[dict[str, Any]] = [
 ]
 LISTS: list[dict[str, Any]] = [{}, {"tags": ["a", "ü"]}, {"tags": ["b"]}, {"sizes": [1, 2]}, {}, {}]
 DEEP: list[dict[str, Any]] = [
-    {"nested": {"a": {"b": [1, 2.5, None]}, "ü": "x"}}, {"mixed": [1, "a", {"b": None}]}, {"nothing": None}, {"none": []}, {"bare": {}}, {"far": [1e300, 5e-324, 2.0]},
+    {"nested": {"a": {"b": [1, 2.5, None]}, "ü": "x"}}, {"mixed": [1, "a", {"b": None}]}, {"nothing": None}, {"none": []}, {"bare": {}}, {"far": [1e17, 5e-324, 2.0]},
 ]  # fmt: skip
 
 

@@ -206,6 +206,10 @@ def milvus_server(address: str) -> Rows:
     return _of_milvus(_milvus(address))
 
 
+_CASTS = {"jsonb": "::text", "real": "::float8"}
+"""As text the one is what it was, and the other isn't."""
+
+
 def pgvector(address: str) -> Rows:
     import psycopg
 
@@ -219,8 +223,7 @@ def pgvector(address: str) -> Rows:
         (key,) = connection.execute(f"{keys} WHERE i.indisprimary AND i.indrelid = 'things'::regclass").fetchone()
         vectors = [name for name, kind in kinds.items() if kind in ("vector", "halfvec")]
         asked = ", ".join(
-            f'"{name}"::vector::real[]' if name in vectors else f'"{name}"::text' if kind == "jsonb" else f'"{name}"'
-            for name, kind in kinds.items()
+            f'"{name}"::vector::real[]' if name in vectors else f'"{name}"{_CASTS.get(kind, "")}' for name, kind in kinds.items()
         )
         rows = connection.execute(f"SELECT {asked} FROM things").fetchall()
     return _of_tuples(list(kinds), rows, key, vectors)

@@ -51,7 +51,7 @@ class Ways:
     gaps: bool
     own: bool = False
     objects: bool = False
-    """Columns hold JSON as objects, not as texts."""
+    """Columns hold JSON as objects, not as texts, and numbers in it without an exponent."""
     unit: str = "of unit length"
     """What is said of vectors that an engine normalizes."""
 
@@ -262,11 +262,15 @@ def _payload(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Way
 def _in_a_column(collection: Collection, part: str, called: str, given: list[Any], got: list[Any], *, objects: bool) -> Conversion:
     """Of an engine with columns: keys that have one plain type in all rows get columns of their own (see `reshaping`)."""
     same = [json.loads(its) if isinstance(its, str | bytes) else its for its in got] == given
-    verdict = Verdict.CHANGED if not same else Verdict.KEPT if objects else Verdict.WIDENED
-    column = f"column {called} of JSON{'' if objects else ' as text'}"
+    verdict = Verdict.WIDENED if same else Verdict.CHANGED
+    column, note = f"column {called} of JSON{'' if objects else ' as text'}", _NO_EXPONENT if objects else ""
     if part.endswith("plain values"):
-        return Conversion(collection.name, part, "JSON", "columns, if all rows have a key of one type", verdict, f"else {column}")
-    return Conversion(collection.name, part, "JSON", column, verdict)
+        becomes = "columns where a key's values are all of one plain type"
+        return Conversion(collection.name, part, "JSON", becomes, verdict, f"else {column}")
+    return Conversion(collection.name, part, "JSON", column, verdict, note)
+
+
+_NO_EXPONENT = "floats of 1e16 and more as whole numbers"
 
 
 # -- rows to try with ----------------------------------------------------------------------------------------------------------

@@ -84,11 +84,10 @@ def reshaping(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, columnar:
     """How rows of `schema` become those of a target that has columns, or hasn't; None if they stay as they are. `batches` are all
     rows: payloads are read once to see what they hold."""
     roles = {one.name: role_of(one) or Role.COLUMN for one in schema}
-    documents = [name for name in DOCUMENTS if _is_text(schema, name) and roles[name] is Role.COLUMN]
     has_document = Role.DOCUMENT in roles.values()
-    said = {} if has_document else dict.fromkeys(documents[:1], Role.DOCUMENT)
+    said = dict.fromkeys(_documents(schema), Role.DOCUMENT)
     source = next((name for name, role in roles.items() if role is Role.PAYLOAD), "")
-    candidate = source or (PAYLOAD if _is_text(schema, PAYLOAD) and roles[PAYLOAD] is Role.COLUMN else "")
+    candidate = source or presumed_payload(schema)
     payloads = _Payloads()
     if candidate and (columnar or not source or not (has_document or said)):
         for batch in batches:
@@ -103,6 +102,29 @@ def reshaping(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, columnar:
     new = [_with_role(pa.field(key, kind), Role.DOCUMENT if key == document else Role.COLUMN) for key, kind in keys.items()]
     shaped = pa.schema([*kept, *new])
     return None if shaped.equals(pa.schema(list(schema)), check_metadata=True) else Reshaping(candidate, keys, shaped)
+
+
+def presumed(schema: pa.Schema) -> pa.Schema:
+    """What the columns mean to a target of another engine, before any row is read: so it is if the texts of `presumed_payload` are
+    objects."""
+    found = presumed_payload(schema)
+    roles = {**dict.fromkeys(_documents(schema), Role.DOCUMENT), **({found: Role.PAYLOAD} if found else {})}
+    return pa.schema([_with_role(one, roles.get(one.name)) for one in schema])
+
+
+def presumed_payload(schema: pa.Schema) -> str:
+    """The column of texts that is the payload if all of them are JSON objects; '' if there is none, or the source says which is."""
+    stated = any(role_of(one) is Role.PAYLOAD for one in schema)
+    fits = _is_text(schema, PAYLOAD) and (role_of(schema.field(PAYLOAD)) or Role.COLUMN) is Role.COLUMN
+    return PAYLOAD if fits and not stated else ""
+
+
+def _documents(schema: pa.Schema) -> list[str]:
+    """The column that is the document, if the source says of none."""
+    roles = {one.name: role_of(one) or Role.COLUMN for one in schema}
+    if Role.DOCUMENT in roles.values():
+        return []
+    return [name for name in DOCUMENTS if _is_text(schema, name) and roles[name] is Role.COLUMN][:1]
 
 
 def _of_roles(schema: pa.Schema, said: Mapping[str, Role]) -> Reshaping | None:
