@@ -126,7 +126,7 @@ def wider(a: Any, b: Any) -> bool:
         return False
     if isinstance(b, str):
         return b in {str(a), json.dumps(a, default=str), *([a.hex()] if isinstance(a, bytes) else [])} or _is_moment(a, b)
-    return isinstance(b, bool | int | float) and bool(a == b or (type(a), type(b)) == (float, int) and a == float(b))
+    return isinstance(b, bool | int | float) and bool(a == b or (isinstance(a, float) and a == float(b)))
 
 
 def _is_moment(a: Any, b: str) -> bool:
@@ -364,4 +364,6 @@ def shown(value: Any) -> Any:
         return [shown(one) for one in value]
     if isinstance(value, bytes):
         return value.hex()
-    return value if isinstance(value, str | bool | int) or value is None else repr(value) if isinstance(value, float) else str(value)
+    return (
+        value if isinstance(value, str | bool | int) or value is None else repr(value) if isinstance(value, float) else str(value)
+    )

@@ -1,6 +1,7 @@
 """What can each engine hold that another one may not? One small collection called `things`, made by the engine's own client.
 
-`make(place, kind)`: `plain` has one vector a row, `more` has several, of other types, which a row may lack, where the engine has that.
+`MAKE[engine](place, kind)`: `plain` has one vector a row; `more` has several, of other types, which a row may lack, where the
+engine has that.
 """
 
 from __future__ import annotations
@@ -30,13 +31,18 @@ FLAT: list[dict[str, Any]] = [
     {"number": -7, "ratio": -2.25, "flag": False, "word": "", "various": "one"},
     {"number": 0, "ratio": 1e300, "flag": True, "word": "007", "various": 1.5},
     {"number": 2**53 + 1, "ratio": 5e-324, "flag": True, "word": "null", "various": True},
-    {"number": 5, "ratio": 3.0, "flag": False, "word": "{\"a\": 1}", "odd name!": "x"},
+    {"number": 5, "ratio": 3.0, "flag": False, "word": '{"a": 1}', "odd name!": "x"},
     {"number": -(2**62), "ratio": 0.1, "flag": True, "word": "' \" \\ \n"},
 ]
 LISTS: list[dict[str, Any]] = [{}, {"tags": ["a", "ü"]}, {"tags": ["b"]}, {"sizes": [1, 2]}, {}, {}]
 DEEP: list[dict[str, Any]] = [
-    {"nested": {"a": {"b": [1, 2.5, None]}, "ü": "x"}}, {"mixed": [1, "a", {"b": None}]}, {"nothing": None}, {"none": []}, {"bare": {}}, {"far": [1e17, 5e-324, 2.0]},
-]  # fmt: skip
+    {"nested": {"a": {"b": [1, 2.5, None]}, "ü": "x"}},
+    {"mixed": [1, "a", {"b": None}]},
+    {"nothing": None},
+    {"none": []},
+    {"bare": {}},
+    {"far": [1e17, 5e-324, 2.0]},
+]
 
 
 def payloads(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -164,7 +170,11 @@ def milvus_lite(path: str, kind: str) -> None:
 def milvus_collection(client: Any, *, several: bool, text: bool) -> None:
     from pymilvus import CollectionSchema, DataType, FieldSchema
 
-    key = FieldSchema("id", DataType.VARCHAR, is_primary=True, max_length=100) if text else FieldSchema("id", DataType.INT64, is_primary=True)
+    key = (
+        FieldSchema("id", DataType.VARCHAR, is_primary=True, max_length=100)
+        if text
+        else FieldSchema("id", DataType.INT64, is_primary=True)
+    )
     fields = [key, FieldSchema("v", DataType.FLOAT_VECTOR, dim=WIDE), FieldSchema("small", DataType.INT16)]
     fields += [FieldSchema("w", DataType.FLOAT_VECTOR, dim=3)] if several else []
     client.create_collection("things", schema=CollectionSchema(fields, enable_dynamic_field=True))

@@ -1,7 +1,7 @@
-"""What does each engine's own client find in every row? All of it, so that an adapter can't leave anything out, nor make anything up.
+"""What does each engine's own client find in every row? All of it, so that an adapter can neither leave out nor make up anything.
 
-`READ[engine](place)` gives of each row, by its id as text, its vectors by name and all else by name. JSON that a restore put into one
-column is taken apart (`flat`), so that rows of engines with columns and of those with payloads look alike.
+`READ[engine](place)` gives of each row, by its id as text, its vectors by name and all else by name. JSON that a restore put into
+one column is taken apart (`flat`), so that rows of engines with columns and of those with payloads look alike.
 """
 
 from __future__ import annotations
@@ -188,7 +188,10 @@ def sqlite_vec(path: str) -> Rows:
     key = re.search(r"(\w+) (?:text|integer) primary key", said)
     names = [name for name in names if name in said]
     rows = connection.execute(f"select {', '.join(names)} from things").fetchall()
-    dense = ([np.frombuffer(one, vectors[name]) if name in vectors else one for name, one in zip(names, row, strict=True)] for row in rows)
+    dense = (
+        [np.frombuffer(one, vectors[name]) if name in vectors else one for name, one in zip(names, row, strict=True)]
+        for row in rows
+    )
     assert key is not None
     return _of_tuples(names, dense, key[1], vectors)
 

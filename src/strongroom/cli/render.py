@@ -331,6 +331,10 @@ def show_restore(report: RestoreReport) -> None:
         line("  moment ", (plan.moment.time, "bold"), f", {plan.moment.operations:,} operations after the snapshot")
     for check in report.checks:
         _paragraph("  ", _OK, " ", check)
+    for verdict in (Verdict.CHANGED, Verdict.LOST):
+        if parts := list(dict.fromkeys(one.part for one in plan.conversions if one.verdict is verdict)):
+            more = f" and {len(parts) - _MOST_ITEMS} more" if len(parts) > _MOST_ITEMS else ""
+            _paragraph("  ", _MARKS[Status.NOT_CAPTURED], " ", f"{verdict.value}: {', '.join(parts[:_MOST_ITEMS])}{more}")
     for loss in plan.losses:
         _paragraph("  ", _MARKS[Status.NOT_CAPTURED], " ", loss)
 

@@ -42,8 +42,7 @@ class ChromaTarget(DirectoryTarget):
         return [*found, *objections_to_name(address)]
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        """What loading changes. An index is built anew, so that answers may differ a little."""
-        return losses_of(collection, schema)
+        return list(conversion.losses(schema))
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         return conversions_of(collection, schema)
@@ -111,14 +110,6 @@ def objections_to_name(address: Address) -> Sequence[str]:
         return ()
     allowed = "3 to 512 letters, digits, '.', '_' and '-'"
     return (f"Chroma allows names of {allowed}, and not {address.name!r}; use --rename",)
-
-
-def losses_of(collection: Collection, schema: pa.Schema) -> Sequence[str]:
-    """What loading rows into a Chroma, embedded or a server, changes."""
-    found = list(conversion.losses(schema))
-    if any(field.metric == "cosine" for field in collection.fields):
-        found.append("with cosine, Chroma keeps unit vectors")
-    return [*found, "the index is built anew: answers may differ a little"]
 
 
 def conversions_of(collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:

@@ -208,17 +208,9 @@ def _losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:
     indices = {index.column: index for index in plan(collection, collection.count) if index.metric}
     for each in collection.fields:
         index = indices.get(each.name)
-        if index is None:
-            yield f"field {each.name!r} gets no index: LanceDB searches it exactly"
-        elif index.kind == "IVF_FLAT" and index.options.get("num_partitions") == 1:
-            yield f"field {each.name!r} gets an index of kind IVF_FLAT with one partition: LanceDB searches it exactly"
-        else:
-            yield f"the index of field {each.name!r} is built anew as {index.kind}: answers may differ a little"
-        if index is None and each.metric not in ("l2", "hamming"):
-            yield f"without an index LanceDB doesn't know that field {each.name!r} is measured by {each.metric}"
+        if index is not None and index.kind == "IVF_FLAT" and index.options.get("num_partitions") == 1:
+            yield f"the index of field {each.name!r} has one partition: LanceDB looks at every vector"
     for column in schema:
-        if role_of(column) is Role.PAYLOAD:
-            yield f"what stays in the payload is one text column {column.name!r} of JSON"
         if role_of(column) is Role.ID and not from_lance(collection):
             yield f"LanceDB doesn't enforce that ids ({column.name!r}) are unique"
     if from_lance(collection):

@@ -245,8 +245,8 @@ def _unoffered(schema: Mapping[str, Any], offer: Offer) -> Iterator[str]:
             yield f"{offer.release} has no nulls (field {one['name']!r}): that takes 2.5 or later"
 
 
-def losses(collection: Collection, schema: pa.Schema, offer: Offer) -> Iterator[str]:
-    """What loading rows changes, seen from the schema alone."""
+def losses(collection: Collection, offer: Offer) -> Iterator[str]:
+    """What loading rows changes beside their parts."""
     if is_of_milvus(collection):
         said = collection.catalog["schema"]
         if any(one.get("autoID") for one in said["fields"]) and not offer.auto_ids:
@@ -261,11 +261,5 @@ def losses(collection: Collection, schema: pa.Schema, offer: Offer) -> Iterator[
             kind = lacking[0]["params"]["index_type"]
             yield f"{collection.name}: {lacking[0]['field']!r} gets an index ({kind}): it couldn't be read without"
     else:
-        for one in collection.fields:
-            if one.dtype != "float32" and _KINDS.get(one.dtype) not in offer.vectors:
-                yield f"field {one.name!r} becomes float32, without loss"
-            if one.metric not in _METRICS:
-                yield f"field {one.name!r}: Milvus has no metric {one.metric!r} for it, and measures by l2"
         yield "document, uri, columns and payload become dynamic fields"
         yield f"what is longer than Milvus takes stops the restore: ids of {LONGEST_TEXT:,} bytes, dynamic fields of 65,536 a row"
-    yield "indexes are built anew: answers may differ a little"
