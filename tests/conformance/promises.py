@@ -144,8 +144,11 @@ def provoking(value: Any) -> bool:
     return not isinstance(value, str)
 
 
-def odd(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def _odd(value: Any) -> str:
+    """What a float is that is no number."""
+    if not isinstance(value, float) or math.isfinite(value):
+        return ""
+    return "NaN" if math.isnan(value) else "infinity"
 
 
 @dataclass
@@ -277,10 +280,10 @@ def _became(value: Any, there: Mapping[str, Any], key: str) -> str:
 
 
 def _part(judged: Judged, one: Conversion, before: Sight, after: Sight, given: list[tuple[Value, str, Any]]) -> None:
-    noted = "NaN" in one.note
-    usual = [became for value, became, _ in given if not (noted and odd(value.value))]
-    strange = [became for value, became, _ in given if noted and odd(value.value)]
-    judged.expect(not strange or set(strange) != {"same"}, one, "NaN and infinity are what they were")
+    strange = {name: [became for value, became, _ in given if _odd(value.value) == name] for name in ("NaN", "infinity")}
+    usual = [became for value, became, _ in given if _odd(value.value) not in one.note or not _odd(value.value)]
+    for name, became in strange.items():
+        judged.expect(name not in one.note or "same" not in became, one, name, "is what it was")
     shown = [(value.value, now) for value, became, now in given if became not in ("same",)][:3]
     if not usual:
         return
@@ -331,7 +334,7 @@ def differences(before: Sight, there: Judged, back: Judged, home: Sight) -> list
     found = []
     for one in values(before):
         verdict, key = there.went[one.row, one.key]
-        if verdict not in (Verdict.KEPT, Verdict.WIDENED) or odd(one.value):
+        if verdict not in (Verdict.KEPT, Verdict.WIDENED) or _odd(one.value):
             continue
         again, last = back.went.get((one.row, key), (Verdict.LOST, key))
         value = home.rows[one.row].rest.get(last)

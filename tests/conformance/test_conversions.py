@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +162,31 @@ def test_each_wrong_verdict_is_found_out(tmp_path, make):
 def test_an_exact_restore_has_no_table(tmp_path, make):
     made = make("faiss", "plain")
     assert made.room.plan_restore(made.snapshot, f"faiss://{tmp_path}/back.faiss").conversions == ()
+
+
+LETTERS = {"vector": "v", "null vectors of": "n", "metric of": "m", "payload": "p", "column": "c", "document": "d", "id": "i"}
+
+
+def letters(table: Any) -> str:
+    """What of a table isn't kept or widened; an index is always another one, but for where there is none."""
+    worse = [one for one in table if one.verdict in (Verdict.CHANGED, Verdict.LOST)]
+    found = {LETTERS.get(one.part.partition(": ")[0].rpartition(" ")[0], "") for one in worse if not one.part.startswith("index")}
+    found |= {"x" for one in worse if one.part.startswith("index") and one.verdict is Verdict.LOST}
+    return "".join(sorted(found)) or "·"
+
+
+@pytest.mark.soak
+def test_the_matrix_of_the_documentation(tmp_path, make):
+    head = "| from ↓ to → | " + " | ".join(RAW)
+    lines = [f"{head} |", "|" + "---|" * (len(RAW) + 1)]
+    for source in RAW:
+        made, cells = make(source, "plain"), []
+        for target in RAW:
+            place = tmp_path / target
+            place.mkdir(exist_ok=True)
+            same = source == target
+            cells.append("" if same else letters(made.room.plan_restore(made.snapshot, RAW[target].url(place)).conversions))
+        lines.append(f"| **{source}** | {' | '.join(cells)} |")
+    matrix = "\n".join(lines)
+    print(matrix)
+    assert matrix in (Path(__file__).parents[2] / "docs" / "ENGINES.md").read_text()

@@ -146,21 +146,25 @@ def _column(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways
     role = _role(one)
     part = {Role.ID: "id", Role.DOCUMENT: "document", Role.URI: "uri"}.get(role, "column") + f" {one.name}"
     was = _name_of(one.type)
-    plain, odd = _samples(one)
+    plain = _usual(one.type)
     if ways.own:
         return Conversion(collection.name, part, was, was, Verdict.KEPT)
     verdict, becomes, loaded = _tried(schema, one, plain, ways)
-    note = ""
-    if odd and verdict is not Verdict.LOST:
-        worst, _, _ = _tried(schema, one, odd, ways)
-        if worst not in (Verdict.KEPT, verdict):
-            note = _ODD if worst is not Verdict.LOST else f"{_ODD.split(' become', 1)[0]} are left out"
+    note = _of_odd(schema, one, ways, verdict) if pa.types.is_floating(one.type) and verdict is not Verdict.LOST else ""
     called = loaded.called.get(one.name, one.name)
     place = becomes if called == one.name else f"{called}: {becomes}"
     return Conversion(collection.name, part, was, place, verdict, note)
 
 
-_ODD = "NaN and infinity become something else"
+def _of_odd(schema: pa.Schema, one: pa.Field, ways: Ways, usual: Verdict) -> str:
+    """What is said of floats that are no numbers."""
+    found = dict[str, list[str]]()
+    for name, value in (("NaN", math.nan), ("infinity", math.inf)):
+        samples = pa.array(np.array([value, value], np.float16)).cast(one.type)
+        verdict, _, _ = _tried(schema, one, samples, ways)
+        if verdict not in (Verdict.KEPT, usual):
+            found.setdefault("left out" if verdict is Verdict.LOST else "something else", []).append(name)
+    return ", ".join(f"{' and '.join(names)}: {becomes}" for becomes, names in found.items())
 
 
 def _tried(schema: pa.Schema, one: pa.Field, samples: pa.Array, ways: Ways) -> tuple[Verdict, str, Loaded]:
@@ -299,17 +303,10 @@ def _zeros(kind: pa.DataType, count: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(numbers, kind.value_type), type=kind)
 
 
-def _samples(one: pa.Field) -> tuple[pa.Array, pa.Array | None]:
-    """Usual values of a type, and odd ones if it has them."""
-    kind = one.type
-    if pa.types.is_floating(kind):
-        usual = np.array([0.5, -2.0, 0.1], np.float16 if pa.types.is_float16(kind) else np.float64)
-        odd = np.array([math.nan, math.inf], usual.dtype)
-        return pa.array(usual).cast(kind), pa.array(odd).cast(kind)
-    return _usual(kind), None
-
-
 def _usual(kind: pa.DataType) -> pa.Array:
+    """Usual values of a type, the first ones those that everything can hold."""
+    if pa.types.is_floating(kind):
+        return pa.array(np.array([0.5, -2.0, 0.1], np.float16 if pa.types.is_float16(kind) else np.float64)).cast(kind)
     if pa.types.is_integer(kind):
         signed = str(kind).startswith("int")
         most = (1 << (kind.bit_width - signed)) - 1
