@@ -121,8 +121,10 @@ def _vector(collection: Collection, field: Field, ways: Ways) -> Iterator[Conver
     width, verdict, note = field.dimension, Verdict.KEPT, ""
     if becomes.dtype != field.dtype:
         verdict = Verdict.WIDENED if becomes.dtype in _WIDER.get(field.dtype, ()) else Verdict.CHANGED
-    if ways.fidelity is not Fidelity.KEPT:
-        verdict, note = Verdict.CHANGED, ways.unit if ways.fidelity is Fidelity.NORMALIZED else "coded anew"
+    if ways.fidelity is Fidelity.NORMALIZED and becomes.metric == "cosine":
+        verdict, note = Verdict.CHANGED, ways.unit
+    elif ways.fidelity is Fidelity.CODED:
+        verdict, note = Verdict.CHANGED, "coded anew"
     yield row("vector", f"{width} x {field.dtype}", f"{width} x {becomes.dtype}", verdict, note)
     gaps = "a row may lack its vector" if ways.gaps else "such a row stops the restore"
     yield row("null vectors of", "a row may lack its vector", gaps, Verdict.KEPT if ways.gaps else Verdict.LOST)
