@@ -22,6 +22,7 @@ _METRICS = {"l2": "L2", "ip": "IP", "cosine": "COSINE"}
 _KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 _PLAIN_INDEX = {"BinaryVector": ("BIN_FLAT", "HAMMING"), "SparseFloatVector": ("SPARSE_INVERTED_INDEX", "IP")}
 _HNSW = {"M": 16, "efConstruction": 200}
+_ASKED_FOR: Mapping[str, Mapping[str, Json]] = {"HNSW": _HNSW, "IVF_FLAT": {"nlist": 128}, "IVF_SQ8": {"nlist": 128}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,14 @@ def made_for(collection: Collection, schema: pa.Schema | None, offer: Offer) -> 
     keyed = any(one.get("is_partition_key") for one in own["fields"])
     partitions = [one for one in said["partitions"] if one != "_default"]
     indexes = [*said["indexes"], *_lacking(own, said["indexes"])] if collection.count and not offer.unindexed else said["indexes"]
+    if not offer.nested:
+        indexes = [_completed(one) for one in indexes]
     return Made(own, () if keyed else partitions, len(partitions) if keyed else 0, indexes, said)
+
+
+def _completed(index: Mapping[str, Json]) -> dict[str, Json]:
+    """With the parameters that a server asks for and Milvus Lite doesn't tell."""
+    return {**index, "params": {**_ASKED_FOR.get(index["params"]["index_type"], {}), **index["params"]}}
 
 
 def _made_again(schema: Mapping[str, Any], offer: Offer) -> dict[str, Any]:
