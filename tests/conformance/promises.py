@@ -51,6 +51,8 @@ def seen(url: str) -> Sight:
     schema = {one.name: one for one in batches[0].schema}
     if any(_are_objects(batches)):
         schema["payload"] = schema["payload"].with_metadata({ROLE: Role.PAYLOAD.encode()})
+    if "uri" in schema and _is_text(schema["uri"].type):
+        schema["uri"] = schema["uri"].with_metadata({ROLE: Role.URI.encode()})
     (key,) = [name for name, one in schema.items() if role(one) is Role.ID]
     given = {str(row[key]): row for batch in batches for row in batch.to_pylist()}
     assert len(given) == collection.count == sum(batch.num_rows for batch in batches)

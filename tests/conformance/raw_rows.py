@@ -58,7 +58,7 @@ def _of_tuples(names: list[str], rows: Iterable[Any], key: str, vectors: Iterabl
 def _of_chroma(ids: Any, embeddings: Any, documents: Any, metadatas: Any, uris: Any) -> Rows:
     found = {}
     for key, vector, document, metadata, uri in zip(ids, embeddings, documents, metadatas, uris, strict=True):
-        texts = {"document": document, "uri": uri}
+        texts = {name: text for name, text in (("document", document), ("uri", uri)) if text is not None}
         found[key] = Found({"embedding": numbers(vector)}, flat({**(metadata or {}), **texts}))
     return found
 
