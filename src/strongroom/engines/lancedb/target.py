@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -64,14 +65,15 @@ class LanceTarget:
         return list(_losses(collection, schema))
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
-        indices = {index.column: index for index in plan(collection, collection.count) if index.metric}
+        indices = {index.column: index for index in plan(_searchable(collection), collection.count) if index.metric}
+        own = from_lance(collection)
 
         def vector(field: Field) -> Becoming:
             index = indices.get(field.name)
             metric = field.metric if index else "hamming" if field.dtype == "uint8" else "l2"  # what Lance measures by unasked
-            return Becoming(field.dtype, metric, index.kind if index else "")
+            dtype = "float32" if field.dtype == "int8" and not own else field.dtype
+            return Becoming(dtype, metric, index.kind if index else "")
 
-        own = from_lance(collection)
         return table(collection, schema, Ways(unchanged, vector, Fidelity.KEPT, gaps=True, own=own))
 
     def fidelity(self, collection: Collection) -> Fidelity:
@@ -115,6 +117,7 @@ class LanceStage(StagedEntries):
         """Write the rows as one version of a new table, then build its indices. Raises EngineFailed."""
         folder = self.contained(f"{collection.name}{SUFFIX}")
         remove(folder)
+        collection = _searchable(collection)
         schema, rows = _stored(collection, batches)
         catalog = collection.catalog if from_lance(collection) else {}
         with failing_as(EngineFailed, f"loading table {collection.name}"):
@@ -171,10 +174,28 @@ def _stored(collection: Collection, batches: Iterable[pa.RecordBatch]) -> tuple[
     if first is None:
         schema = stored_schema(_schema_of(collection))
         return schema, iter(())
-    schema = stored_schema(first.schema)
     if from_lance(collection):
-        schema = schema.with_metadata(collection.catalog.get("schema_metadata") or None)
-    return schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in chain([first], stream))
+        schema = stored_schema(first.schema).with_metadata(collection.catalog.get("schema_metadata") or None)
+        return schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in chain([first], stream))
+    schema = stored_schema(pa.schema([_searchable_column(one) for one in first.schema]))
+    return schema, (pa.record_batch(_cast(batch, schema), schema=schema) for batch in chain([first], stream))
+
+
+def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> list[pa.Array]:
+    return [column.cast(one.type) if one.type != column.type else column for one, column in zip(schema, batch.columns, strict=True)]
+
+
+def _searchable(collection: Collection) -> Collection:
+    """Lance keeps int8 vectors and answers no query over them: those of other engines become float32, without loss."""
+    if from_lance(collection):
+        return collection
+    fields = (replace(one, dtype="float32") if one.dtype == "int8" else one for one in collection.fields)
+    return replace(collection, fields=tuple(fields))
+
+
+def _searchable_column(one: pa.Field) -> pa.Field:
+    is_int8 = role_of(one) is Role.VECTOR and pa.types.is_fixed_size_list(one.type) and one.type.value_type == pa.int8()
+    return one.with_type(pa.list_(pa.float32(), one.type.list_size)) if is_int8 else one
 
 
 def _schema_of(collection: Collection) -> pa.Schema:
