@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from strongroom.repository.crypto import Argon2Cost
+
+Argon2Cost.__init__.__defaults__ = (1, 1, 64)
+"""A password is slow to try on purpose; no test tries any. `COMMAND` in a process of its own has the real default."""
+
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:

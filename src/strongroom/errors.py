@@ -52,6 +52,13 @@ class Gap(StrongroomError):
     default_hint = "a new snapshot closes the gap; what happened in between can't be restored moment by moment"
 
 
+class Stopped(StrongroomError):
+    """It was asked to stop in the middle of its work; what is done stays done."""
+
+    exit_code = 130
+    default_hint = "run it again: finished work is not repeated"
+
+
 class AlreadyExists(StrongroomError):
     """A name that must be new is taken; nothing was overwritten."""
 

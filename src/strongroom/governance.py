@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from strongroom.access.gate import Gate, gated
-from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret
+from strongroom.access.gate import Gate, gated, noted_afterwards
+from strongroom.access.recorded import outcome_of
+from strongroom.clock import SYSTEM_CLOCK, Clock
+from strongroom.credentials import secret_of
+from strongroom.progress import SILENT, Progress
+from strongroom.repository import Argon2Cost, KeySlot, Repository, Secret, open_store
 from strongroom.repository.identity import AccessRole, Bearer
 
 if TYPE_CHECKING:
     from strongroom.access.approvals import Request, Rule
     from strongroom.access.audit import Export, Findings, Operation
     from strongroom.access.tokens import Token
+    from strongroom.operations.close_epochs import ClosingReport
     from strongroom.operations.key_status import KeyStatus
+    from strongroom.operations.lock.extend import ExtendReport
+    from strongroom.operations.lock.recover import RecoverReport
+    from strongroom.operations.lock.status import LockStatus
+    from strongroom.operations.reencrypt import ReencryptOptions, ReencryptReport
+    from strongroom.repository.lock_mode import Mode
     from strongroom.repository.rotation import Rotation
 
 
@@ -58,6 +69,38 @@ class Governed:
 
         return rotate(self.repository, secret, without=without, drop=drop)
 
+    def reencrypt(
+        self, options: ReencryptOptions | None = None, *, to: str | None = None, progress: Progress = SILENT
+    ) -> ReencryptReport:
+        """Write under the newest keys what older ones seal, here or in the replica at the URL `to`, within a budget; run it again
+        for the rest. Takes no lock."""
+        from strongroom.operations.copy import open_replica
+        from strongroom.operations.reencrypt import reencrypt
+
+        where = self.repository if to is None else open_replica(self.repository, open_store(to))
+        return reencrypt(where, options, progress)
+
+    def close_epochs(
+        self,
+        grace: timedelta | None = None,
+        without: Iterable[str] = (),
+        *,
+        to: str | None = None,
+        progress: Progress = SILENT,
+    ) -> ClosingReport:
+        """Give up the keys of all epochs but the newest, once neither this store nor a replica that this machine knows needs them;
+        or those that the replica at the URL `to` keeps. `without` are the URLs of replicas that are no more."""
+        from strongroom.operations.close_epochs import close_epochs
+        from strongroom.operations.copy import open_replica
+        from strongroom.operations.prune import GRACE
+        from strongroom.operations.replicas import known
+
+        grace, gone = GRACE if grace is None else grace, set(without)
+        if to is not None:
+            return close_epochs(open_replica(self.repository, open_store(to)), grace=grace, progress=progress)
+        replicas = [open_store(url) for url in known(self.repository.store.url) if url not in gone]
+        return close_epochs(self.repository, replicas, grace=grace, progress=progress)
+
     def upgrade_key(self, secret: Secret) -> list[KeySlot]:
         """Have later epochs sealed to the slots that `secret` opens; gives the new ones."""
         from strongroom.repository.rotation import upgrade
@@ -65,7 +108,7 @@ class Governed:
         return upgrade(self.repository, secret)
 
     def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
-        """Each slot and epoch with its age, against the greatest that is allowed."""
+        """Each slot and epoch with its age, against the greatest that is allowed: by the published policy, if nothing is said."""
         from strongroom.operations.key_status import key_status
 
         return key_status(self.repository, max_age)
@@ -136,3 +179,47 @@ class Governed:
         from strongroom.access import audit
 
         return audit.export(self.repository)
+
+    def set_lock(
+        self, period: timedelta, mode: Mode | None = None, *, dry_run: bool = False, progress: Progress = SILENT
+    ) -> ExtendReport | None:
+        """Lock what the repository needs by the store's object lock, each object for `period` at least from now and from each
+        `extend_locks` on; no time at all ends that for what is stored later. Raises UnsafeStore where there is none."""
+        from strongroom.operations.lock.extend import set_rule
+        from strongroom.repository.lock_mode import Mode
+
+        return set_rule(self.repository, mode or Mode.COMPLIANCE, period, dry_run=dry_run, progress=progress)
+
+    def extend_locks(self, *, dry_run: bool = False, progress: Progress = SILENT) -> ExtendReport:
+        """Lock what snapshots need for as long as the rule says, where that is to run out."""
+        from strongroom.operations.lock.extend import extend
+
+        return extend(self.repository, dry_run=dry_run, progress=progress)
+
+    def lock_status(self, progress: Progress = SILENT) -> LockStatus:
+        """What is locked, until when, and what should be and isn't."""
+        from strongroom.operations.lock.status import lock_status
+
+        return lock_status(self.repository, progress)
+
+
+def recover_repository(
+    location: str,
+    *,
+    password: str | None = None,
+    key_file: str | Path | None = None,
+    since: datetime | None = None,
+    dry_run: bool = False,
+    clock: Clock = SYSTEM_CLOCK,
+    progress: Progress = SILENT,
+) -> RecoverReport:
+    """Bring back what was hidden or overwritten in a bucket that keeps versions, be it everything. `since`: also what was
+    forgotten, pruned or revoked after that time, by whoever had the repository's key as well."""
+    from strongroom.operations.lock.recover import recover
+
+    secret, store = secret_of(password, key_file), open_store(location)
+    asked = {"since": since.isoformat() if since else "", "dry_run": dry_run}
+    with noted_afterwards(store, secret, clock, "recover_objects", asked) as deed:
+        report = recover(store, secret, since=since, dry_run=dry_run, clock=clock, progress=progress)
+        deed.outcome = outcome_of(report)
+    return report

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from strongroom.policy.document import Document
     from strongroom.repository.holds import HoldRecord, Release
     from strongroom.repository.policies import Published
+    from strongroom.repository.region import Region
 
 
 @gated
@@ -287,6 +288,12 @@ class Strongroom(Governed):
         from strongroom.operations.replicate import replicate
 
         return replicate(self.repository, [open_store(one) for one in to], options, **wish)
+
+    def name_region(self, region: str) -> Region:
+        """Say, signed, in which region the store lies: what residency rules look at."""
+        from strongroom.repository.region import name_region
+
+        return name_region(self.repository, region)
 
     def publish_policy(self, document: Mapping[str, Any]) -> Published:
         """Store a policy document, signed, as the newest that holds for this repository."""

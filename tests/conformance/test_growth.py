@@ -117,13 +117,13 @@ def replace(index: faiss.Index, more: np.ndarray) -> None:
     ("kind", "change", "share", "still"),
     [
         ("HNSW16,Flat", grow, 0.20, True),
-        ("HNSW16,SQ8", grow, 0.20, True),
+        pytest.param("HNSW16,SQ8", grow, 0.20, True, marks=pytest.mark.soak),
         ("HNSW16,PQ8x4", grow, 0.20, True),
         ("IVF16,Flat", replace, 0.25, False),
         ("IVF16,PQ8", replace, 0.10, False),
-        ("IVF512,PQ8", replace, 0.10, False),
-        ("IVF64,SQ8", replace, 0.10, False),
-        ("IVF4,SQfp16", replace, 0.10, False),
+        pytest.param("IVF512,PQ8", replace, 0.10, False, marks=pytest.mark.soak),
+        pytest.param("IVF64,SQ8", replace, 0.10, False, marks=pytest.mark.soak),
+        pytest.param("IVF4,SQfp16", replace, 0.10, False, marks=pytest.mark.soak),
     ],
 )
 def test_what_changed_is_a_small_share(tmp_path: Path, kind: str, change: Callable, share: float, still: bool) -> None:

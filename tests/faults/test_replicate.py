@@ -14,9 +14,11 @@ from faulty_store import FaultyStore
 from worlds import CHEAP, PASSWORD
 
 from strongroom.errors import Refused
-from strongroom.library import init_repository
+from strongroom.library import init_repository, open_repository
 from strongroom.operations.collection_reading import CollectionReading
-from strongroom.operations.replicate import ReplicateOptions, replicate
+from strongroom.operations.copy import Selection
+from strongroom.operations.follow import FollowOptions
+from strongroom.operations.replicate import Lag, ReplicateOptions, behind, replicate
 from strongroom.repository import open_store
 from strongroom.repository.policies import publish
 from strongroom.repository.region import name_region
@@ -60,6 +62,31 @@ def test_a_backup_that_residency_forbids_reads_and_stores_nothing(tmp_path: Path
     with pytest.raises(Refused, match="gdpr"):
         room.follow(people)
     assert {one.name for one in counting.operations if one.verb == "create" and not one.name.startswith("audit/")} == {"config"}
+
+
+def test_the_lag_of_one_that_is_away_counts_snapshots_and_segments_since(tmp_path: Path) -> None:
+    room = init_repository(str(tmp_path / "primary"), password=PASSWORD, cost=CHEAP)
+    docs, once = build(tmp_path / "sources", "docs", 1), FollowOptions(once=True, scan=True, probes=0)
+    room.follow(docs, once)
+    away = str(tmp_path / "replica")
+    room.replicate([away], ReplicateOptions(once=True))
+    url = open_store(away).url
+    assert behind(room.repository, url, "away") == Lag(url, 0.0, problem="away")
+    build(tmp_path / "sources", "docs", 2)
+    room.follow(docs, once)
+    build(tmp_path / "sources", "docs", 3)
+    room.follow(docs, once)
+    lag = behind(room.repository, url, "away")
+    sealed = [one for one in room.repository.store.list("journal/") if "/epochs/" not in one.name]
+    before = [one for one in open_store(away).list("journal/") if "/epochs/" not in one.name]
+    assert lag.segments == len(sealed) - len(before) > 1
+    assert 0 < lag.seconds < 60
+    assert behind(room.repository, url, "away", Selection(sources=("faiss:///another",))).segments == 0
+    made = room.backup(build(tmp_path / "sources", "more", 4))
+    assert behind(room.repository, url, "").snapshots == 1
+    room.replicate([away], ReplicateOptions(once=True))
+    assert behind(room.repository, url, "") == Lag(url, 0.0)
+    assert made.snapshot.id in {one.id for one in open_repository(away, password=PASSWORD).snapshots()}
 
 
 def test_a_quiet_cycle_is_one_listing(tmp_path: Path) -> None:

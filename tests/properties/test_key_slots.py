@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from strongroom.errors import Damaged, NotFound, Refused, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.repository import Argon2Cost, Secret, new_key_file
-from strongroom.repository.crypto import Keys, content_hash
+from strongroom.repository.crypto import Keys, content_hash, key_of_passphrase
 from strongroom.repository.identity import AccessRole, Bearer
 from strongroom.repository.key_slots import TOKEN, KeySlot, make_slot, read_slot
 
@@ -238,3 +239,19 @@ def test_a_key_file_opens(room: Strongroom, tmp_path) -> None:
     assert opens(room, key_file=str(path))
     with pytest.raises(StrongroomError):
         Secret.passphrase("")
+
+
+def test_keys_of_passphrases_are_derived_by_any_number_of_threads() -> None:
+    """OpenSSL's lanes are threads of one pool: two derivations at once would wait for each other, or fail."""
+    found: list[bytes] = []
+
+    def derive() -> None:
+        found.extend(key_of_passphrase(b"secret", bytes(16), Argon2Cost(1, 4, 64)) for _ in range(100))
+
+    threads = [threading.Thread(target=derive, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 400
+    assert len(set(found)) == 1

@@ -15,7 +15,7 @@ from strongroom.policy.objectives import Standing, turned
 from strongroom.policy.pressure import Allowance, Share
 from strongroom.policy.retention import Dated, Duration, Rules, decide, together
 from strongroom.policy.schedule import a_day, coming, due, moments, shifted
-from strongroom.policy.tasks import Seen, Work, plan, reason, rules_of, scheduled_a_day, tasks_of
+from strongroom.policy.tasks import Seen, Work, plan, reason, replicated, rules_of, scheduled_a_day, tasks_of
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOURLY = Timing(interval="1h")
@@ -275,3 +275,31 @@ def test_a_slow_source_is_read_less_then_not_at_all_and_then_again() -> None:
     share.saw(0.2)
     share.saw(0.09)  # below the ceiling, but not well below
     assert share.share == 0.5
+
+
+def test_a_replica_is_one_task_whoever_names_it_and_gets_what_its_policies_want() -> None:
+    document = Document.model_validate(
+        {
+            "version": 1,
+            "sources": {"docs": {"url": "faiss:///d"}, "people": {"url": "faiss:///p"}, "more": {"url": "faiss:///m"}},
+            "repositories": {
+                "main": {"url": "/main", "replicas": ["all"]},
+                "all": {"url": "/all", "replication": {"when": {"cron": "0 3 * * *"}}},
+                "some": {"url": "/some", "replication": {"when": {"interval": "30s"}}},
+            },
+            "policies": {
+                "p": {"repository": "main", "match": {"source": ["docs"]}, "replicas": ["some"]},
+                "q": {"repository": "main", "match": {"source": ["people"]}, "replicas": ["some", "all"]},
+            },
+        }
+    )
+    found = {task.other: task for task in tasks_of(document)}
+    assert {name: (one.work, one.why) for name, one in found.items()} == {
+        "all": (Work.REPLICATE, "policy p, q"),
+        "some": (Work.REPLICATE, "policy p, q"),
+    }
+    assert replicated(document, "main", "all", {}) is None
+    assert replicated(document, "main", "some", {}) == ("docs", "people")
+    planned = plan(list(found.values()), {}, NOON, NOON + timedelta(days=2))
+    assert planned.always == (found["some"],)
+    assert {one.task.other for one in planned.planned} == {"all"}

@@ -15,7 +15,7 @@ from strongroom.library import Strongroom
 from strongroom.repository.identity import AccessRole
 
 SECURITY = Path(__file__).parents[2] / "docs" / "SECURITY.md"
-OF_FUNCTIONS = {"capture", "repair"}
+OF_FUNCTIONS = {"capture", "repair", "recover_objects"}
 """Rows of functions of `strongroom` itself, and `verify_by_restoring` is `verify` that is asked for more."""
 OBSERVER, OPERATOR, RESTORER, AUDITOR, ADMIN = AccessRole
 

@@ -82,7 +82,7 @@ def strongroom(
 ) -> Ended:
     """Run the command to its end: a fork that has it loaded, or the installed one if anything of its process is to be different."""
     if program == (COMMAND,) and preexec is None and stdout == subprocess.PIPE:
-        return _forked([os.fsdecode(one) for one in arguments], environment(**(env or {})))
+        return forked([os.fsdecode(one) for one in arguments], environment(**(env or {})), str(Path.cwd()))
     done = subprocess.run(
         [*program, *arguments],
         stdin=subprocess.DEVNULL,
@@ -95,10 +95,11 @@ def strongroom(
     return Ended(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
 
 
-def _forked(arguments: Sequence[str], variables: Mapping[str, str]) -> Ended:
+def forked(arguments: Sequence[str], variables: Mapping[str, str], directory: str) -> Ended:
+    """The command in a fork of a process that has it loaded."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        order = {"arguments": arguments, "environment": variables, "directory": str(Path.cwd()), "out": str(out), "err": str(err)}
+        order = {"arguments": arguments, "environment": variables, "directory": directory, "out": str(out), "err": str(err)}
         with _turn:
             server = _server()
             assert server.stdin is not None

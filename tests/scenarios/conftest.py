@@ -78,7 +78,7 @@ def postgres() -> Iterator[Postgres]:
     yield from _running(Postgres())
 
 
-@pytest.fixture(scope="session", params=[18, 16])
+@pytest.fixture(scope="session", params=[18, pytest.param(16, marks=pytest.mark.soak)])
 def any_postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     """Each of the versions of the server that are tried."""
     if request.param == 18:

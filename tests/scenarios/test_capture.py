@@ -23,6 +23,7 @@ import hnswlib
 import numpy as np
 import pytest
 from commands import PASSWORD, strongroom
+from sampling import part_of
 from usearch.index import Index
 
 from strongroom import capture
@@ -183,7 +184,7 @@ def alike(kind: str, found: Rows, expected: Rows) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", part_of([*MAIN, "hnswlib cosine", "faiss ivf pq"], KINDS))
 def test_every_moment_comes_back(name: str, room: Strongroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oplog_writer, "SEGMENT_BYTES", 4_000)
     kind, path = KINDS[name], tmp_path / "x.index"
@@ -207,7 +208,7 @@ def test_every_moment_comes_back(name: str, room: Strongroom, tmp_path: Path, mo
     assert (status.holes, status.problems, status.behind.operations) == ((), (), 0)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", part_of([*MAIN, "faiss ivf pq"], KINDS))
 def test_after_a_crash_the_log_brings_the_file_up_to_date(name: str, tmp_path: Path) -> None:
     kind, path = KINDS[name], tmp_path / "x.index"
     index, draw, there = kind.make(), np.random.default_rng(6), set()

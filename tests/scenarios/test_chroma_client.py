@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from chroma_server import HOME, Server
 from dropping_front import Front
+from sampling import part_of
 from test_moment_elsewhere import rows_of
 
 import strongroom
@@ -196,6 +197,7 @@ def test_every_kind_of_change(world: World) -> None:
     expect(world, "before:second", {"docs": {key: row for key, row in world.truth[0][1]["docs"].items() if "-1-" in key}})
 
 
+@pytest.mark.soak
 def test_into_an_embedded_database(world: World) -> None:
     world.begin()
     world.do("create_collection", name="docs", embedding_function=None)
@@ -209,7 +211,7 @@ def test_into_an_embedded_database(world: World) -> None:
     assert rows_of(f"chroma://{world.folder}/db") == real
 
 
-@pytest.mark.parametrize("where", ["intent", "call", "changes", "done"])
+@pytest.mark.parametrize("where", part_of(["call"], ["intent", "call", "changes", "done"]))
 def test_killed_in_a_call(world: World, where: str) -> None:
     """Whatever the server did of it is what the journal says afterwards; nothing else is."""
     world.begin()
@@ -277,6 +279,7 @@ def test_a_call_that_goes_on_without_its_caller(world: World) -> None:
     expect(world, *world.truth[-1])
 
 
+@pytest.mark.soak
 def test_a_backup_while_it_writes(world: World) -> None:
     """Read once, and just the state at its mark: the journal leads to the same from an earlier snapshot."""
     world.begin()

@@ -232,6 +232,7 @@ def hole_is_shown_and_refused(world: World, reported: Any, inside: str, reason: 
     assert differences(world.truth["after"][1], world.restored(world.truth["after"][0])) == []
 
 
+@pytest.mark.soak
 def test_who_stays_away_too_long_finds_a_hole(world: World) -> None:
     """The lease ends, and Chroma purges what it has taken in."""
     world.sql("UPDATE strongroom_slots SET until = 1")
@@ -257,6 +258,7 @@ def test_an_older_copy_in_its_place_is_a_hole(world: World, tmp_path: Path) -> N
     hole_is_shown_and_refused(world, world.follow(), inside, "is another one now, or of an older copy")
 
 
+@pytest.mark.soak
 def test_a_database_made_anew_is_a_hole(world: World, tmp_path: Path) -> None:
     world.close()
     shutil.rmtree(tmp_path / "db")
@@ -374,6 +376,7 @@ def test_entries_that_were_there_are_not_dated_by_when_their_turn_came(world: Wo
     assert max(times) <= seen
 
 
+@pytest.mark.soak
 def test_released_it_holds_nothing_back(world: World) -> None:
     names = "SELECT count(*) FROM sqlite_master WHERE name LIKE 'strongroom%'"
     follower = held_back(world)
@@ -400,6 +403,7 @@ def test_chroma_purges_again_once_all_is_kept(world: World) -> None:
     assert world.follow()["gaps"] == []
 
 
+@pytest.mark.soak
 def test_chroma_purges_again_though_nobody_came_back(world: World) -> None:
     follower = held_back(world)
     follower.kill()

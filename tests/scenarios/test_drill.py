@@ -114,7 +114,7 @@ def make_lancedb(folder: Path) -> str:
     return f"lancedb://{folder}"
 
 
-@pytest.mark.parametrize("make", [make_faiss, make_chroma, make_lancedb])
+@pytest.mark.parametrize("make", [make_faiss, make_chroma, pytest.param(make_lancedb, marks=pytest.mark.soak)])
 def test_what_comes_back_passes_on_every_level_and_is_measured(make: Callable[[Path], str], tmp_path: Path) -> None:
     room = new_room(tmp_path / "repo")
     source = make(tmp_path / "source")

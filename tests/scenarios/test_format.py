@@ -266,7 +266,7 @@ def test_live_answers_are_what_the_index_says(world):
 
 # -- a chain of incremental snapshots ---------------------------------------------------------------------------------------
 
-STEPS = 4
+STEPS = 3
 
 
 @pytest.fixture(scope="module")

@@ -314,6 +314,7 @@ def test_every_moment_comes_back_from_pgvector(on_postgres: Proof) -> None:
     run(on_postgres, **SHORT)
 
 
+@pytest.mark.soak
 def test_every_moment_comes_back_from_redis(on_redis: Proof) -> None:
     run(on_redis, **SHORT)
 

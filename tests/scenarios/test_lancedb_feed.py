@@ -313,7 +313,7 @@ def test_a_feed_that_contradicts_itself_loses_no_row(world: World, lie: Any, mon
 STEPS = st.sampled_from(["append", "few", "delete", "update", "merge", "optimize", "restore", "column", "renew", "clean", "scalar"])
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(STEPS, st.integers(0, 399), st.booleans()), min_size=1, max_size=6))
 def test_any_changes_one_after_another(steps, tmp_path_factory: pytest.TempPathFactory) -> None:
     world = new_world(tmp_path_factory.mktemp("steps"))

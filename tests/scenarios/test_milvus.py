@@ -212,6 +212,7 @@ def test_everything_comes_back(source: Database, target: Database, room: Strongr
     assert room.restore("latest", target.url).already_there
 
 
+@pytest.mark.soak
 def test_verify_uses_a_database_of_its_own(
     source: Database, room: Strongroom, milvus: Milvus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_verify_uses_a_database_of_its_own(
     assert not [one for one in source.client.list_databases() if one.startswith("strongroom")]
 
 
+@pytest.mark.soak
 def test_a_key_a_page(source: Database, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key is where a page begins, whatever is in it."""
     monkeypatch.setattr(reading, "_MOST_ROWS", 1)

@@ -71,7 +71,7 @@ def another(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     return lambda: monkeypatch.setattr(processors, "processor", lambda: "x86_64 AnotherMaker 1 2")
 
 
-@pytest.mark.parametrize("factory", ["HNSW8,Flat", "SQ8"])
+@pytest.mark.parametrize("factory", ["HNSW8,Flat", pytest.param("SQ8", marks=pytest.mark.soak)])
 def test_other_last_bits_are_no_damage_on_another_processor(
     factory: str, room: Strongroom, tmp_path: Path, rounding: Elsewhere, another: Elsewhere
 ) -> None:
@@ -87,7 +87,7 @@ def test_other_last_bits_are_no_damage_on_another_processor(
     assert room.restore("latest", f"faiss://{tmp_path}/renamed/x.faiss", renames={"x": "y"}).checks
 
 
-@pytest.mark.parametrize("factory", ["HNSW8,Flat", "SQ8"])
+@pytest.mark.parametrize("factory", ["HNSW8,Flat", pytest.param("SQ8", marks=pytest.mark.soak)])
 def test_other_last_bits_are_found_on_the_same_processor(
     factory: str, room: Strongroom, tmp_path: Path, rounding: Elsewhere
 ) -> None:

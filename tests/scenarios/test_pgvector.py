@@ -166,6 +166,7 @@ def test_a_sequence_that_may_not_be_read_goes_on_after_the_rows(any_postgres: Po
             connection.execute("DROP ROLE looker")
 
 
+@pytest.mark.soak
 def test_restored_twice_is_the_same_state(postgres: Postgres, room: Strongroom) -> None:
     source, target = postgres.database(), postgres.database()
     with postgres.connect(source) as connection:
@@ -214,6 +215,7 @@ def test_a_table_that_appears_while_it_is_restored_is_left_alone(
         assert not connection.execute("SELECT to_regclass('app.pairs')").fetchone()[0]  # nor is anything else in place
 
 
+@pytest.mark.soak
 def test_renamed_beside_the_original(postgres: Postgres, room: Strongroom) -> None:
     source = postgres.database()
     with postgres.connect(source) as connection:

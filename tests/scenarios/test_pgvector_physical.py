@@ -101,7 +101,7 @@ def cluster(servers: Callable[[int], Postgres], monkeypatch: pytest.MonkeyPatch)
     yield from _cluster(servers(18), monkeypatch)
 
 
-@pytest.fixture(params=[18, 16])
+@pytest.fixture(params=[18, pytest.param(16, marks=pytest.mark.soak)])
 def either(
     servers: Callable[[int], Postgres], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Cluster]:

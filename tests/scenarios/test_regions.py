@@ -13,10 +13,10 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from seaweed import SeaweedFS
+from seaweed import READER, SeaweedFS
 from tcp_proxy import TcpProxy
 
-from strongroom.errors import Refused, StrongroomError
+from strongroom.errors import Refused, StoreDenied, StrongroomError
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.copy import CopyOptions, copy, open_replica
 from strongroom.operations.fall_over import Reading
@@ -200,3 +200,57 @@ def test_lag_and_metrics(tmp_path: Path) -> None:
     nowhere = lag_of(room.repository, open_store(str(tmp_path / "nowhere")))
     assert nowhere.problem
     assert nowhere.seconds > 0
+
+
+def test_who_reads_at_a_replica_leaves_an_entry_there_and_both_logs_stay_whole(tmp_path: Path) -> None:
+    room = init_repository(str(tmp_path / "primary"), password=PASSWORD, cost=CHEAP)
+    docs = build(tmp_path / "sources", "docs", 1)
+    content = Path(docs.removeprefix("faiss://")).read_bytes()
+    room.backup(docs)
+    room.copy(str(tmp_path / "replica"))
+    (tmp_path / "primary").rename(tmp_path / "lost")
+    reading = open_repository(str(tmp_path / "primary"), password=PASSWORD, reading=Reading())
+    assert restored(reading, "latest", tmp_path / "out") == content
+    told = open_repository(str(tmp_path / "replica"), password=PASSWORD).audit()[-1]
+    assert (told.verb, told.result, told.proven, told.who["role"]) == ("restore", "done", True, "admin")
+    (tmp_path / "lost").rename(tmp_path / "primary")  # it comes back
+    room.backup(docs)
+    report = room.copy(str(tmp_path / "replica"))
+    assert report.whole
+    assert "entries of the replica's own" in report.left_out[0]
+    for place in ("primary", "replica"):
+        opened = open_repository(str(tmp_path / place), password=PASSWORD)
+        assert opened.verify_audit().problems == ()
+        assert len(opened.snapshots()) == 2
+    verbs = [one.verb for one in open_repository(str(tmp_path / "replica"), password=PASSWORD).audit()]
+    assert verbs.count("restore") == 1
+
+
+def test_at_a_replica_that_may_only_be_read_nothing_is_restored_unseen(
+    seaweed: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRONGROOM_RETRY_SECONDS", "0")
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    bucket = f"read-only-{os.getpid()}"
+    seaweed.make_bucket(bucket)
+    room = init_repository(str(tmp_path / "primary"), password=PASSWORD, cost=CHEAP)
+    docs = build(tmp_path / "sources", "docs", 1)
+    made = room.backup(docs).snapshot.id
+    room.copy(f"s3://{bucket}/main")
+    shutil.rmtree(tmp_path / "primary")
+    for name, value in seaweed.environment(who=READER).items():
+        monkeypatch.setenv(name, value)
+    reading = open_repository(str(tmp_path / "primary"), password=PASSWORD, reading=Reading())
+    assert [one.id for one in reading.snapshots()] == [made]  # looking is not refused
+    with pytest.raises(StoreDenied, match="restore must be written into the audit log first") as refused:
+        restored(reading, "latest", tmp_path / "out")
+    assert "below audit/" in refused.value.hint
+    assert not (tmp_path / "out").exists()
+    mirror = tmp_path / "mirror"  # by any other tool
+    for one in open_store(f"s3://{bucket}/main").list(""):
+        (mirror / one.name).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / one.name).write_bytes(open_store(f"s3://{bucket}/main").read(one.name))
+    own = open_repository(str(mirror), password=PASSWORD)
+    assert restored(own, made, tmp_path / "out") == Path(docs.removeprefix("faiss://")).read_bytes()
+    assert own.audit()[-1].verb == "restore"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import ipaddress
 import json
+import ssl
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,10 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from ports import free_ports
 
 from strongroom.operations.run.events import Event
@@ -52,7 +60,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hooked() -> Iterator[Hooked]:
     server = Hooked()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()
@@ -153,3 +161,94 @@ def test_a_command_gets_the_event_and_its_failure_is_said(tmp_path: Path) -> Non
     [problem] = told(command)
     assert "/bin/sh ended with 3: no" in problem
     assert json.loads((tmp_path / "told").read_text()) == EVENT.as_json()
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Of 127.0.0.1, signed by itself: who trusts `file` trusts it."""
+
+    file: str
+    context: ssl.SSLContext
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return certificate_for("127.0.0.1", tmp_path_factory.mktemp("tls"))
+
+
+def certificate_for(address: str, folder: Path) -> Certificate:
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "certificate").write_bytes(pem)
+    (folder / "both").write_bytes(key.private_bytes(serialization.Encoding.PEM, *plain) + pem)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "both")
+    return Certificate(str(folder / "certificate"), context)
+
+
+@pytest.fixture(params=["starttls", "tls"])
+def secured(request: pytest.FixtureRequest, certificate: Certificate) -> Iterator[tuple[Sink, dict[str, Any]]]:
+    """A mail server that takes nothing in the clear, and how it is reached."""
+    kept, port = Sink(), free_ports(1)[0]
+    wish = {"tls_context": certificate.context, "require_starttls": True} if request.param == "starttls" else {}
+    over = certificate.context if request.param == "tls" else None
+    controller = Controller(kept, "127.0.0.1", port, ssl_context=over, authenticator=knows, auth_require_tls=False, **wish)
+    controller.start()
+    yield kept, {"host": "127.0.0.1", "port": port, "security": request.param, "sender": "a@b", "to": ["c@d"], "user": "me"}
+    controller.stop()
+
+
+def test_a_mail_goes_by_tls_to_a_server_that_is_trusted(secured: tuple[Sink, dict[str, Any]], certificate: Certificate) -> None:
+    kept, smtp = secured
+    assert told({"smtp": {**smtp, "ca_file": certificate.file}}, "pw") == []
+    assert len(kept.mails) == 1
+
+
+def test_no_mail_and_no_password_goes_to_a_server_that_is_not(secured: tuple[Sink, dict[str, Any]], tmp_path: Path) -> None:
+    kept, smtp = secured
+    (tmp_path / "other").mkdir()
+    another = certificate_for("127.0.0.1", tmp_path / "other").file
+    for trusted in ({}, {"ca_file": another}):
+        [problem] = told({"smtp": {**smtp, **trusted}}, "pw")
+        assert "the mail was not sent: untrusted certificate (self-signed certificate" in problem
+    [problem] = told({"smtp": {**smtp, "ca_file": str(tmp_path / "none")}}, "pw")
+    assert "is not there" in problem
+    assert kept.mails == []
+
+
+def test_a_webhook_is_called_by_tls_only_where_its_certificate_is_trusted(certificate: Certificate, tmp_path: Path) -> None:
+    server = Hooked()
+    server.socket = certificate.context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        url = server.url.replace("http:", "https:")
+        assert told({"webhook": {"url": url, "ca_file": certificate.file}}) == []
+        [problem] = told({"webhook": {"url": url}})
+        assert "untrusted certificate (self-signed certificate" in problem
+        [problem] = told({"webhook": {"url": url.replace("127.0.0.1", "localhost"), "ca_file": certificate.file}})
+        assert "untrusted certificate (Hostname mismatch" in problem
+        (tmp_path / "no").write_text("no certificate")
+        [problem] = told({"webhook": {"url": url, "ca_file": str(tmp_path / "no")}})
+        assert "holds no certificate" in problem
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert len(server.asked) == 1

@@ -15,11 +15,24 @@ from obstore.store import S3Store
 from ports import free_ports
 
 ACCESS, SECRET = "test-access", "test-secret"
+HOST, APPENDING, READER = "host", "appending", "reader"
+"""A backup host, which may do all to objects but end locks before their time; one that may only add and read; one that reads."""
+_HOST_MAY = ["Read", "Write", "List", "PutObjectRetention", "GetBucketObjectLockConfiguration", "GetBucketVersioning"]
+_APPENDING_MAY = [
+    "s3:PutObject",
+    "s3:PutObjectRetention",
+    "s3:GetObject",
+    "s3:GetObjectVersion",
+    "s3:GetObjectRetention",
+    "s3:ListBucket",
+    "s3:ListBucketVersions",
+    "s3:GetBucketObjectLockConfiguration",
+]
 PATIENCE_SECONDS = 90
 
 
 class SeaweedFS:
-    """One server with one identity."""
+    """One server: its owner's identity, and those of three hosts."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,7 +42,13 @@ class SeaweedFS:
             "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}],
             "actions": ["Admin", "Read", "Write", "List"],
         }
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        host = {"name": HOST, "credentials": [{"accessKey": HOST, "secretKey": SECRET}], "actions": _HOST_MAY}
+        adding = {"name": APPENDING, "credentials": [{"accessKey": APPENDING, "secretKey": SECRET}], "policyNames": [APPENDING]}
+        reading = {"name": READER, "credentials": [{"accessKey": READER, "secretKey": SECRET}], "actions": ["Read", "List"]}
+        statement = {"Effect": "Allow", "Action": _APPENDING_MAY, "Resource": ["arn:aws:s3:::*"]}
+        policy = {"name": APPENDING, "content": json.dumps({"Version": "2012-10-17", "Statement": [statement]})}
+        settings = {"identities": [identity, host, adding, reading], "policies": [policy]}
+        (folder / "s3.json").write_text(json.dumps(settings))
         names = ("master", "volume", "filer", "s3")
         ports = free_ports(2 * len(names))
         self._ports = {
@@ -43,10 +62,10 @@ class SeaweedFS:
     def port(self) -> int:
         return self._ports["s3.port"]
 
-    def environment(self, port: int | None = None) -> dict[str, str]:
+    def environment(self, port: int | None = None, who: str = ACCESS) -> dict[str, str]:
         """The standard variables with which any S3 client reaches the server, or a proxy before it."""
         return {
-            "AWS_ACCESS_KEY_ID": ACCESS,
+            "AWS_ACCESS_KEY_ID": who,
             "AWS_SECRET_ACCESS_KEY": SECRET,
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",

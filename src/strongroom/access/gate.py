@@ -20,7 +20,7 @@ from strongroom.access import approvals
 from strongroom.access.recorded import arguments_of, outcome_of, without_secrets
 from strongroom.access.roles import Verb, command_of, may, needed_for, row_of, verb_of
 from strongroom.clock import Clock
-from strongroom.errors import Damaged, Refused, StrongroomError, WrongRequest
+from strongroom.errors import Damaged, Refused, StoreDenied, StrongroomError, WrongRequest
 from strongroom.journal.times import parse_time
 from strongroom.repository import Repository, Secret, Store
 from strongroom.repository.audit_log import AuditLog
@@ -78,7 +78,7 @@ class Gate:
             return
         require_valid(self.repository.identity, self.repository.clock)
         permit = self._admitted(deed, verb)
-        intent = None if verb.looks else self._write(deed, "begun")
+        intent = None if verb.looks else self._intend(deed)
         within = _within.set(True)
         try:
             with permit:
@@ -97,6 +97,14 @@ class Gate:
     def did(self, deed: Deed) -> None:
         """What was done before there was a log to write it into."""
         self._write(deed, "done")
+
+    def _intend(self, deed: Deed) -> int:
+        """What isn't written down isn't done, be it at a replica in need."""
+        try:
+            return self._write(deed, "begun")
+        except StoreDenied as error:
+            hint = "use credentials that may add objects below audit/, or open a copy of the store that may be written"
+            raise StoreDenied(f"{command_of(deed.verb)} must be written into the audit log first: {error}", hint=hint) from error
 
     def _admitted(self, deed: Deed, verb: Verb) -> approvals.Permit:
         """Raises Refused, and says so in the log if that can be written, or Requested."""
@@ -216,6 +224,15 @@ def repairing(store: Store, secret: Secret, clock: Clock, arguments: Mapping[str
         return
     with gate.doing("repair", arguments) as deed:
         yield deed
+
+
+@contextmanager
+def noted_afterwards(store: Store, secret: Secret, clock: Clock, verb: str, arguments: Mapping[str, Any]) -> Iterator[Deed]:
+    """Of a repository whose log itself may be out of sight: what was done is logged once it is done, if it can be."""
+    deed = Deed(verb, dict(arguments))
+    yield deed
+    with suppress(StrongroomError):
+        Gate(Repository.open(store, secret, clock=clock)).did(deed)
 
 
 def gated(kind: Kind) -> Kind:

@@ -21,6 +21,7 @@ from strongroom.cli.everywhere import Group
 from strongroom.cli.falling_over import Replicas, StaleOk, open_to_read
 from strongroom.errors import StrongroomError, WrongRequest, from_os_error
 from strongroom.repository.identity import AccessRole
+from strongroom.repository.lock_mode import Mode
 
 if TYPE_CHECKING:
     from strongroom.library import Strongroom
@@ -72,18 +73,29 @@ def init(
         bool, typer.Option("--without-conditional-creates", help="For a store that has none: no journals, more requests.")
     ] = False,
     kms: Kms = None,
+    lock_for: Annotated[
+        str | None, typer.Option(help="Have the bucket lock all that is needed for this long, such as 30d: see 'lock set'.")
+    ] = None,
+    lock_mode: Annotated[Mode, typer.Option(help="Who may end a lock before its time.")] = Mode.COMPLIANCE,
 ) -> None:
     """Make a new, encrypted repository."""
     from strongroom.cli import render
+    from strongroom.cli.pruning import days_and_hours
     from strongroom.library import init_repository
+    from strongroom.repository.object_lock import require_object_lock
     from strongroom.repository.region import name_region, require_name
 
     if region:
         require_name(region)
+    period = days_and_hours(lock_for, "--lock-for") if lock_for else None
+    if period:
+        require_object_lock(repo)
     password = None if kms else _asked_password(key_file, confirm=True)
     room = init_repository(repo, password=password, key_file=key_file, kms=kms, overwriting=without)
     if region:
         name_region(room.repository, region)
+    if period:
+        room.set_lock(period, lock_mode)
     _say_service(room.key_slots()[0])
     name, url = room.repository.config.repository_id.hex(), room.repository.store.url
     _say(json, {"repository": name, "url": url}, lambda: render.show_done(f"repository {name[:12]} at {url}"))

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from strongroom.cli.app import app as app
 
-_MODULES = "restoring pruning holding erasing journal doctoring recovering copying rotating covering drilling"
+_MODULES = "restoring pruning holding locks erasing journal doctoring recovering copying rotating covering drilling"
 _MODULES += " roles tokens approving auditing demonstrating policing"
 for name in _MODULES.split():  # each registers its commands on `app`
     import_module(f"strongroom.cli.{name}")

@@ -10,7 +10,7 @@ import typer
 
 from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _progress, _require_command, _say, app
 from strongroom.cli.journal import _stop_on_signals
-from strongroom.errors import WrongRequest, from_os_error
+from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
     from strongroom.operations.copy import CopyReport
@@ -83,13 +83,14 @@ def replicate_command(
 ) -> None:
     """Keep replicas in step until interrupted, each at its own pace. Exit code 1 if one could not be completed at the end."""
     from strongroom.operations.copy import CopyOptions, Selection
-    from strongroom.operations.replicate import Lag, ReplicateOptions, lags_of
+    from strongroom.operations.replicate import Lag, ReplicateOptions, lags_of, write_metrics
 
     room, lags = _open(repo, key_file), dict[str, Lag]()
 
     def tell(lag: Lag) -> None:
         lags[lag.target] = lag
-        _write_metrics(metrics_file, list(lags.values()))
+        if metrics_file is not None:
+            write_metrics(metrics_file, lags.values())
         if not quiet and not status:
             from strongroom.cli import render
 
@@ -109,20 +110,6 @@ def replicate_command(
     _say(json, list(lags.values()), lambda: [*map(render.line, map(_lag_line, lags.values()))].clear())
     if any(lag.problem for lag in lags.values()):
         raise typer.Exit(1)
-
-
-def _write_metrics(path: Path | None, lags: list[Lag]) -> None:
-    """Whole or not at all: a collector may read it at any time."""
-    if path is None:
-        return
-    from strongroom.operations.replicate import metrics
-
-    fresh = path.with_name(f".{path.name}.fresh")
-    try:
-        fresh.write_text(metrics(lags))
-        fresh.replace(path)
-    except OSError as error:
-        raise from_os_error(error, str(path)) from error
 
 
 def _lag_line(lag: Lag) -> str:
@@ -148,9 +135,8 @@ def region_set(
 ) -> None:
     """Say where the store lies: signed, and what residency rules look at."""
     from strongroom.cli import render
-    from strongroom.repository.region import name_region
 
-    said = name_region(_open(repo, key_file).repository, name)
+    said = _open(repo, key_file).name_region(name)
     _say(json, {"region": name, "version": said.version}, lambda: render.show_done(f"the store is in {name}"))
 
 

@@ -64,7 +64,8 @@ def history(
     """List the drills, oldest first. Exit code 4 if a report can't be believed."""
     found = _open(repo, key_file).drill_history(source)
     reports = [_summary(one) for one in found.reports]
-    _say(json, {"public_key": found.public_key, "drills": reports, "problems": found.problems}, lambda: _show_history(found))
+    told = {"public_key": found.public_key, "public_keys": found.public_keys, "drills": reports, "problems": found.problems}
+    _say(json, told, lambda: _show_history(found))
     if found.problems:
         raise typer.Exit(4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +41,9 @@ def journal_follow(
         bool, typer.Option("--scan", help="Compare the source with what it was, row by row: for engines without a log.")
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="Stop when all that there is was sealed.")] = False,
+    until_eof: Annotated[
+        bool, typer.Option("--until-eof", help="Stop when standard input ends, too: with the process that started it.")
+    ] = False,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -50,6 +54,8 @@ def journal_follow(
     room = _open(repo, key_file)
     stop = threading.Event()
     _stop_on_signals(stop)
+    if until_eof:
+        threading.Thread(target=_stop_at_eof, args=(stop,), daemon=True).start()
     options = FollowOptions(every or (60.0 if scan else 5.0), size, poll, batch_key, once, scan=scan)
     report = room.follow(source, options, stop=stop, tell=(lambda _: None) if quiet else _tell)
     _say(json, report, lambda: _show_followed(report))
@@ -59,6 +65,12 @@ def _stop_on_signals(stop: threading.Event) -> None:
     """On Ctrl-C and SIGTERM. Another thread sets the event: a signal may come while this one, waiting for it, holds its lock."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: threading.Thread(target=stop.set).start())
+
+
+def _stop_at_eof(stop: threading.Event) -> None:
+    while os.read(0, 1024):
+        pass
+    stop.set()
 
 
 @journal.command("status")

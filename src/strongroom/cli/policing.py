@@ -72,15 +72,15 @@ def config_schema() -> None:
 
 @config.command("publish")
 def config_publish(file: File = DEFAULT, json: AsJson = False) -> None:
-    """Store the policy file, signed, in each repository that it names."""
+    """Store the policy file, signed, in each repository that backups go to, and say there in which region it lies."""
     from strongroom.cli import render
     from strongroom.library import open_named
 
     document = _reading().read_file(file)
-    done = {}
-    for name in document.repositories:
-        published = open_named(document, name).publish_policy(document.model_dump(mode="json", exclude_defaults=True))
-        done[name] = {"id": published.id, "version": published.version, "at": published.at}
+    from strongroom.operations.publishing import publish_in_all
+
+    found = publish_in_all(document, lambda name: open_named(document, name))
+    done = {name: {"id": one.id, "version": one.version, "at": one.at} for name, one in found.items()}
     said = ", ".join(f"{name} has version {one['version']}" for name, one in done.items())
     _say(json, done, lambda: render.show_done(said))
 
@@ -175,7 +175,8 @@ def _show_plan(found: Plan) -> None:
     for column in ("when (UTC)", "what", "on", "in", "why"):
         table.add_column(column, no_wrap=column != "why")
     for one in found.always:
-        table.add_row("all the time", one.work.value, one.source, one.repository, one.why)
+        when = f"every {one.timing.interval}" if one.timing else "all the time"
+        table.add_row(when, f"{one.work.value} {one.other}".strip(), one.source or "-", one.repository, one.why)
     for run_ in found.planned:
         task = run_.task
         what = f"{task.work.value} {task.other}".strip()

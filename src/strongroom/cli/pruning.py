@@ -75,7 +75,7 @@ def prune(
     """Free the room of what no snapshot needs. Safe beside backups, restores and prunes. Exit code 4 if a pack can't be read."""
     from strongroom.operations.prune import PruneOptions
 
-    options = PruneOptions(_hours(grace), max_unused / 100, dry_run)
+    options = PruneOptions(days_and_hours(grace, "--grace"), max_unused / 100, dry_run)
     room = _open(repo, key_file)
     with _progress(quiet) as progress:
         report = room.prune(options, progress)
@@ -91,12 +91,13 @@ def _tag(text: str) -> tuple[str, str | None]:
     return key, value if equals else None
 
 
-def _hours(text: str) -> timedelta:
+def days_and_hours(text: str, option: str) -> timedelta:
+    """Of an option's text such as 30d or 36h. Raises WrongRequest."""
     from strongroom.policy.retention import Duration
 
     duration = Duration.parse(text)
     if duration.years or duration.months:
-        raise WrongRequest(f"--grace {text} has years or months", hint="write days and hours, such as 24h or 7d")
+        raise WrongRequest(f"{option} {text} has years or months", hint="write days and hours, such as 24h or 7d")
     return timedelta(days=duration.days, hours=duration.hours)
 
 
@@ -133,12 +134,22 @@ def _show_prune(report: PruneReport) -> None:
     if report.waiting.packs and report.due:
         due = report.due[:16].replace("T", " ")
         render.line(f"  waiting   {_amount(report.waiting)}, the first of them until {due} UTC: prune again then")
+    if report.locked.packs:
+        render.line(f"  locked    {_amount(report.locked)} of these: the store doesn't let them go yet (object lock)")
     if report.unlisted.packs:
         render.line(f"  seen      {_amount(report.unlisted)} that no backup has finished with; condemned if that stays so")
     if report.trimmed.packs:
         count = report.trimmed.packs
         what = f"{count:,} journal {'segment' if count == 1 else 'segments'}, {_bytes(report.trimmed.bytes)}"
         render.line(f"  {would}trimmed   {what}: older than the oldest snapshot that they could be replayed on")
+    if report.relocked:
+        render.line(f"  {would}locked    {report.relocked:,} objects that snapshots need, anew")
+    if report.freed.packs:
+        render.line(f"  freed     {_objects(report.freed)}: old versions of what was deleted before")
+    if report.versions.packs:
+        render.line(
+            f"  hidden    {_objects(report.versions)} that were deleted and are locked still, or were deleted within the grace"
+        )
     if report.stays:
         render.line(f"  stays     {report.stays}")
     render.line(f"  kept      {_amount(report.kept)} for {report.snapshots} snapshots, {_bytes(report.unused_bytes)} of it unused")
@@ -146,6 +157,10 @@ def _show_prune(report: PruneReport) -> None:
 
 def _amount(amount: Amount) -> str:
     return f"{amount.packs:,} {'pack' if amount.packs == 1 else 'packs'}, {_bytes(amount.bytes)}"
+
+
+def _objects(amount: Amount) -> str:
+    return f"{amount.packs:,} {'object' if amount.packs == 1 else 'objects'}, {_bytes(amount.bytes)}"
 
 
 def _bytes(count: int) -> str:

@@ -107,6 +107,7 @@ class Sealer:
         """Store what is gathered as the next segment, durably. May be called again after Unreachable: the same bytes are stored,
         once. Raises Fenced or Behind if another follower took the place."""
         if self._ready is None:
+            self._repository.keys.look_again()  # a follower runs for months: it takes part in rotations
             self._ready = encode(self._repository.keys, self._head(), self._changes)
         front, content = self._ready
         try:

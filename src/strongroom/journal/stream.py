@@ -114,7 +114,12 @@ def read_tail(repository: Repository, stream: str) -> Front | None:
     names = sorted(listed.name for listed in repository.store.list(f"{FOLDER}{stream}/") if number_in(listed.name))
     if not names:
         return None
-    read = _front(repository, names[-1])
+    return read_front(repository, names[-1])
+
+
+def read_front(repository: Repository, name: str) -> Front:
+    """The head of the segment of this name. Raises Damaged, also if it is missing."""
+    read = _front(repository, name)
     if isinstance(read, Damaged):
         raise read
     return read

@@ -243,9 +243,9 @@ def lock_of(rule: str | None) -> tuple[Result, str]:
     if rule is None:
         return Result.UNKNOWN, "could not be asked"
     if rule == "off":
-        return Result.NO, "off: whoever may delete can delete backups"
+        return Result.NO, "off: whoever may delete can delete backups; it is turned on when a bucket is made"
     if rule == "on":
-        return Result.YES, "on, without a default retention: objects are not held unless the bucket's owner says so"
+        return Result.YES, "on, without a default retention: 'strongroom lock set' has it lock what a repository needs"
     return Result.YES, f"{rule}: until then deleting only hides objects, and prune frees nothing, nor are these probes gone"
 
 

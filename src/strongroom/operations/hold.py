@@ -44,9 +44,10 @@ class HoldReport:
 def place_hold(repository: Repository, options: HoldOptions) -> HoldReport:
     """Place a hold. Raises NotFound (no such snapshot, or no data of it is left), WrongRequest, Overtaken (what it covers was
     deleted at the same time: the hold is there, and says what is lost) or Damaged."""
-    names = tuple(dict.fromkeys(history.find(repository, name).id for name in options.scope.snapshots))
-    scope = replace(options.scope, snapshots=names)
-    covered = _covered(history.read_all(repository)[0], scope)
+    named = {one.id: one for one in (history.find(repository, name) for name in options.scope.snapshots)}
+    names, scope = tuple(named), replace(options.scope, snapshots=tuple(named))
+    found = _covered(history.read_all(repository)[0], scope)
+    covered = list({**named, **{one.id: one for one in found}}.values())  # one that was forgotten since is brought back, too
     if options.dry_run:
         return HoldReport(None, tuple(one.id for one in covered), ())
     _require_unerased(repository, covered, scope)
@@ -58,7 +59,8 @@ def place_hold(repository: Repository, options: HoldOptions) -> HoldReport:
         raise
     rescued = _rescued(repository, covered, options, by_name=bool(names))
     there = _covered(history.read_all(repository)[0], scope)
-    return HoldReport(hold, tuple(dict.fromkeys([*(one.id for one in there), *rescued])), rescued)
+    doomed = {one.id for one in _doomed(repository, there)}  # whoever forgets them may not have seen the hold: nothing is promised
+    return HoldReport(hold, tuple(dict.fromkeys([*(one.id for one in there if one.id not in doomed), *rescued])), rescued)
 
 
 def _require_unerased(repository: Repository, covered: Sequence[Snapshot], scope: Scope, hold: Hold | None = None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from strongroom.repository import KeySlot, Repository
+from strongroom.operations.epochs_left import EpochLeft, by_epoch, sealed_by
+from strongroom.policy.quantities import seconds
+from strongroom.repository import KeySlot, Repository, policies
 from strongroom.repository.rotation import sealable
 
 
@@ -26,13 +28,17 @@ class SlotAge:
 
 @dataclass(frozen=True, slots=True)
 class EpochAge:
-    """An epoch of the keys: `days` since it began. Only the newest, with which is written, can be too old."""
+    """An epoch of the keys: `days` since it began; how many `objects` of how many `bytes` its keys seal. Only the newest, with
+    which is written, can be too old. Of one that was `closed` the keys are gone."""
 
     number: int
     created: str
     days: float
     newest: bool
     too_old: bool
+    objects: int = 0
+    bytes: int = 0
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +56,17 @@ class KeyStatus:
 
 
 def key_status(repository: Repository, max_age: timedelta | None = None) -> KeyStatus:
-    """Raises Damaged if what began the present epoch is."""
+    """`max_age` is that of the published policy, if none is said. Raises Damaged if what began this epoch is, or a policy."""
     now = repository.clock.now()
     slots, damaged = repository.key_slots()
     behind = {one.id: one.why for one in sealable(repository)[1]}
     keys = repository.keys
+    allowed = _published_age(repository) if max_age is None else max_age
+    sealed = {one.epoch: one for one in by_epoch(sealed_by(repository, believe_index=True))}
 
     def judge(created: str) -> tuple[float, bool]:
         age = now - _time(created)
-        return round(age / timedelta(days=1), 2), max_age is not None and age > max_age
+        return round(age / timedelta(days=1), 2), allowed is not None and age > allowed
 
     def slot_age(slot: KeySlot) -> SlotAge:
         days, too_old = judge(slot.created)
@@ -67,12 +75,22 @@ def key_status(repository: Repository, max_age: timedelta | None = None) -> KeyS
 
     def epoch_age(number: int, created: str) -> EpochAge:
         days, too_old = judge(created)
-        newest = number == keys.newest.number
-        return EpochAge(number, created, days, newest, newest and too_old)
+        newest, found = number == keys.newest.number, sealed.get(number, EpochLeft(number, 0, 0, 0))
+        closed = keys.epoch(number) is None
+        return EpochAge(number, created, days, newest, newest and too_old, found.objects, found.bytes, closed)
 
-    epochs = tuple(epoch_age(one.number, one.created or repository.config.created) for one in keys.epochs)
-    days_allowed = None if max_age is None else max_age / timedelta(days=1)
+    begun = {one.number: one.created for one in keys.certificates()}
+    epochs = tuple(epoch_age(number, begun[number] or repository.config.created) for number in sorted(begun))
+    days_allowed = None if allowed is None else allowed / timedelta(days=1)
     return KeyStatus(tuple(map(slot_age, slots)), epochs, days_allowed, tuple(str(one) for one in damaged))
+
+
+def _published_age(repository: Repository) -> timedelta | None:
+    """The least `encryption: {max_age: ...}` of the policies that were published; None if none says one."""
+    published = policies.newest(repository)
+    rules = published.document.get("policies", {}).values() if published else ()
+    said = [rule["encryption"]["max_age"] for rule in rules if rule.get("encryption", {}).get("max_age")]
+    return min((timedelta(seconds=seconds(one)) for one in said), default=None)
 
 
 def _time(text: str) -> datetime:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from strongroom.errors import Damaged
 from strongroom.operations.prune_plan import PackPlan, PackUse, plan_packs, uses_of
@@ -25,6 +26,9 @@ from strongroom.repository.store import KeepsLeftovers, require_deletes
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots.commit import finish_forgotten
 from strongroom.snapshots.holding import holding
+
+if TYPE_CHECKING:
+    from strongroom.operations.lock.free import Freed
 
 GRACE = timedelta(hours=24)
 _ID = re.compile("[0-9a-f]{64}")
@@ -64,6 +68,9 @@ class PruneReport:
     `kept`       needed           `unused_bytes`   of these, what nobody needs
     `rewritten`  packs whose needed blobs were copied into others, `copied_bytes` of them
     `trimmed`    journal segments of before the oldest snapshot from which a moment can be restored
+    `locked`     of the waiting ones: the store doesn't let them go yet (object lock)
+    `freed`      old versions of what was deleted before, removed for good     `versions`  those that are locked still
+    `relocked`   objects that snapshots need, locked anew
     `stays`      what the bucket itself keeps of what was deleted; '' if nothing, or if it can't be asked
     """
 
@@ -84,6 +91,10 @@ class PruneReport:
     leftovers: int = 0
     problems: tuple[str, ...] = ()
     stays: str = ""
+    locked: Amount = field(default_factory=Amount)
+    freed: Amount = field(default_factory=Amount)
+    versions: Amount = field(default_factory=Amount)
+    relocked: int = 0
 
 
 def prune(repository: Repository, options: PruneOptions | None = None, progress: Progress = SILENT) -> PruneReport:
@@ -107,6 +118,7 @@ class _Prune:
         holding(self.repository)  # raises where a hold can't be read: then nobody knows what may go
         if not self.options.dry_run:
             require_deletes(self.repository.store)
+        relocked = self._extend()
         damaged = frozenset(Witness(self.repository).damaged)
         needs = Needs(self.repository)
         needs.read()
@@ -122,6 +134,8 @@ class _Prune:
         swept = sweep(needs, self.options.grace, self.progress, damaged=damaged, dry_run=self.options.dry_run)
         if self.options.dry_run:
             swept = self._with(swept, going)
+        trimmed, merged = self._trim(), 0 if self.options.dry_run else self._tidy(swept.deleted)
+        freed = self._free()
         return PruneReport(
             dry_run=self.options.dry_run,
             snapshots=len(needs.snapshots),
@@ -134,13 +148,36 @@ class _Prune:
             unused_bytes=sum(use.unused_bytes for use in plan.kept),
             rewritten=Amount.of(use.pack.size for use in plan.rewritten),
             copied_bytes=sum(use.needed_bytes for use in plan.rewritten),
-            trimmed=self._trim(),
+            trimmed=trimmed,
             finished_forgets=finished,
-            merged_index_objects=0 if self.options.dry_run else self._tidy(swept.deleted),
+            merged_index_objects=merged,
             leftovers=0 if self.options.dry_run else self._remove_leftovers(),
             problems=(*self.problems, *swept.problems),
-            stays=_stays(self.repository.store.url) if swept.deleted else "",
+            stays=_stays(self.repository) if swept.deleted else "",
+            locked=Amount.of(swept.locked.values()),
+            freed=Amount.of(freed.went),
+            versions=Amount.of(freed.stay),
+            relocked=relocked,
         )
+
+    def _extend(self) -> int:
+        """What snapshots need is kept locked, where there is a rule for it."""
+        if not is_locking(self.repository):
+            return 0
+        from strongroom.operations.lock.extend import extend
+
+        report = extend(self.repository, dry_run=self.options.dry_run, progress=self.progress)
+        self.problems += [*report.problems, *(f"{one}: 'strongroom lock recover' brings it back" for one in report.hidden)]
+        return report.extended
+
+    def _free(self) -> Freed:
+        from strongroom.operations.lock.free import Freed, free_versions
+
+        if not is_locking(self.repository):
+            return Freed()
+        freed = free_versions(self.repository, self.options.grace, dry_run=self.options.dry_run, progress=self.progress)
+        self.problems += freed.problems
+        return freed
 
     def _require_all(self, needs: Needs, standing: Standing) -> int:
         """Every needed blob lies somewhere, be it in a condemned pack; packs that no index object lists are listed if they have
@@ -208,7 +245,8 @@ class _Prune:
     def _with(self, swept: Sweep, going: dict[str, int]) -> Sweep:
         """What a dry run doesn't condemn would wait too."""
         due = self.repository.clock.now() + self.options.grace if going else swept.due
-        return Sweep(swept.deleted, swept.waiting | going, min(due, swept.due) if due and swept.due else due)
+        due = min(due, swept.due) if due and swept.due else due
+        return replace(swept, waiting=swept.waiting | going, due=due)
 
     def _tidy(self, deleted: Collection[str]) -> int:
         """Drop what the blob index says of packs that are gone (nobody needs them: `_require_all`), and notes that are settled."""
@@ -230,10 +268,17 @@ class _Prune:
         return self.repository.store.remove_leftovers((self.repository.clock.now() - age).timestamp())
 
 
-def _stays(url: str) -> str:
-    from strongroom.repository.bucket import bucket_of  # a directory needs no client of object stores
+def is_locking(repository: Repository) -> bool:
+    """Does its store lock what is stored?"""
+    from strongroom.repository.locking import locking_of  # a directory needs no client of object stores
 
-    bucket = bucket_of(url)
+    return locking_of(repository.store) is not None
+
+
+def _stays(repository: Repository) -> str:
+    from strongroom.repository.bucket import bucket_of
+
+    bucket = None if is_locking(repository) else bucket_of(repository.store.url)
     if bucket is None or bucket.versioning() != "Enabled":
         return ""
     lock = bucket.object_lock()

@@ -140,7 +140,8 @@ class _Restore:
                 self._build(stage)
         finally:
             stage.close()
-        return RestoreReport(self._plan, already, tuple(self._checks), self._recall, time.perf_counter() - started)
+        told = (*self._checks, self._erased.why) if self._erased else tuple(self._checks)
+        return RestoreReport(self._plan, already, told, self._recall, time.perf_counter() - started)
 
     def _is_there(self, target: Target) -> bool:
         """Did this very restore end here before, and does the target still hold those rows?"""

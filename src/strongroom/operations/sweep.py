@@ -59,12 +59,14 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Packs with their bytes: deleted (in a dry run: those that would be), and still waiting, the first of them until `due`."""
+    """Packs with their bytes: deleted (in a dry run: those that would be), and still waiting, the first of them until `due`; of
+    these `locked` only by the store."""
 
     deleted: dict[str, int]
     waiting: dict[str, int]
     due: datetime | None
     problems: tuple[str, ...] = ()
+    locked: dict[str, int] = field(default_factory=dict)
 
 
 def sweep(needs: Needs, grace: timedelta, progress: Progress, *, damaged: Iterable[str], dry_run: bool) -> Sweep:
@@ -79,6 +81,8 @@ def sweep(needs: Needs, grace: timedelta, progress: Progress, *, damaged: Iterab
     due = [mark for mark in marks if max(mark.since.values()) + grace <= now]
     standing = Standing.now(repository, damaged)
     going = {one for mark in due for one in mark.since}
+    locked = _locked(repository, going)
+    going -= locked.keys()
     problems: tuple[str, ...] = ()
     if going and not dry_run:
         needs.read()
@@ -90,9 +94,18 @@ def sweep(needs: Needs, grace: timedelta, progress: Progress, *, damaged: Iterab
             if going.issuperset(mark.since):
                 repository.store.delete(mark.name)
     left = [mark for mark in marks if not going.issuperset(mark.since)]
-    times = [max(mark.since.values()) + grace for mark in left]
+    times = [max([max(mark.since.values()) + grace, *(locked[one] for one in mark.since if one in locked)]) for mark in left]
     waiting = {one for mark in left for one in mark.since} - going
-    return Sweep(_sizes(going, standing), _sizes(waiting, standing), min(times, default=None), problems)
+    return Sweep(_sizes(going, standing), _sizes(waiting, standing), min(times, default=None), problems, _sizes(locked, standing))
+
+
+def _locked(repository: Repository, going: Collection[str]) -> dict[str, datetime]:
+    """Packs that the store doesn't let go yet, and until when: they stay as they are, condemned."""
+    from strongroom.repository.locking import locking_of  # a directory needs no client of object stores
+
+    writer = locking_of(repository.store)
+    named = {pack_name(one): one for one in going}
+    return {named[name]: until for name, until in writer.locked(named).items()} if writer else {}
 
 
 def _evacuate(needs: Needs, going: Collection[str], standing: Standing, progress: Progress) -> tuple[set[str], tuple[str, ...]]:

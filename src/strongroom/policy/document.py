@@ -151,12 +151,23 @@ class Source(WithPassword):
     limits: Limits = Limits()
 
 
+class Replication(Part):
+    """How this place is kept in step where it is a replica: `when` it is looked at, how many bytes a second may go to it, whether
+    what was forgotten is forgotten here, too, and whether what residency forbids is left out instead of refused."""
+
+    when: Timing = Timing(interval="1m")
+    bandwidth: Size | None = None
+    follow_forget: bool = False
+    leave_out: bool = False
+
+
 class Repository(WithPassword):
-    """Where it is kept. `replicas` are names of other repositories; `region` is what residency looks at."""
+    """Where it is kept. `replicas` are names of other repositories, that get all of it; `region` is what residency looks at."""
 
     url: Text
     region: Name | None = None
     replicas: list[Name] = []
+    replication: Replication = Replication()
     key_file: Text | None = None
 
     @model_validator(mode="after")
@@ -220,10 +231,12 @@ class Pitr(Part):
 
 
 class Objectives(Part):
-    """How old the newest recovery point may become, and how long a restore (measured by drills) may take."""
+    """How old the newest recovery point may become, how long a restore (measured by drills) may take, and how far a replica may be
+    behind."""
 
     rpo: Time | None = None
     rto: Time | None = None
+    lag: Time | None = None
 
 
 class Residency(Part):
@@ -291,10 +304,12 @@ class Hooks(Part):
 
 
 class Webhook(Part):
-    """JSON by POST. HTTPS, unless this machine itself is called. Signed with what is in `secret_file` (HMAC-SHA256)."""
+    """JSON by POST. HTTPS, unless this machine itself is called; `ca_file` names the certificates that are trusted, in the place of
+    the system's. Signed with what is in `secret_file` (HMAC-SHA256)."""
 
     url: Text
     secret_file: Text | None = None
+    ca_file: Text | None = None
     timeout: Time = "10s"
     attempts: Annotated[int, Field(ge=1, le=10)] = 4
 
@@ -308,11 +323,13 @@ class Webhook(Part):
 
 
 class Smtp(WithPassword):
-    """A mail, by TLS from the beginning (`tls`), STARTTLS or, to this machine itself, in the clear (`none`)."""
+    """A mail, by TLS from the beginning (`tls`), STARTTLS or, to this machine itself, in the clear (`none`). `ca_file` names the
+    certificates that are trusted, in the place of the system's."""
 
     host: Text
     port: Annotated[int, Field(ge=1, le=65_535)] = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
+    ca_file: Text | None = None
     user: Text | None = None
     sender: Text
     to: Globs
@@ -348,7 +365,8 @@ class Channel(Part):
 
 
 class Policy(Part):
-    """What is done for the sources that match. Every policy that matches a source is for it."""
+    """What is done for the sources that match. Every policy that matches a source is for it. `replicas` are names of repositories
+    that get what is kept of them."""
 
     repository: Name
     match: Match = Match()
@@ -375,6 +393,11 @@ class Document(Part):
     notifications: dict[Name, Channel] = {}
     policies: Annotated[dict[Name, Policy], Field(min_length=1)]
     parallel: Annotated[int, Field(ge=1, le=64)] = 2
+    metrics_file: Text | None = None
+
+    def primaries(self) -> list[str]:
+        """The names of the repositories that backups go to, each once."""
+        return list(dict.fromkeys(one.repository for one in self.policies.values()))
 
     def variables(self) -> frozenset[str]:
         """The names of the environment variables that hold passwords."""

@@ -199,8 +199,7 @@ def contradictions(document: Document) -> Iterator[tuple[Path, str]]:
             yield (*at, "schedule"), "a journal's source has its password from the engine's own variables, not from password_*"
         for number, one in enumerate(policy.replicas):
             yield from _unknown((*at, "replicas", number), one, document.repositories)
-            if one == policy.repository:
-                yield (*at, "replicas", number), "that is the repository itself"
+            yield from _as_replica((*at, "replicas", number), one, policy.repository, document)
         for number, one in enumerate(policy.notifications):
             yield from _unknown((*at, "notifications", number), one, document.notifications)
         yield from _of_policy(document, policy, at)
@@ -215,9 +214,7 @@ def _needs_password(document: Document, policy: Policy) -> bool:
 
 def _of_policy(document: Document, policy: Policy, at: Path) -> Iterator[tuple[Path, str]]:
     if policy.residency is not None:
-        primary = document.repositories.get(policy.repository)
-        of_primary = primary.replicas if primary else []
-        for name in dict.fromkeys((policy.repository, *policy.replicas, *of_primary)):
+        for name in dict.fromkeys(_places(document, policy)):
             place = document.repositories.get(name)
             if place is not None and not any(fnmatchcase(place.region or "", one) for one in policy.residency.regions):
                 said = f"region {place.region}" if place.region else "no region"
@@ -228,14 +225,40 @@ def _of_policy(document: Document, policy: Policy, at: Path) -> Iterator[tuple[P
         yield (*at, "objectives"), "nothing is scheduled that could meet an RPO"
     if policy.objectives.rto is not None and not policy.drills:
         yield (*at, "objectives"), "an RTO is measured by drills: add one"
+    primary = document.repositories.get(policy.repository)
+    if policy.objectives.lag is not None and not policy.replicas and not (primary and primary.replicas):
+        yield (*at, "objectives"), "there is no replica that could be behind: name one in 'replicas'"
+
+
+def _places(document: Document, policy: Policy) -> Iterator[str]:
+    """Where something of a policy's sources would be kept, by any policy; not replicas that leave out what they may not have."""
+    of_policy = _matched(document, policy)
+    for other in document.policies.values():
+        if other is policy or of_policy & _matched(document, other):
+            yield other.repository
+            primary = document.repositories.get(other.repository)
+            for name in (*other.replicas, *(primary.replicas if primary else ())):
+                place = document.repositories.get(name)
+                if place is None or not place.replication.leave_out:
+                    yield name
+
+
+def _matched(document: Document, policy: Policy) -> set[str]:
+    return {name for name, source in document.sources.items() if reason(name, source, policy.match) is not None}
 
 
 def _of_repositories(document: Document) -> Iterator[tuple[Path, str]]:
     for name, repository in document.repositories.items():
         for number, one in enumerate(repository.replicas):
             yield from _unknown(("repositories", name, "replicas", number), one, document.repositories)
-            if one == name:
-                yield ("repositories", name, "replicas", number), "that is the repository itself"
+            yield from _as_replica(("repositories", name, "replicas", number), one, name, document)
+
+
+def _as_replica(path: Path, replica: str, repository: str, document: Document) -> Iterator[tuple[Path, str]]:
+    if replica == repository:
+        yield path, "that is the repository itself"
+    elif replica in document.primaries():
+        yield path, f"{replica!r} is a policy's own repository: a replica is only copied to"
 
 
 def _unknown(path: Path, name: str, known: Mapping[str, Part]) -> Iterator[tuple[Path, str]]:

@@ -45,10 +45,14 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What its state is kept by: the same as long as the policy says the same."""
-        return "/".join(
-            one for one in (self.policy, self.work.value, self.source, self.repository, self.other, str(self.number)) if one
-        )
+        """What its state is kept by: the same as long as the policy says the same. A replica is one whichever policy names it."""
+        policy = "" if self.work is Work.REPLICATE else self.policy
+        return "/".join(one for one in (policy, self.work.value, self.source, self.repository, self.other, str(self.number)) if one)
+
+    @property
+    def steady(self) -> bool:
+        """Does it go on all the time: a journal, or a replica that is looked at every so often?"""
+        return self.timing is None or (self.work is Work.REPLICATE and self.timing.interval is not None)
 
     @property
     def alone(self) -> str:
@@ -104,12 +108,13 @@ def tasks_of(document: Document, seen: Mapping[str, Seen] | None = None) -> list
             for one, source in document.sources.items()
             if (why := reason(one, source, policy.match, (seen or {}).get(one))) is not None
         }
-        for task in _of_policy(document, name, policy, matched):
+        for task in _of_policy(name, policy, matched):
             found.setdefault(task.name, task)
+    found |= {task.name: task for task in _replicating(document)}
     return list(found.values())
 
 
-def _of_policy(document: Document, name: str, policy: Policy, matched: Mapping[str, str]) -> Iterator[Task]:
+def _of_policy(name: str, policy: Policy, matched: Mapping[str, str]) -> Iterator[Task]:
     for source, why in matched.items():
         said = f"policy {name}: {why}"
         for number, one in enumerate(policy.schedule):
@@ -119,12 +124,39 @@ def _of_policy(document: Document, name: str, policy: Policy, matched: Mapping[s
             yield Task(name, Work.RETENTION, policy.repository, source, policy.retention.when, said)
         for number, drill in enumerate(policy.drills):
             yield Task(name, Work.DRILL, policy.repository, source, drill.when, said, number, drill.moment)
-    if not matched:
-        return
-    for number, check in enumerate(policy.verification.checks if policy.verification else ()):
+    for number, check in enumerate(policy.verification.checks if policy.verification and matched else ()):
         yield Task(name, Work.VERIFY, policy.repository, "", check.when, f"policy {name}", number, check.level)
-    for replica in dict.fromkeys((*policy.replicas, *document.repositories[policy.repository].replicas)):
-        yield Task(name, Work.REPLICATE, policy.repository, "", Timing(interval="5m"), f"policy {name}", other=replica)
+
+
+def _replicating(document: Document) -> Iterator[Task]:
+    """One task a replica, whoever names it."""
+    for (repository, replica), policies in replicas_of(document).items():
+        timing, why = document.repositories[replica].replication.when, f"policy {', '.join(policies)}"
+        yield Task(policies[0], Work.REPLICATE, repository, "", timing, why, other=replica)
+
+
+def replicas_of(document: Document) -> dict[tuple[str, str], list[str]]:
+    """Each repository with each of its replicas, and the policies that ask for it: all of a repository that names it itself."""
+    found = dict[tuple[str, str], list[str]]()
+    for name, policy in document.policies.items():
+        for replica in dict.fromkeys((*policy.replicas, *document.repositories[policy.repository].replicas)):
+            found.setdefault((policy.repository, replica), []).append(name)
+    return found
+
+
+def replicated(document: Document, repository: str, replica: str, seen: Mapping[str, Seen]) -> tuple[str, ...] | None:
+    """The names of the sources that a replica gets of a repository; None: all that it has."""
+    if replica in document.repositories[repository].replicas:
+        return None
+    found = set[str]()
+    for policy in document.policies.values():
+        if policy.repository == repository and replica in policy.replicas:
+            if policy.match == Match():
+                return None
+            found |= {
+                one for one, source in document.sources.items() if reason(one, source, policy.match, seen.get(one)) is not None
+            }
+    return tuple(sorted(found))
 
 
 def rules_of(document: Document, source: str, repository: str, seen: Seen | None = None) -> Rules:
@@ -156,7 +188,7 @@ def plan(tasks: list[Task], last: Mapping[str, datetime], now: datetime, until: 
     """What runs from `now` until then. `last` is when each task was due last; one that isn't there is due at once."""
     found: list[Planned] = []
     for task in tasks:
-        if task.timing is None:
+        if task.steady or task.timing is None:
             continue
         began = last.get(task.name)
         waiting = due_now(task, began, now)
@@ -169,7 +201,7 @@ def plan(tasks: list[Task], last: Mapping[str, datetime], now: datetime, until: 
             if len(found) > most:
                 break
     ordered = sorted(found, key=lambda one: (one.at, list(Work).index(one.task.work), one.task.name))
-    return Plan(tuple(ordered), tuple(one for one in tasks if one.timing is None))
+    return Plan(tuple(ordered), tuple(one for one in tasks if one.steady))
 
 
 def due_now(task: Task, last: datetime | None, now: datetime) -> Due | None:

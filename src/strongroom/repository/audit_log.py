@@ -68,6 +68,7 @@ class AuditLog:
     def append(self, said: Mapping[str, Any], first: Callable[[], Mapping[str, Any]] = dict) -> int:
         """Add an entry, durably; gives its number. The first of all says what `first` gives, too. Raises what the store raises:
         then it may or may not be there."""
+        self._keys.look_again()
         end, safe = self.witnessed() or self._end(), self._note().get("safe")
         store = ReadingBack(self._store) if safe is False else self._store
         for _ in range(_TRIES):

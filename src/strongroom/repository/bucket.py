@@ -8,21 +8,28 @@ import http.client
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from strongroom.errors import Unreachable
-from strongroom.repository.object_store import endpoint_of
+from strongroom.repository.endpoints import endpoint_of
 from strongroom.repository.profiles import Profile, profile_of, region_of
+
+_LONGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Of a server."""
+    """Of a server; names of `headers` are in small letters."""
 
     status: int
-    body: str
+    content: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> str:
+        return self.content.decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +55,28 @@ class Bucket:
         self,
         method: str,
         key: str = "",
-        query: str = "",
-        body: bytes = b"",
+        query: str | Mapping[str, str] = "",
+        body: bytes | memoryview = b"",
         headers: Mapping[str, str] | None = None,
         sha256: str = "",
+        longest: int = _LONGEST,
     ) -> Answer:
-        """`query` is one word, such as 'versioning'; `sha256` is said to be the body's, whatever it is. Raises Unreachable."""
+        """`query` is one word, such as 'versioning', or several with their values; `sha256` is said to be the body's, whatever it
+        is; `longest` are the bytes that are read of the answer. Raises Unreachable."""
         parts = urlsplit(self.endpoint)
         path = quote(f"{parts.path.rstrip('/')}/{self.bucket}" + (f"/{key}" if key else ""))
         sent = {"host": parts.netloc, "x-amz-content-sha256": sha256 or hashlib.sha256(body).hexdigest(), **(headers or {})}
         sent |= {"x-amz-date": datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")}
         sent |= {"x-amz-security-token": self.token} if self.token else {}
-        signed = self._signed(method, path, f"{query}=" if query else "", sent)
+        asked = urlencode(sorted(({query: ""} if isinstance(query, str) else query).items()), quote_via=quote) if query else ""
+        signed = self._signed(method, path, asked, sent)
         kind = http.client.HTTPConnection if parts.scheme == "http" else http.client.HTTPSConnection
         connection = kind(parts.hostname or "", parts.port, timeout=30)
         try:
-            connection.request(method, f"{path}?{query}=" if query else path, body, {**sent, "Authorization": signed})
+            connection.request(method, f"{path}?{asked}" if asked else path, body, {**sent, "Authorization": signed})
             answer = connection.getresponse()
-            return Answer(answer.status, answer.read(1 << 20).decode(errors="replace"))
+            named = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, answer.read(longest), named)
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{self.endpoint}/{self.bucket}: {error or type(error).__name__}") from error
         finally:

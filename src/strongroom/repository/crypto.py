@@ -8,7 +8,8 @@ Ed25519 (RFC 8032).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -30,6 +31,7 @@ TAG_BYTES = 16
 SIGNATURE_BYTES = 64
 TAG_OF_KEY_BYTES = 8
 """With so many bytes a salt begins that names its key."""
+_DERIVING = threading.Lock()
 _HPKE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
@@ -65,18 +67,19 @@ class Argon2Cost:
 
 
 def key_of_passphrase(passphrase: bytes, salt: bytes, cost: Argon2Cost) -> bytes:
-    """The 32-byte key of a passphrase: slow and memory-hard on purpose."""
-    return Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory).derive(
-        passphrase
-    )
+    """The 32-byte key of a passphrase: slow and memory-hard on purpose. One at a time: two at once, of several lanes each, wait for
+    each other's threads in OpenSSL for ever."""
+    kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=cost.passes, lanes=cost.lanes, memory_cost=cost.memory)
+    with _DERIVING:
+        return kdf.derive(passphrase)
 
 
 class Box:
     """Authenticated encryption under one key. The caller sees to it that no nonce number is used twice with it."""
 
-    def __init__(self, key: bytes, another: Callable[[], bytes | None] = lambda: None) -> None:
-        """`another` is asked for a key where this one doesn't open something: it may have become known since."""
-        self._aead = AESGCM(key)
+    def __init__(self, key: bytes | None, another: Callable[[], bytes | None] = lambda: None) -> None:
+        """`another` is asked for a key where this one, if any, doesn't open something: it may have become known since."""
+        self._aead = AESGCM(random_bytes(KEY_BYTES) if key is None else key)
         self._another = another
 
     def seal(self, number: int, plain: Bytes, bound_to: bytes) -> bytes:
@@ -159,8 +162,30 @@ class Epoch:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The public half of an epoch, and the signature of the epoch before for it: proves who may begin what, without any secret.
+    The first epoch has none."""
+
+    number: int
+    created: str
+    public: bytes
+    signature: bytes
+
+    def message(self, repository_id: bytes) -> bytes:
+        said = self.number.to_bytes(4, "little") + self.public + self.created.encode()
+        return b"strongroom epoch\0" + repository_id + said
+
+    def follows(self, public: bytes, repository_id: bytes) -> bool:
+        """Did the epoch of this key vouch for it?"""
+        return signed_by(public, self.signature, self.message(repository_id))
+
+
 class Keys:
-    """The keys of one opened repository: those of the newest epoch for what is written, those of all for what is read."""
+    """The keys of one opened repository: those of the newest epoch for what is written, those of all for what is read.
+
+    Epochs that were closed are gone: of them `lineage` has the public halves. `closing` is the epoch before which all are closed,
+    or will be soon: nobody may rely on what they seal."""
 
     def __init__(self, repository_id: bytes, blob_id: bytes, fingerprint: bytes, epochs: Iterable[Epoch]) -> None:
         self.repository_id = repository_id
@@ -169,6 +194,9 @@ class Keys:
         self._epochs = {epoch.number: epoch for epoch in epochs}
         self.newer: Callable[[Epoch], Iterable[Epoch]] = lambda _: ()
         """Looks in the store for epochs after this one."""
+        self.lineage: Mapping[int, Certificate] = {}
+        self.closing = 0
+        self._own: dict[tuple[str, bytes], bytes] = {}
 
     @classmethod
     def of(cls, master: bytes, repository_id: bytes) -> Keys:
@@ -200,6 +228,25 @@ class Keys:
     def epoch(self, number: int) -> Epoch | None:
         return self._epochs.get(number)
 
+    def certificates(self) -> list[Certificate]:
+        """Of each epoch, in order."""
+        return [self._certificate(number) for number in range(self.newest.number + 1)]
+
+    def _certificate(self, number: int) -> Certificate:
+        before, epoch = self._epochs.get(number - 1), self._epochs.get(number)
+        if epoch is None or (before is None and number):
+            return self.lineage[number]
+        plain = Certificate(number, epoch.created, epoch.verifying.public_bytes_raw(), b"")
+        if before is None:
+            return plain
+        return Certificate(number, plain.created, plain.public, before.signing.sign(plain.message(self.repository_id)))
+
+    def close(self, number: int, lineage: Iterable[Certificate]) -> None:
+        """Give up the keys of all epochs before this one, whose own are there; of their lineage nothing is proven here."""
+        self.lineage = {one.number: one for one in lineage}
+        self.closing = max(self.closing, number)
+        self._epochs = {one: epoch for one, epoch in self._epochs.items() if one >= number}
+
     def begin(self, epoch: Epoch) -> None:
         """From here on write with this epoch's keys."""
         self._epochs = {**self._epochs, epoch.number: epoch}
@@ -222,19 +269,51 @@ class Keys:
     def box(self, purpose: str, salt: bytes) -> Box:
         """A box with a key of its own for one object: `salt` is of `new_salt`, or stood in the object."""
 
-        def of(epoch: Epoch) -> bytes:
-            return derive(epoch.secret, purpose, salt=salt + self.repository_id)
-
         def another() -> bytes | None:
             self.look_again()
-            later = self._named(salt)
-            return None if later is None else of(later)
+            named = self._named(salt)
+            return None if named is None else self._of(named, purpose, salt)
 
         named = self._named(salt)
-        return Box(of(self._epochs[0]), another) if named is None else Box(of(named))
+        if (own := self._own.get((purpose, salt))) is not None:
+            return Box(own)
+        if named is None:
+            first = self._epochs.get(0)
+            return Box(None if first is None else self._of(first, purpose, salt), another)
+        return Box(self._of(named, purpose, salt))
+
+    def key_of(self, purpose: str, salt: bytes) -> bytes | None:
+        """The key of one object alone; None if it is of an epoch that is not known."""
+        epoch = self._epochs.get(self.number_of(salt))
+        return self._own.get((purpose, salt)) or (None if epoch is None else self._of(epoch, purpose, salt))
+
+    def adopt(self, purpose: str, salt: bytes, key: bytes) -> None:
+        """This object's key was found beside it: it opens whatever becomes of its epoch."""
+        self._own[purpose, salt] = key
+
+    def share(self, other: Keys) -> None:
+        """What one of the two finds beside objects the other knows from here on, if they are of one repository."""
+        if other.repository_id == self.repository_id:
+            self._own.update(other._own)
+            other._own = self._own
+
+    def adopted(self, purpose: str, salt: bytes) -> bytes | None:
+        return self._own.get((purpose, salt))
+
+    def number_of(self, salt: bytes) -> int:
+        """The number of the epoch that a salt names: 0 for the first, or one that isn't known."""
+        named = self._named(salt)
+        return 0 if named is None else named.number
+
+    def is_outdated(self, salt: bytes) -> bool:
+        """Is this of an epoch that is closed, or will be soon?"""
+        return self.number_of(salt) < self.closing
+
+    def _of(self, epoch: Epoch, purpose: str, salt: bytes) -> bytes:
+        return derive(epoch.secret, purpose, salt=salt + self.repository_id)
 
     def _named(self, salt: bytes) -> Epoch | None:
-        """The epoch whose tag a salt begins with; None for one of the first, or one that isn't known yet."""
+        """The epoch whose tag a salt begins with; None for one of the first, or one that isn't known."""
         return next((epoch for epoch in self._epochs.values() if epoch.number and salt.startswith(epoch.tag)), None)
 
     @property
@@ -242,13 +321,21 @@ class Keys:
         """The 32 bytes by which anybody can check what `sign` signed (`signed_by`)."""
         return self.newest.verifying.public_bytes_raw()
 
+    @property
+    def public_keys(self) -> tuple[bytes, ...]:
+        """Those of all epochs, closed ones too, oldest first."""
+        return tuple(one.public for one in self.certificates())
+
     def sign(self, message: bytes) -> bytes:
         return self.newest.signing.sign(message)
 
     def verify(self, signature: bytes, message: bytes) -> None:
-        """Raises NotAuthentic if the signature isn't of any epoch of this repository."""
+        """Raises NotAuthentic if the signature isn't of any epoch of this repository. Those of closed epochs count: whoever had
+        their keys couldn't seal anything that opens."""
         if not any(epoch.signed(signature, message) for epoch in reversed(self.epochs)):
-            raise NotAuthentic
+            closed = (one.public for number, one in sorted(self.lineage.items()) if number not in self._epochs)
+            if not any(signed_by(public, signature, message) for public in closed):
+                raise NotAuthentic
 
 
 def signed_by(public_key: bytes, signature: bytes, message: bytes) -> bool:

@@ -2,7 +2,8 @@
 
     magic..salt as in `framing` | AES-256-GCM of (signature 64 | zstd(JSON))
 
-Each declaration names the newest ones that its writer saw (`after`), so that one that is taken away is missed by the next.
+Each declaration names the newest ones that its writer saw (`after`), so that one that is taken away is missed by the next. The
+newest ones nobody names: this machine remembers how many it saw in this store.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from strongroom.errors import Damaged, NotFound
 from strongroom.repository.crypto import SIGNATURE_BYTES, Keys, NotAuthentic
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.store import Store
+from strongroom.repository.versions import VersionMemory
 from strongroom.repository.writer import create_once
 
 _LONGEST = 1 << 28
@@ -46,15 +48,16 @@ def declare(store: Store, keys: Keys, kind: Kind, folder: str, body: Mapping[str
     plain = zstandard.compress(json.dumps({**body, "after": newest}, sort_keys=True, separators=(",", ":")).encode())
     object_id, content = seal(keys, kind, keys.sign(plain) + plain)
     create_once(store, folder + object_id, content)
+    _memory(store, keys, kind).saw(len(known) + 1)
     return object_id
 
 
 def declarations(store: Store, keys: Keys, kind: Kind, folder: str) -> list[Declaration]:
-    """All of a folder, oldest first by what their writers saw. Raises Damaged if one can't be read, or one that another names is
-    gone: nobody can tell then what was declared."""
+    """All of a folder, oldest first by what their writers saw. Raises Damaged if one can't be read, or one that another names or
+    this machine saw is gone: nobody can tell then what was declared."""
     listed = list(store.list(folder))
     with ThreadPoolExecutor(_READERS) as pool:
-        bodies = list(pool.map(lambda one: _read(store, keys, kind, one.name), listed))
+        bodies = list(pool.map(lambda one: read_declaration(store, keys, kind, one.name), listed))
     found = {
         one.name.removeprefix(folder): Declaration(one.name.removeprefix(folder), body, _time(one.modified))
         for one, body in zip(listed, bodies, strict=True)
@@ -63,7 +66,22 @@ def declarations(store: Store, keys: Keys, kind: Kind, folder: str) -> list[Decl
         for earlier in one.body["after"]:
             if earlier not in found:
                 raise Damaged(folder + earlier, f"missing: {folder}{one.id[:12]} was declared after it", hint=_HINT)
+    _require_no_fewer(_memory(store, keys, kind), folder, len(found))
     return _in_order(found)
+
+
+def _memory(store: Store, keys: Keys, kind: Kind) -> VersionMemory:
+    return VersionMemory.at(keys.repository_id, store.url, kind.purpose)
+
+
+def _require_no_fewer(memory: VersionMemory, folder: str, count: int) -> None:
+    """Nobody ever deletes one."""
+    if count < memory.version:
+        hint = f"{_HINT}; if it was you, remove {memory.path.name} in the state directory"
+        raise Damaged(
+            folder, f"this machine saw {memory.version} here, and {count} are left: the newest were taken away", hint=hint
+        )
+    memory.saw(count)
 
 
 def _in_order(found: Mapping[str, Declaration]) -> list[Declaration]:
@@ -79,7 +97,8 @@ def _in_order(found: Mapping[str, Declaration]) -> list[Declaration]:
     return list(done.values())
 
 
-def _read(store: Store, keys: Keys, kind: Kind, name: str) -> Mapping[str, Any]:
+def read_declaration(store: Store, keys: Keys, kind: Kind, name: str) -> Mapping[str, Any]:
+    """What one says. Raises Damaged."""
     try:
         plain = unseal(keys, kind, name, store.read(name))
         keys.verify(plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:])

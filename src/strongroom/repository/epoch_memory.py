@@ -1,7 +1,7 @@
 """Did somebody take a new epoch's keys away? This machine remembers the newest that it saw.
 
 A store that loses what begins an epoch would have everybody go on writing with old keys, which a removed slot may open. The
-file holds no secret: a number, and the tag that is in each object of the epoch.
+file holds no secret: a number, the tag that is in each object of the epoch, and its public key, from which later ones must go on.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ from strongroom.repository.state import alone_at, state_directory
 
 
 def check(keys: Keys) -> None:
-    """Raises Damaged unless the newest epoch that this machine saw is there, as it was; else remembers the newest now."""
+    """Raises Damaged unless the newest epoch that this machine saw is there, as it was, or was closed by a later one that goes on
+    from it; else remembers the newest now."""
     path = state_directory() / f"{keys.repository_id.hex()}-epoch.json"
-    number, tag = _remembered(path)
+    number, tag, public = _remembered(path)
     known = keys.epoch(number) if number else None
-    if number and (known is None or known.tag.hex() != tag):
-        what = "this machine has seen it, and it is not there" if known is None else "it is another one than this machine has seen"
+    same = known.tag.hex() == tag if known is not None else number in keys.lineage and keys.lineage[number].public.hex() == public
+    if number and not same:
+        there = known is not None or number in keys.lineage
+        what = "it is another one than this machine has seen" if there else "this machine has seen it, and it is not there"
         hint = f"the repository was rolled back, or keys forged: bring it back from a copy; if you meant it, delete {path}"
         raise Damaged(name_of(number), what, hint=hint)
     newest = keys.newest
-    if newest.number > number:
+    if newest.number > number or (newest.number and not public):
+        seen = {"epoch": newest.number, "tag": newest.tag.hex(), "public": newest.verifying.public_bytes_raw().hex()}
         with suppress(OSError), alone_at(path, wait=False):
             fresh = path.with_suffix(".fresh")
-            fresh.write_text(json.dumps({"epoch": newest.number, "tag": newest.tag.hex()}))
+            fresh.write_text(json.dumps(seen))
             fresh.replace(path)
 
 
-def _remembered(path: Path) -> tuple[int, str]:
+def _remembered(path: Path) -> tuple[int, str, str]:
     with suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(path.read_bytes())
-        return int(kept["epoch"]), str(kept["tag"])
-    return 0, ""
+        return int(kept["epoch"]), str(kept["tag"]), str(kept.get("public", ""))
+    return 0, "", ""

@@ -30,8 +30,8 @@ _BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Which packs can be relied on: those that are there with their length and that nobody has condemned. Damage that is known
-    counts as absence."""
+    """Which packs can be relied on: those that are there with their length and that nobody has condemned, of an epoch that isn't
+    about to be closed. Damage that is known counts as absence."""
 
     repository: Repository
     condemned: frozenset[str]
@@ -42,6 +42,7 @@ class Standing:
     def now(cls, repository: Repository, damaged: Iterable[str] = ()) -> Standing:
         """Tombstones are read first and packs listed last: a tombstone goes only after all of its packs, so that a pack that is
         listed was not condemned before."""
+        repository.keys.look_again()
         condemned = frozenset(earliest(repository.tombstones(What.CONDEMNED)))
         repository.look_again()
         return cls(repository, condemned, {one.name: one.size for one in repository.store.list(PACKS)}, frozenset(damaged))
@@ -61,6 +62,8 @@ class Standing:
         return self.sizes.get(name)
 
     def holds(self, pack: Pack) -> bool:
+        if self.repository.keys.is_outdated(pack.salt):
+            return False
         return pack.id not in self.condemned and pack.id not in self.damaged and self.is_there(pack)
 
     def pack_of(self, blob_id: bytes) -> Pack | None:

@@ -37,6 +37,8 @@ class Kind(IntEnum):
     APPROVAL = 14
     KEYRING = 15
     TENANT = 16
+    LOCK = 20
+    CARRIED = 21
 
     @property
     def purpose(self) -> str:

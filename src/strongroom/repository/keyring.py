@@ -14,10 +14,22 @@ import base64
 import json
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from strongroom.errors import Damaged, NotFound, WrongKey
+from strongroom.repository.closing import (
+    FOLDER,
+    Closing,
+    closing_name,
+    closings,
+    decode_closing,
+    lineage_from_json,
+    lineage_to_json,
+    open_closing,
+    require_proven,
+)
 from strongroom.repository.crypto import (
     KEY_BYTES,
     SALT_BYTES,
@@ -31,14 +43,15 @@ from strongroom.repository.crypto import (
     open_sealed,
     random_bytes,
     seal_to,
+    signed_by,
 )
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
 from strongroom.repository.key_slots import KeySlot, Signed
 from strongroom.repository.store import Store
 
-FOLDER = "keyring/"
 _LENGTH = struct.Struct("<I")
 _LONGEST = 16 << 20
+_LOOKS = 3
 _HINT = "bring it back from a copy of the repository; without it nothing that was written since opens"
 
 
@@ -118,9 +131,8 @@ def open_slot(store: Store, slot: KeySlot, wrapped: bytes, repository_id: bytes)
     def newer(epoch: Epoch) -> list[Epoch]:
         return _after(store, keys, epoch, slot.id, private)
 
-    for epoch in newer(keys.newest):
-        keys.begin(epoch)
     keys.newer = newer
+    keys.look_again()
     return keys
 
 
@@ -144,48 +156,122 @@ def read_beginning(store: Store, number: int) -> Beginning:
 
 
 def numbers(store: Store) -> list[int]:
-    """The epochs that were begun after the first, in order."""
-    found = [one.name.removeprefix(FOLDER) for one in store.list(FOLDER)]
+    """The epochs that were begun after the first, in order; but for closed ones."""
+    return _begun(_names(store))
+
+
+def read_closing(store: Store, number: int) -> Closing:
+    """Raises NotFound or Damaged."""
+    return decode_closing(number, store.read(closing_name(number)))
+
+
+def newest_closing(store: Store) -> Closing | None:
+    """The object that closes most epochs, if any were closed or are to be. Raises Damaged."""
+    found = closings(_names(store))
+    return read_closing(store, found[-1]) if found else None
+
+
+def members(store: Store, keys: Keys) -> frozenset[str]:
+    """The ids of the slots that the newest epoch is sealed to; none in the first. Raises NotFound or Damaged."""
+    newest = keys.newest
+    if not newest.number:
+        return frozenset()
+    with suppress(NotFound):
+        beginning = read_beginning(store, newest.number)
+        _require_signed_by(beginning, keys.public_keys[newest.number - 1], keys.repository_id)
+        return frozenset(beginning.sealed)
+    closing = read_closing(store, newest.number)
+    require_proven(closing, newest.number, newest.verifying.public_bytes_raw(), keys.repository_id)
+    return frozenset(closing.sealed)
+
+
+def _names(store: Store) -> list[str]:
+    return [one.name for one in store.list(FOLDER)]
+
+
+def _begun(names: Iterable[str]) -> list[int]:
+    found = [name.removeprefix(FOLDER) for name in names]
     return sorted(int(one) for one in found if len(one) == 6 and one.isdecimal())
 
 
 def require_signed(beginning: Beginning, before: Epoch, repository_id: bytes) -> None:
     """Raises Damaged unless whoever began it had the keys of the epoch before."""
+    _require_signed_by(beginning, before.verifying.public_bytes_raw(), repository_id)
+
+
+def _require_signed_by(beginning: Beginning, public: bytes, repository_id: bytes) -> None:
     front, signature = beginning.content[:-SIGNATURE_BYTES], beginning.content[-SIGNATURE_BYTES:]
-    if not before.signed(signature, _signed_part(repository_id, front)):
+    if not signed_by(public, signature, _signed_part(repository_id, front)):
         raise Damaged(beginning.name, "its signature isn't this repository's", hint=_HINT)
 
 
 def _after(store: Store, keys: Keys, epoch: Epoch, slot_id: str, private: bytes) -> list[Epoch]:
-    """The epochs after this one, each proven by the one before it."""
+    """The epochs after this one, each proven by the one before it. What a closing closes is given up in `keys`."""
+    for _ in range(_LOOKS):
+        try:
+            return _look(store, keys, epoch, slot_id, private)
+        except NotFound as error:  # closed since it was listed: look again
+            lost = error
+    raise Damaged(FOLDER, f"its listing names objects that are not there ({lost})", hint=_HINT)
+
+
+def _look(store: Store, keys: Keys, epoch: Epoch, slot_id: str, private: bytes) -> list[Epoch]:
+    names = _names(store)
+    begun, closed = _begun(names), max(closings(names), default=0)
     found: list[Epoch] = []
-    for number in numbers(store):
-        if number <= epoch.number:
-            continue
+    if closed > epoch.number and closed not in begun:
+        found.append(_closed(store, keys, epoch, closed, slot_id, private))
+    for number in begun:
         before = found[-1] if found else epoch
+        if number <= before.number:
+            continue
         if number != before.number + 1:
             raise Damaged(name_of(before.number + 1), "missing: a later epoch was begun", hint=_HINT)
         found.append(_open(store, before, slot_id, private, keys.repository_id))
+    _heed(store, keys, {one.number: one for one in (*keys.epochs, *found)}, closed, holds=closed not in begun)
     return found
 
 
+def _closed(store: Store, keys: Keys, epoch: Epoch, number: int, slot_id: str, private: bytes) -> Epoch:
+    """The epoch of a closing that holds, proven by the lineage from `epoch` on; all before it are given up."""
+    closing = read_closing(store, number)
+    require_proven(closing, epoch.number, epoch.verifying.public_bytes_raw(), keys.repository_id)
+    _require_member(slot_id, private, closing.sealed, number)
+    found = open_closing(closing, slot_id, private, keys.repository_id)
+    keys.begin(found)
+    keys.close(number, closing.lineage)
+    return found
+
+
+def _heed(store: Store, keys: Keys, known: Mapping[int, Epoch], closed: int, *, holds: bool) -> None:
+    """Learn of a closing of an epoch that is known: give up what it closes if it holds, else only don't rely on it."""
+    if closed not in known or (keys.closing >= closed and (not holds or closed <= keys.epochs[0].number)):
+        return
+    closing = read_closing(store, closed)
+    require_proven(closing, closed, known[closed].verifying.public_bytes_raw(), keys.repository_id)
+    if holds:
+        keys.begin(known[closed])
+        keys.close(closed, closing.lineage)
+    keys.closing = closed
+
+
 def _open(store: Store, before: Epoch, slot_id: str, private: bytes, repository_id: bytes) -> Epoch:
-    name = name_of(before.number + 1)
-    try:
-        beginning = read_beginning(store, before.number + 1)
-    except NotFound as error:
-        raise Damaged(name, "it was listed and is not there", hint=_HINT) from error
+    beginning = read_beginning(store, before.number + 1)
     require_signed(beginning, before, repository_id)
-    if slot_id not in beginning.sealed or not private:
-        hint = "open it with another key, and remove this slot or make it anew ('strongroom key add')"
-        raise WrongKey(f"key slot {slot_id[:12]} was left out when the keys were rotated (epoch {beginning.number})", hint=hint)
+    _require_member(slot_id, private, beginning.sealed, beginning.number)
     info = _info(repository_id, beginning.number)
     try:
         epoch = Epoch(beginning.number, open_sealed(private, beginning.sealed[slot_id], info), beginning.created, repository_id)
         _box(epoch, beginning.salt, repository_id).open(0, beginning.bundle, info)
     except (NotAuthentic, ValueError) as error:
-        raise Damaged(name, "what is sealed to this key slot doesn't open", hint=_HINT) from error
+        raise Damaged(beginning.name, "what is sealed to this key slot doesn't open", hint=_HINT) from error
     return epoch
+
+
+def _require_member(slot_id: str, private: bytes, sealed: Mapping[str, bytes], number: int) -> None:
+    if slot_id not in sealed or not private:
+        hint = "open it with another key, and remove this slot or make it anew ('strongroom key add')"
+        raise WrongKey(f"key slot {slot_id[:12]} was left out when the keys were rotated (epoch {number})", hint=hint)
 
 
 def _box(epoch: Epoch, salt: bytes, repository_id: bytes) -> Box:
@@ -202,12 +288,16 @@ def _signed_part(repository_id: bytes, front: bytes) -> bytes:
 
 def _body_of(keys: Keys) -> dict[str, Any]:
     epochs = [{"number": one.number, "created": one.created, "secret": _text(one.secret)} for one in keys.epochs]
-    return {"blob_id": _text(keys.blob_id), "fingerprint": _text(keys.fingerprint), "epochs": epochs}
+    body = {"blob_id": _text(keys.blob_id), "fingerprint": _text(keys.fingerprint), "epochs": epochs}
+    return {**body, "lineage": lineage_to_json(keys.lineage.values())} if keys.lineage else body
 
 
 def _keys_of(body: Mapping[str, Any], repository_id: bytes) -> Keys:
     epochs = [Epoch(int(one["number"]), _bytes(one["secret"]), str(one["created"]), repository_id) for one in body["epochs"]]
-    return Keys(repository_id, _bytes(body["blob_id"]), _bytes(body["fingerprint"]), epochs)
+    keys = Keys(repository_id, _bytes(body["blob_id"]), _bytes(body["fingerprint"]), epochs)
+    if "lineage" in body:
+        keys.close(epochs[0].number, lineage_from_json(body["lineage"]))
+    return keys
 
 
 def _text(raw: bytes) -> str:

@@ -30,6 +30,7 @@ from strongroom.errors import (
     UnsafeStore,
 )
 from strongroom.repository import transport
+from strongroom.repository.endpoints import endpoint_of
 from strongroom.repository.patience import Patience
 from strongroom.repository.profiles import region_of
 from strongroom.repository.store import USE_ANOTHER, Listed
@@ -41,8 +42,6 @@ _AT_ONCE = 3
 """Repetitions by obstore itself, a second after the request at the latest."""
 _PART_BYTES = 5 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
-_S3, _AZURE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"), ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
-_ENDPOINTS = {"s3": _S3, "s3a": _S3, "az": _AZURE, "azure": _AZURE}
 _MEMORY: dict[str, MemoryStore] = {}
 
 
@@ -74,11 +73,6 @@ def _cloud(location: str, scheme: str, bucket: str, prefix: str, patience: Patie
         region: Any = {} if {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys() else region_of(endpoint_of(scheme))
         return S3Store(bucket, prefix=prefix or None, client_options=options, retry_config=retries, **region)
     return from_url(location, client_options=options, retry_config=retries)
-
-
-def endpoint_of(scheme: str) -> str:
-    """The server that the environment names for URLs of this scheme, '' for the cloud's own."""
-    return next((os.environ[name] for name in _ENDPOINTS.get(scheme, ()) if os.environ.get(name)), "")
 
 
 class _Passing(Unreachable):

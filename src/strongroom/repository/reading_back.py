@@ -25,12 +25,12 @@ class ReadingBack:
     """A store whose `create` never overwrites what was there when it began, and ends when what it stored reads back."""
 
     def __init__(self, inner: Store) -> None:
-        self._inner = inner
+        self.inner = inner
         self._write = inner.overwrite if isinstance(inner, Overwrites) else inner.create
 
     @property
     def url(self) -> str:
-        return self._inner.url
+        return self.inner.url
 
     def create(self, name: str, data: bytes | memoryview) -> None:
         if name.startswith(_NUMBERED):
@@ -44,27 +44,27 @@ class ReadingBack:
         except Unreachable as error:  # it may have landed
             lost = error
         try:
-            whole = self._inner.read(name) == data
+            whole = self.inner.read(name) == data
         except NotFound:
             raise lost or Damaged(name, "it was stored and isn't there", hint=_LOOK) from None
         if not whole:
             raise Damaged(name, "what was stored doesn't read back", hint=_LOOK)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        return self._inner.read(name, offset, length)
+        return self.inner.read(name, offset, length)
 
     def size(self, name: str) -> int:
-        return self._inner.size(name)
+        return self.inner.size(name)
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        return self._inner.list(prefix)
+        return self.inner.list(prefix)
 
     def delete(self, name: str) -> None:
-        self._inner.delete(name)
+        self.inner.delete(name)
 
     def _is_there(self, name: str) -> bool:
         try:
-            self._inner.size(name)
+            self.inner.size(name)
         except NotFound:
             return False
         return True

@@ -24,6 +24,7 @@ from strongroom.model import Bytes
 from strongroom.repository import blob_index, config, key_slots, tombstones
 from strongroom.repository.blob_index import BlobIndex, Place
 from strongroom.repository.cache import Cache, Record
+from strongroom.repository.carrying import Carrying
 from strongroom.repository.crypto import KEY_BYTES, SIGNATURE_BYTES, Argon2Cost, Keys, NotAuthentic, Signer, random_bytes
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.identity import Bearer, Identity
@@ -32,7 +33,7 @@ from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_direct
 from strongroom.repository.reading_back import ReadingBack, as_written
 from strongroom.repository.slot_making import add_slot
 from strongroom.repository.stand_in import StandIn
-from strongroom.repository.store import Store, require_conditional_create, try_conditional_create
+from strongroom.repository.store import Store, as_locked, require_conditional_create, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_config, read_slots, unlock
 from strongroom.repository.writer import BlobWriter, create_once
@@ -42,7 +43,7 @@ _GONE, _LOOKS = "it was listed and is not there", 5
 REPAIRS = "repairs/"
 """Where a repair keeps whole objects while they take the place of damaged ones, under their own names."""
 _INDEX_CACHE = "index"
-_BATCH = 1_000
+_BATCH = 1_000  # a machine that is stopped has kept most of what it read
 
 
 class Repository:
@@ -51,7 +52,7 @@ class Repository:
     def __init__(
         self, store: Store, settings: config.Config, keys: Keys, identity: Identity, clock: Clock, signer: Signer | None = None
     ) -> None:
-        self.store = as_written(store, settings)
+        self.store = Carrying(as_written(store, settings), keys)
         self.config = settings
         self.keys = keys
         self.identity = identity
@@ -117,7 +118,7 @@ class Repository:
     @classmethod
     def unlocked(cls, store: Store, found: Unlocked, *, clock: Clock = SYSTEM_CLOCK) -> Repository:
         """What `unlock` found in the store."""
-        repository = cls(store, found.settings, found.keys, found.identity, clock, found.signer)
+        repository = cls(as_locked(store, found.keys), found.settings, found.keys, found.identity, clock, found.signer)
         repository.problems.extend(found.problems)
         return repository
 
@@ -263,11 +264,12 @@ class Repository:
         Raises UnsafeStore if the store ignores conditional creates, Damaged if a tombstone can't be read.
         """
         self.require_safe_store()
+        self.keys.look_again()
         condemned = tombstones.earliest(self.tombstones(What.CONDEMNED))
         self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
         with self._loading:
-            indexed = list(self._index.packs.values())
+            indexed = [pack for pack in self._index.packs.values() if not self.keys.is_outdated(pack.salt)]
         sound = {pack.id for pack in indexed if pack.id not in damaged and there.get(pack.name) == pack.size}
         return BlobWriter(self.store, self.keys, self._index.only(sound - condemned.keys()))
 
@@ -315,7 +317,6 @@ class Repository:
         return {listed.name.removeprefix(SNAPSHOTS): listed.size for listed in self.store.list(SNAPSHOTS)}
 
     def manifest_ids(self) -> list[str]:
-        """The ids of all snapshots, in no meaningful order."""
         return sorted(self.manifests())
 
     def read_manifest(self, snapshot_id: str) -> bytes:
@@ -402,7 +403,6 @@ class Repository:
 
 
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """So many that a machine that is stopped has kept most of what it read."""
     return (ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH))
 
 

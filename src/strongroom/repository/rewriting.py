@@ -46,6 +46,26 @@ def rewrite_index(repository: Repository, gone: Collection[str]) -> int:
     return len(replaced)
 
 
+def renew_index(repository: Repository, outdated: Collection[str]) -> list[str]:
+    """Say with the newest key what these index objects say; each goes once all of it reads back. Gives the names of those that
+    stay: they can't be read, or what took their place can't."""
+    listed: dict[str, list[Pack]] = {}
+    for name in outdated:
+        packs = repository.read_index_object(name)
+        if not isinstance(packs, Damaged):
+            listed[name] = packs
+    for group in _groups({pack.id: pack for packs in listed.values() for pack in packs}.values()):
+        repository.add_index(group)
+    said: set[str] = set()
+    for one in repository.store.list(INDEX):
+        packs = [] if one.name in outdated else repository.read_index_object(one.name)
+        said.update(() if isinstance(packs, Damaged) else (pack.id for pack in packs))
+    going = [name for name, packs in listed.items() if said.issuperset(pack.id for pack in packs)]
+    for name in going:
+        repository.store.delete(name)
+    return sorted(set(outdated) - set(going))
+
+
 def _groups(packs: Iterable[Pack]) -> Iterator[list[Pack]]:
     group: list[Pack] = []
     blobs = 0

@@ -13,7 +13,7 @@ from strongroom.errors import AlreadyExists, NotFound, Overtaken, Refused, Unrea
 from strongroom.repository import epoch_memory
 from strongroom.repository.crypto import Argon2Cost
 from strongroom.repository.key_slots import KeySlot, Secret, opening, signed_part
-from strongroom.repository.keyring import begin_epoch, name_of, read_beginning, require_signed
+from strongroom.repository.keyring import begin_epoch, members, name_of
 from strongroom.repository.repository import Repository
 from strongroom.repository.slot_making import add_slot
 from strongroom.repository.tombstones import What, earliest
@@ -110,15 +110,10 @@ def rotate(
 def sealable(repository: Repository) -> tuple[list[KeySlot], list[LeftOut]]:
     """The slots that a new epoch could be sealed to, and the others. A slot counts that the present epoch is sealed to, or that was
     signed with its key: one that a store puts there, or puts back after it was removed, doesn't."""
-    keys, newest = repository.keys, repository.keys.newest
+    newest = repository.keys.newest
     slots, damaged = repository.key_slots()
     revoked = earliest(repository.tombstones(What.REVOKED))
-    members: frozenset[str] = frozenset()
-    before = keys.epoch(newest.number - 1)
-    if before is not None:
-        beginning = read_beginning(repository.store, newest.number)
-        require_signed(beginning, before, keys.repository_id)
-        members = frozenset(beginning.sealed)
+    sealed_to = members(repository.store, repository.keys)
     able: list[KeySlot] = []
     unable = [LeftOut(one.subject.rpartition("/")[2], "", "it is damaged") for one in damaged]
     for slot in slots:
@@ -127,7 +122,7 @@ def sealable(repository: Repository) -> tuple[list[KeySlot], list[LeftOut]]:
             unable.append(LeftOut(slot.id, slot.label, "it is of version 1: its holder must run 'strongroom key upgrade' first"))
         elif slot.id in revoked:
             unable.append(LeftOut(slot.id, slot.label, "it was removed, and somebody put it back"))
-        elif own or slot.id in members:
+        elif own or slot.id in sealed_to:
             able.append(slot)
         else:
             unable.append(

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from strongroom.errors import AlreadyExists, StoreDenied, UnsafeStore, WrongRequest
+
+if TYPE_CHECKING:
+    from strongroom.repository.crypto import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,15 @@ def open_store(location: str) -> Store:
     if not parts.netloc:
         raise WrongRequest(f"{location!r} names no bucket", hint=f"write it as {parts.scheme}://BUCKET/PREFIX")
     return open_objects(location)
+
+
+def as_locked(store: Store, keys: Keys) -> Store:
+    """The store, as a repository with these keys writes it: with object lock, if a rule for it was declared there."""
+    if urlsplit(store.url).scheme not in ("s3", "s3a"):
+        return store
+    from strongroom.repository.locking import locked
+
+    return locked(store, keys)
 
 
 def require_conditional_create(store: Store, name: str, content: bytes) -> None:

@@ -88,6 +88,14 @@ def read_tombstones(store: Store, keys: Keys, what: What) -> list[Tombstone]:
     raise AssertionError("the last look returns or raises")
 
 
+def read_tombstone(store: Store, keys: Keys, name: str) -> Tombstone:
+    """One, by its name. Raises NotFound or Damaged."""
+    what = next((what for what in What if name.startswith(what.folder)), None)
+    if what is None:
+        raise Damaged(name, "no tombstone has such a name")
+    return _decode(name, what, keys, store.read(name))
+
+
 def earliest(tombstones: Iterable[Tombstone]) -> dict[str, datetime]:
     """Every id that any of them names, and since when."""
     since: dict[str, datetime] = {}

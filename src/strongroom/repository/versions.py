@@ -25,8 +25,12 @@ class VersionMemory:
 
     @classmethod
     def of(cls, repository: Repository, what: str) -> VersionMemory:
-        store = content_hash(repository.store.url.encode()).hex()[:16]
-        return cls(state_directory() / f"{repository.config.repository_id.hex()}-{what}-{store}.json")
+        return cls.at(repository.config.repository_id, repository.store.url, what)
+
+    @classmethod
+    def at(cls, repository_id: bytes, url: str, what: str) -> VersionMemory:
+        store = content_hash(url.encode()).hex()[:16]
+        return cls(state_directory() / f"{repository_id.hex()}-{what}-{store}.json")
 
     @property
     def version(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from strongroom.errors import Damaged, NotFound
+from strongroom.errors import Damaged, NotFound, Stopped
 from strongroom.operations.copy.transport import Transport
 from strongroom.repository import Pack, Repository
 from strongroom.repository.blob_index import BlobIndex
@@ -77,9 +77,20 @@ def _send_whole(replica: Repository, transport: Transport, packs: list[Pack]) ->
 
 def _send_batch(replica: Repository, transport: Transport, packs: list[Pack]) -> None:
     """Packs that are there already, of a copy that was cut off, are only listed if they arrived whole."""
-    arrived = transport.send(Listed(pack.name, pack.size) for pack in packs)
+    arrived: set[str] = set()
+    try:
+        transport.send((Listed(pack.name, pack.size) for pack in packs), arrived=arrived)
+    except Stopped:
+        _list_those(replica, packs, arrived)
+        raise
+    _list_those(replica, packs, arrived)
+
+
+def _list_those(replica: Repository, packs: list[Pack], arrived: set[str]) -> None:
     listed = replica.index.packs.keys()
-    replica.add_index([pack for pack in packs if pack.name in arrived and pack.id not in listed])
+    fresh = [pack for pack in packs if pack.name in arrived and pack.id not in listed]
+    if fresh:
+        replica.add_index(fresh)
 
 
 def _send_blobs(primary: Repository, replica: Repository, transport: Transport, blobs: Iterable[bytes]) -> set[bytes]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from strongroom.errors import AlreadyExists, Damaged, NoRepository, NotFound, Overtaken, Refused, WrongRequest
+from strongroom.operations.copy.audit import send_audit
 from strongroom.operations.copy.journals import send_journals
 from strongroom.operations.copy.packs import send_packs
 from strongroom.operations.copy.plan import CopyOptions, Plan, plan_copy
@@ -15,14 +17,16 @@ from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, config, key_slots, tombstones
+from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, audit_log, config, key_slots, tombstones
 from strongroom.repository import region as regions
+from strongroom.repository.closing import closing_name, closings
 from strongroom.repository.declarations import declarations
 from strongroom.repository.evacuation import secure, still_hold
 from strongroom.repository.framing import Kind
+from strongroom.repository.keyring import name_of
 from strongroom.repository.reading_back import as_written
 from strongroom.repository.repository import INDEX
-from strongroom.repository.store import PROBES, Listed, try_conditional_create
+from strongroom.repository.store import PROBES, Listed, as_locked, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What, earliest
 from strongroom.snapshots.history import Snapshot
 
@@ -31,6 +35,7 @@ _OF_THE_STORE = (
     PROBES,
     REPAIRS,
     regions.FOLDER,
+    "locks/",
     INDEX,
     PACKS,
     SNAPSHOTS,
@@ -48,7 +53,7 @@ _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
 class CopyReport:
     """What was copied to `target`.
 
-    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold
+    `left_out`    by residency; or forgotten there; or not forgotten there, for a hold; or of an audit log that went its own way
     `damaged`     at the source, so not copied
     `incomplete`  snapshots of which a blob is nowhere whole
     `different`   other bytes are at the replica under that name: it went its own way
@@ -71,12 +76,21 @@ class CopyReport:
         return not (self.damaged or self.incomplete or self.different)
 
 
-def copy(primary: Repository, target: Store, options: CopyOptions | None = None, progress: Progress = SILENT) -> CopyReport:
+def copy(
+    primary: Repository,
+    target: Store,
+    options: CopyOptions | None = None,
+    progress: Progress = SILENT,
+    *,
+    stop: threading.Event | None = None,
+) -> CopyReport:
     """Make or complete a replica of the repository in another store. Repeatable after any failure.
 
-    Raises Refused before anything is sent if residency forbids it or another repository is there, UnsafeStore, Unreachable.
+    Raises Refused before anything is sent if residency forbids it or another repository is there, UnsafeStore, Unreachable;
+    Stopped soon after `stop` is set: what had arrived is listed, and isn't sent again.
     """
-    return _Copy(primary, target, options or CopyOptions(), progress).run()
+    locked = as_locked(target, primary.keys)
+    return _Copy(primary, locked, options or CopyOptions(), progress, stop or threading.Event()).run()
 
 
 def open_replica(primary: Repository, store: Store) -> Repository:
@@ -88,7 +102,7 @@ def open_replica(primary: Repository, store: Store) -> Repository:
     if settings != primary.config:
         hint = "give an empty place; a replica has the id and the keys of its primary"
         raise Refused(f"{store.url} is another repository: nothing was sent", hint=hint)
-    return Repository(store, settings, primary.keys, primary.identity, primary.clock)
+    return Repository(as_locked(store, primary.keys), settings, primary.keys, primary.identity, primary.clock)
 
 
 @dataclass
@@ -97,6 +111,7 @@ class _Copy:
     target: Store
     options: CopyOptions
     progress: Progress
+    stop: threading.Event
     incomplete: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
@@ -113,11 +128,11 @@ class _Copy:
         self._send_slots(replica, transport, here, there)
         rest = [name for name in here if not name.startswith(_OF_THE_STORE) and name not in there and name != config.NAME]
         self._send_declarations(transport, here, there)
-        self._send(transport, here, [name for name in rest if not name.startswith(("audit/", *_DECLARED))])
+        self._send(transport, here, [name for name in rest if not name.startswith((audit_log.FOLDER, *_DECLARED))])
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)
         send_journals(self.primary, replica, transport, plan.streams)
-        self._send(transport, here, sorted(name for name in rest if name.startswith("audit/")))
+        own_log = send_audit(self.primary, replica, transport, here, there)
         remember(self.primary.store.url, self.target.url)
         forgotten = self._follow_forget(replica) if self.options.follow_forget else ()
         return CopyReport(
@@ -125,7 +140,7 @@ class _Copy:
             made,
             transport.moved,
             transport.moved_bytes,
-            (*plan.left_out, *self.kept),
+            (*plan.left_out, *self.kept, *own_log),
             (*plan.damaged, *(f"{name}: {problem}" for name, problem in sorted(transport.damaged.items()))),
             tuple(self.incomplete),
             tuple(sorted(transport.different)),
@@ -199,7 +214,9 @@ class _Copy:
 
     def _transport_to(self, store: Store) -> Transport:
         options = self.options
-        return Transport(self.primary.store, store, options.memory, Pace(options.bandwidth), self.progress, options.read_back)
+        return Transport(
+            self.primary.store, store, options.memory, Pace(options.bandwidth, self.stop), self.progress, options.read_back
+        )
 
     def _send(self, transport: Transport, here: dict[str, int], names: Iterable[str]) -> set[str]:
         return transport.send(Listed(name, here[name]) for name in names)
@@ -216,11 +233,12 @@ class _Copy:
         fresh = {one: at for one, at in revoked.items() if one not in known}
         if fresh:
             tombstones.bury(replica.store, replica.keys, Tombstone(What.REVOKED, fresh))
-        self._send(transport, here, sorted(name for name in here if name.startswith(_KEYRING) and name not in there))
+        self._send(transport, here, _epochs_to_send(here, there))
         slots = [name for name in here if name.startswith(key_slots.FOLDER) and name not in there]
         self._send(transport, here, [name for name in slots if name.removeprefix(key_slots.FOLDER) not in known])
-        for name in there:
-            if name.rpartition("/")[2] in revoked and not name.startswith((PACKS, SNAPSHOTS, INDEX)):
+        own = self.primary.identity.slot  # whoever took it away since it opened this must not lock the replica, too
+        for name in (key_slots.FOLDER + one for one in revoked if one != own):
+            if name in there:
                 replica.store.delete(name)
 
     def _send_declarations(self, transport: Transport, here: dict[str, int], there: dict[str, int]) -> None:
@@ -296,3 +314,10 @@ class _Copy:
             except Refused as error:
                 self.kept.append(f"{error}, at the replica too")
         return tuple(done)
+
+
+def _epochs_to_send(here: Iterable[str], there: Iterable[str]) -> list[str]:
+    """What begins epochs, in order, but not those that the replica has closed. It closes by itself: it may need longer."""
+    closed = closings(there)
+    lacking = sorted({name for name in here if name.startswith(_KEYRING)} - set(there) - {*map(closing_name, closings(here))})
+    return [name for name in lacking if not closed or name > name_of(closed[-1])]

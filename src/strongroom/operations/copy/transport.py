@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from strongroom.errors import AlreadyExists, Damaged, NotFound
+from strongroom.errors import AlreadyExists, Damaged, NotFound, Stopped
 from strongroom.progress import Progress
 from strongroom.repository.framing import require_whole
 from strongroom.repository.packs import PACK_BYTES
@@ -22,21 +22,29 @@ _MOST = 16
 
 
 class Pace:
-    """At most so many bytes a second, of all threads together; 0 is no limit."""
+    """At most so many bytes a second, of all threads together; 0 is no limit. Until `stop` is set."""
 
-    def __init__(self, bandwidth: int) -> None:
+    def __init__(self, bandwidth: int, stop: threading.Event | None = None) -> None:
         self._bandwidth = bandwidth
+        self.stop = stop or threading.Event()
         self._free_at = 0.0
         self._lock = threading.Lock()
 
     def take(self, amount: int) -> None:
-        """Wait until that many bytes may go."""
+        """Wait until that many bytes may go. Raises Stopped."""
+        self.go_on()
         if not self._bandwidth:
             return
         with self._lock:
             start = max(self._free_at, time.monotonic())
             self._free_at = start + amount / self._bandwidth
-        time.sleep(max(0.0, start - time.monotonic()))
+        self.stop.wait(max(0.0, start - time.monotonic()))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raises Stopped once it is to stop."""
+        if self.stop.is_set():
+            raise Stopped("the copy was stopped in the middle")
 
 
 @dataclass
@@ -57,10 +65,13 @@ class Transport:
     different: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def send(self, objects: Iterable[Listed], check: Callable[[str, bytes], None] | None = None) -> set[str]:
-        """Copy these; gives the names of those that are at the target now. `check` raises Damaged for wrong bytes of a name.
-        Raises what the stores raise."""
-        arrived: set[str] = set()
+    def send(
+        self, objects: Iterable[Listed], check: Callable[[str, bytes], None] | None = None, arrived: set[str] | None = None
+    ) -> set[str]:
+        """Copy these; gives the names of those that are at the target now, in `arrived` also if it ends early. `check` raises
+        Damaged for wrong bytes of a name. Raises what the stores raise, and Stopped once what was under way has arrived."""
+        arrived = set() if arrived is None else arrived
+        stopped: list[Stopped] = []
         workers = max(1, min(_MOST, self.memory // PACK_BYTES))
         waiting: dict[Future[bool], Listed] = {}
         with ThreadPoolExecutor(workers, thread_name_prefix="strongroom-copy") as pool:
@@ -68,23 +79,30 @@ class Transport:
                 for listed in objects:
                     in_flight = sum(one.size for one in waiting.values())
                     while waiting and (len(waiting) >= workers or in_flight + listed.size > self.memory):
-                        in_flight -= self._collect(waiting, arrived)
+                        in_flight -= self._collect(waiting, arrived, stopped)
+                    if stopped:
+                        break
                     waiting[pool.submit(self._copy, listed, check or _by_name)] = listed
                 while waiting:
-                    self._collect(waiting, arrived)
+                    self._collect(waiting, arrived, stopped)
             finally:
                 pool.shutdown(cancel_futures=True)
+        if stopped:
+            raise stopped[0]
         return arrived
 
-    def _collect(self, waiting: dict[Future[bool], Listed], arrived: set[str]) -> int:
+    def _collect(self, waiting: dict[Future[bool], Listed], arrived: set[str], stopped: list[Stopped]) -> int:
         """The bytes of those that are done."""
         done, _ = wait(waiting, return_when=FIRST_COMPLETED)
         freed = 0
         for future in done:
             listed = waiting.pop(future)
             freed += listed.size
-            if future.result():
-                arrived.add(listed.name)
+            try:
+                if future.result():
+                    arrived.add(listed.name)
+            except Stopped as error:
+                stopped.append(error)
             self.progress.advance(listed.size)
         return freed
 

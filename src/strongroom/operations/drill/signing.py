@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from strongroom.errors import Damaged, VerificationFailed, WrongRequest
+from strongroom.errors import Damaged, StrongroomError, VerificationFailed, WrongRequest
 from strongroom.operations.drill.report import DrillReport, as_body, canonical, from_body
 from strongroom.repository.crypto import Keys, signed_by
 
@@ -39,6 +41,14 @@ def check(name: str, document: bytes, public_key: str | None) -> DrillReport:
         hint = "it was altered since" if said == wanted else f"it says that it is signed by {said}"
         raise VerificationFailed(f"{name}: its signature isn't that of {wanted}", hint=hint)
     return dataclasses.replace(from_body(name, body), document=document)
+
+
+def claimed(document: bytes, known: Sequence[str]) -> str:
+    """The one of these keys that a document claims to be signed by; else the newest, the last."""
+    with suppress(StrongroomError):
+        said = _taken_apart("", document)[1]
+        return said if said in known else known[-1]
+    return known[-1]
 
 
 def _taken_apart(name: str, document: bytes) -> tuple[Any, str, bytes]:

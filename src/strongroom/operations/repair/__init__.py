@@ -57,6 +57,8 @@ def repair(
     over = Unchanged(store) if options.dry_run else store
     found = [] if options.dry_run else _finish(store, notes, config.NAME, KEYS, INDEX)
     repository, entering = enter(over, secret, replicas, notes, clock, dry_run=options.dry_run)
+    for replica in replicas:
+        repository.keys.share(replica.keys)  # what is carried there can be put back here
     found += entering
     if not options.dry_run:
         repository.require_safe_store()

@@ -12,6 +12,7 @@ from strongroom.operations.repair.replacing import is_whole, read_if_there, repl
 from strongroom.operations.repair.report import Notes
 from strongroom.operations.verify import Finding
 from strongroom.repository import INDEX, PACKS, SNAPSHOTS, KeySlot, Repository, Secret, Store, config, read_config
+from strongroom.repository.carrying import Carrying
 from strongroom.repository.crypto import Keys
 from strongroom.repository.framing import Kind, unseal
 from strongroom.repository.identity import Identity
@@ -107,6 +108,7 @@ def _overwrites(store: Store) -> bool:
 
 def _opens_something(store: Store, keys: Keys) -> bool:
     """Was anything here written with these keys? Else they are another repository's."""
+    store = Carrying(store, keys)
     for folder, kind in ((SNAPSHOTS, Kind.SNAPSHOT), (INDEX, Kind.INDEX)):
         for listed in store.list(folder):
             try:

@@ -72,10 +72,13 @@ def is_whole(name: str, content: bytes) -> bool:
 
 
 def read_if_there(store: Store, name: str) -> bytes | None:
+    """No bytes of one that is carried and can't be taken out."""
     try:
         return store.read(name)
     except NotFound:
         return None
+    except Damaged:
+        return b""
 
 
 def _keep(store: Store, name: str, whole: bytes) -> None:

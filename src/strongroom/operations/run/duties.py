@@ -7,18 +7,22 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
-from strongroom.errors import NotFound, StrongroomError, VerificationFailed, WrongRequest
+from strongroom.errors import NotFound, VerificationFailed, WrongRequest
 from strongroom.operations.backup import without_password
 from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.prune import is_locking
+from strongroom.operations.publishing import require_region
 from strongroom.operations.run import backing, holding
+from strongroom.operations.run.replicating import Replicas
 from strongroom.operations.run.room import Drills, Room
 from strongroom.operations.verify import Level
 from strongroom.policy.document import Document
-from strongroom.policy.quantities import seconds, size
+from strongroom.policy.quantities import said, seconds, size
 from strongroom.policy.retention import Trust
 from strongroom.policy.tasks import Seen, Task, Work, reason, rules_of, scheduled_a_day, tasks_of
 
 Done = tuple[str, dict[str, object]]
+"""A sentence, and the facts."""
 
 
 class Opens(Protocol):
@@ -46,14 +50,15 @@ class Duties:
         seen: Callable[[], Mapping[str, Seen]],
     ) -> None:
         self._document, self._around, self.stop, self._tell, self._seen = document, around, stop, tell, seen
+        self.replicas = Replicas(document, around.open, around.url, seen, tell)
 
-    def do(self, task: Task) -> Done:
-        """Raises what the work raises."""
+    def do(self, task: Task) -> Done | None:
+        """None if there was nothing to do. Raises what the work raises."""
+        if task.work is Work.REPLICATE:
+            return self.replicas.keep(task, self.stop)
         if task.work.reads_source:
             return self._back_up(task)
-        return {Work.RETENTION: self._retain, Work.VERIFY: self._verify, Work.DRILL: self._drill, Work.REPLICATE: self._replicate}[
-            task.work
-        ](task)
+        return {Work.RETENTION: self._retain, Work.VERIFY: self._verify, Work.DRILL: self._drill}[task.work](task)
 
     def _back_up(self, task: Task) -> Done:
         url = self._around.url(task.source)
@@ -63,6 +68,7 @@ class Duties:
 
         def opened() -> Room:
             room = self._around.open(task.repository)
+            require_region(room.repository, self._document, task.repository)
             self._hold(room, task.source)
             return room
 
@@ -93,9 +99,21 @@ class Duties:
         except NotFound:
             return f"nothing is kept of {task.source} yet", {"forgotten": 0}
         facts: dict[str, object] = {"forgotten": len(report.forgotten), "kept": len(report.fates) - len(report.forgotten)}
-        if retention.prune:
-            room.prune()
+        self._maintain(room, prune=retention.prune)
         return f"{len(report.forgotten)} snapshots of {task.source} forgotten, {facts['kept']} kept", facts
+
+    def _maintain(self, room: Room, *, prune: bool) -> None:
+        """Free what nobody needs, and keep locked what somebody does. Raises VerificationFailed for what isn't as it must be."""
+        if prune:
+            problems: tuple[str, ...] = room.prune().problems
+        elif is_locking(room.repository):
+            report = room.extend_locks()
+            problems = (*report.problems, *report.hidden)
+        else:
+            problems = ()
+        if problems:
+            hint = "'strongroom prune' and 'strongroom lock status' show all of it"
+            raise VerificationFailed(f"{len(problems)} problems, the first: {problems[0]}", hint=hint)
 
     def _verify(self, task: Task) -> Done:
         verification = self._document.policies[task.policy].verification
@@ -117,18 +135,9 @@ class Duties:
         promised = self._document.policies[task.policy].objectives
         limits = {name: seconds(text) for name, text in (("rpo", promised.rpo), ("rto", promised.rto)) if text is not None}
         report = room.drill(source=without_password(self._around.url(task.source)), moment=task.other, objectives=limits)
-        facts: dict[str, object] = {"passed": report.passed, "rto": report.rto, "rpo": report.rpo}
         if not report.passed:
-            raise VerificationFailed(report.line, hint="'strongroom drill' shows the report")
-        return report.line, facts
-
-    def _replicate(self, task: Task) -> Done:
-        raise WrongRequest("this version has no replication", hint="leave 'replicas' out of the policy")
-
-
-def refusal(document: Document) -> StrongroomError | None:
-    """Why a daemon can't do what a document asks for, None if it can."""
-    for name, policy in document.policies.items():
-        if policy.replicas or document.repositories[policy.repository].replicas:
-            return WrongRequest(f"policy {name}: this version has no replication", hint="leave 'replicas' out of the policy")
-    return None
+            more = f" (and {len(report.failures) - 1} more)" if len(report.failures) > 1 else ""
+            raise VerificationFailed(f"the drill failed: {report.failures[0]}{more}", hint="see 'strongroom drill history'")
+        measured = {"rto": report.rto, "rpo": report.rpo, "recall": report.lowest_recall}
+        facts = {"passed": True, **{name: None if one is None else round(one, 4) for name, one in measured.items()}}
+        return f"{task.source} came back, with right answers after {said(report.rto or 0.0)}", {**facts, "report": report.id}

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-LEVELS = {"failed": 3, "broken": 3, "missed": 4, "skipped": 4, "held_back": 4, "stopping": 5}
+LEVELS = {"failed": 3, "broken": 3, "missed": 4, "skipped": 4, "held_back": 4, "behind": 4, "stopping": 5}
 """Of syslog, for journald; 6 (information) for all others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened: 'started', 'done', 'failed', 'missed', 'skipped', 'broken', 'recovered', 'held_back' ...; when (ISO,
-    UTC), a sentence, and of which policy, work, source and repository it is. `facts` are numbers that go with it."""
+    """Something that happened: 'started', 'done', 'failed', 'missed', 'skipped', 'broken', 'recovered', 'held_back', 'behind' ...;
+    when (ISO, UTC), a sentence, and of which policy, work, source and repository it is. `facts` are numbers that go with it."""
 
     what: str
     at: str

@@ -19,7 +19,7 @@ _ENDING_SECONDS = 60.0
 
 def arguments(url: str, repository: str, scheduled: Scheduled, every: float | None) -> list[str]:
     """Of `strongroom journal follow`."""
-    options = ["--repo", repository, "--quiet", "--json"]
+    options = ["--repo", repository, "--quiet", "--json", "--until-eof"]
     options += ["--every", f"{every:g}"] if every is not None else []
     options += ["--batch-key", scheduled.batch_key] if scheduled.batch_key else []
     return ["journal", "follow", url, *options, *(["--scan"] if scheduled.scan else [])]
@@ -64,14 +64,14 @@ class Follower:
                     return
                 self._process = subprocess.Popen(
                     self._command,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,  # it ends with us, however we end
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     env=self._environment,
                     start_new_session=True,  # Ctrl-C is ours: it is told to stop
                 )
             self._tell("started", f"follower {self._process.pid}")
-            _, said = self._process.communicate()
+            said = _awaited(self._process)
             if self._stop.is_set():
                 return
             if time.monotonic() - began > _STEADY_SECONDS:
@@ -81,3 +81,12 @@ class Follower:
             with suppress(OSError):
                 self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _awaited(process: subprocess.Popen[bytes]) -> bytes:
+    """What it said, once it has ended. Its standard input stays open until then."""
+    assert process.stderr is not None and process.stdin is not None  # noqa: S101 - both are pipes
+    with process.stdin, process.stderr:
+        said = process.stderr.read()
+        process.wait()
+    return said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -12,10 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from strongroom.operations.backup import BackupReport
+    from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.lock.extend import ExtendReport
     from strongroom.operations.prune import PruneReport
+    from strongroom.operations.replicate import Lag, ReplicateOptions
     from strongroom.operations.verify import Level, VerifyReport
     from strongroom.repository.holds import HoldRecord
 
@@ -44,9 +49,15 @@ class Room(Protocol):
 
     def prune(self) -> PruneReport: ...
 
+    def extend_locks(self) -> ExtendReport: ...
+
     def hold(self, options: HoldOptions) -> HoldReport: ...
 
     def holds(self) -> list[HoldRecord]: ...
+
+    def replicate(
+        self, to: Iterable[str], options: ReplicateOptions | None = None, *, stop: threading.Event | None = None
+    ) -> list[Lag]: ...
 
     def journal_status(self, source: str | None = None, *, ask: bool = False) -> list[StreamStatus]: ...
 
@@ -55,8 +66,8 @@ class Room(Protocol):
 class Drills(Protocol):
     """A room in which restores are practised."""
 
-    def drill(self, target: str | None = None, **wish: Any) -> Any:
-        """Gives a report with `passed`, `rto` and `line`."""
+    def drill(self, target: str | None = None, **wish: Any) -> DrillReport:
+        """Gives a `DrillReport`."""
 
-    def drill_history(self, source: str | None = None) -> Any:
-        """Gives `reports`, oldest first."""
+    def drill_history(self, source: str | None = None) -> DrillHistory:
+        """Those of one source, oldest first."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from strongroom.errors import StrongroomError
 from strongroom.operations.backup import without_password
+from strongroom.operations.replicate import Lag
 from strongroom.operations.run.room import Drills, Room
 from strongroom.policy.document import Document
 from strongroom.policy.objectives import Standing
 from strongroom.policy.quantities import seconds
-from strongroom.policy.tasks import Seen, Work, tasks_of
+from strongroom.policy.tasks import Seen, Work, replicas_of, tasks_of
 from strongroom.snapshots import history
 
 
@@ -52,6 +54,21 @@ def standings(
     return list(found.values())
 
 
+def of_replicas(document: Document, lags: Mapping[tuple[str, str], Lag]) -> list[Standing]:
+    """Of each replica for each policy that asks for it: can it be kept, and is it near enough? By what was seen of it last."""
+    found = []
+    for pair, policies in replicas_of(document).items():
+        lag = lags.get(pair)
+        if lag is None:
+            continue
+        for name in policies:
+            kept = None if lag.problem else lag.seconds
+            found.append(Standing(name, "", "replica", math.inf, kept, pair[1], lag.problem))
+            if (wanted := document.policies[name].objectives.lag) is not None:
+                found.append(Standing(name, "", "lag", seconds(wanted), lag.seconds, pair[1]))
+    return found
+
+
 def _age(room: Room, url: str) -> float | None:
     """Seconds since the newest moment that could be restored: a snapshot's, or the end of a whole journal."""
     moments = [newest(room, url)]
@@ -62,8 +79,8 @@ def _age(room: Room, url: str) -> float | None:
 
 def _rto(room: Drills, url: str) -> float | None:
     """Seconds of the newest drill of the source that passed."""
-    reports = [one for one in room.drill_history(without_password(url)).reports if one.passed and one.rto is not None]
-    return float(reports[-1].rto) if reports else None
+    measured = [one.rto for one in room.drill_history(without_password(url)).reports if one.passed and one.rto is not None]
+    return measured[-1] if measured else None
 
 
 def _moment(text: str) -> datetime:

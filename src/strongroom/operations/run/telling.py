@@ -17,7 +17,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-from strongroom.errors import StrongroomError, from_os_error
+from strongroom.errors import StrongroomError, WrongRequest, from_os_error
 from strongroom.operations.run.events import Event
 from strongroom.operations.run.programs import run, surroundings
 from strongroom.policy.document import Channel, Smtp, Webhook
@@ -104,7 +104,7 @@ def post(webhook: Webhook, content: bytes, over: threading.Event) -> None:
         timestamp = str(int(time.time()))
         headers["X-Strongroom-Timestamp"] = timestamp
         headers["X-Strongroom-Signature"] = f"sha256={signature(_secret(webhook.secret_file), timestamp, content)}"
-    opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=ssl.create_default_context()))
+    opener = urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=_trusting(webhook.ca_file)))
     wait, problem = _FIRST_WAIT, ""
     for attempt in range(webhook.attempts):
         if attempt and over.wait(wait):
@@ -120,8 +120,27 @@ def post(webhook: Webhook, content: bytes, over: threading.Event) -> None:
             if error.code not in (408, 429) and error.code < 500:
                 break
         except (OSError, ValueError) as error:
-            problem = str(getattr(error, "reason", None) or type(error).__name__)
+            reason = getattr(error, "reason", None)
+            problem = _untrusted(reason) or str(reason or type(error).__name__)
+            if _untrusted(reason):  # it doesn't pass
+                break
     raise NotTold(f"the webhook was not told: {problem}")
+
+
+def _trusting(ca_file: str | None) -> ssl.SSLContext:
+    """Certificates and names of servers are always looked at. Raises WrongRequest, or what reading the file raises."""
+    path = None if ca_file is None else Path(ca_file).expanduser()
+    try:
+        return ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise WrongRequest(f"{ca_file} holds no certificate", hint="give a file of certificates in PEM") from error
+    except OSError as error:
+        raise from_os_error(error, str(path)) from error
+
+
+def _untrusted(error: object) -> str:
+    """What is wrong with a server's certificate; '' if it isn't that."""
+    return f"untrusted certificate ({error.verify_message})" if isinstance(error, ssl.SSLCertVerificationError) else ""
 
 
 def _secret(path: str) -> bytes:
@@ -138,7 +157,7 @@ def mail(smtp: Smtp, event: Event, password: str | None) -> None:
     subject = f"[strongroom] {event.what}: {event.source or event.repository or event.policy}"
     message["Subject"] = " ".join(subject.split())  # no header of its own
     message.set_content(f"{event.text}\n\n{_listed(event.as_json())}\n")
-    context = ssl.create_default_context()
+    context = _trusting(smtp.ca_file)
     try:
         with _connected(smtp, context) as server:
             if smtp.security == "starttls":
@@ -147,7 +166,7 @@ def mail(smtp: Smtp, event: Event, password: str | None) -> None:
                 server.login(smtp.user, password or "")
             server.send_message(message)
     except (OSError, smtplib.SMTPException) as error:
-        raise NotTold(f"the mail was not sent: {type(error).__name__} of {smtp.host}") from error
+        raise NotTold(f"the mail was not sent: {_untrusted(error) or type(error).__name__} of {smtp.host}") from error
 
 
 def _connected(smtp: Smtp, context: ssl.SSLContext) -> smtplib.SMTP:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from strongroom.errors import StrongroomError
+from strongroom.errors import Stopped, StrongroomError
 from strongroom.policy.pressure import Allowance, Share
 
 _LOOK_SECONDS = 0.05
@@ -19,12 +19,6 @@ class TooSlow(StrongroomError):
     """The source answered too slowly for so long that the backup was given up; nothing was recorded."""
 
     default_hint = "find out what burdens the source, raise the latency ceiling, or choose a quieter time"
-
-
-class Stopped(StrongroomError):
-    """It was asked to stop while it waited; nothing was recorded."""
-
-    default_hint = "run it again: finished work is not repeated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from strongroom.operations.consistency import contradictions
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
 from strongroom.operations.witness import Witness
 from strongroom.repository import REPAIRS, SNAPSHOTS, Pack, Repository
-from strongroom.repository.keyring import name_of, read_beginning, require_signed
+from strongroom.repository.closing import closing_name, require_proven
+from strongroom.repository.keyring import name_of, read_beginning, read_closing, require_signed
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import history
 from strongroom.snapshots.commit import forgotten
@@ -70,6 +71,8 @@ def check_key_slots(look: Examination) -> None:
 
 def _check_epochs(repository: Repository, look: Examination) -> None:
     """A slot that wraps newer keys opens without these objects; others need them."""
+    if repository.keys.lineage:
+        _check_closing(repository, look)
     for epoch in repository.keys.epochs[1:]:
         before = repository.keys.epoch(epoch.number - 1)
         try:
@@ -82,6 +85,17 @@ def _check_epochs(repository: Repository, look: Examination) -> None:
             )
         except Damaged as error:
             look.find(error.subject, error.problem)
+
+
+def _check_closing(repository: Repository, look: Examination) -> None:
+    first = repository.keys.epochs[0]
+    try:
+        closing = read_closing(repository.store, first.number)
+        require_proven(closing, first.number, first.verifying.public_bytes_raw(), repository.config.repository_id)
+    except NotFound:
+        look.find(closing_name(first.number), "missing: key slots of closed epochs open nothing without it")
+    except Damaged as error:
+        look.find(error.subject, error.problem)
 
 
 def check_objects(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
