@@ -156,7 +156,7 @@ class Line:
     def _read(self, stored: StoredCollection) -> float:
         """Seconds to read all rows back. Raises AssertionError if they are not those that are there now."""
         started = time.perf_counter()
-        batches = [block.live() for block in stored_rows(self._repository, stored)]
+        batches = [block.live() for block in stored_rows(self._repository.read_blob, stored)]
         seconds = time.perf_counter() - started
         table = pa.Table.from_batches(batches)
         order, wanted = np.argsort(table["id"].to_numpy()), np.argsort(self.rows.ids)

@@ -66,8 +66,11 @@ class Governed:
     def rotate_keys(self, secret: Secret, *, without: Iterable[str] = (), drop: bool = False) -> Rotation:
         """Begin a new epoch: what is written from now on, no slot of `without` and no slot that was left out can open."""
         from strongroom.repository.rotation import rotate
+        from strongroom.repository.tenant_renewal import reseal
 
-        return rotate(self.repository, secret, without=without, drop=drop)
+        done = rotate(self.repository, secret, without=without, drop=drop)
+        reseal(self.repository)
+        return done
 
     def reencrypt(
         self, options: ReencryptOptions | None = None, *, to: str | None = None, progress: Progress = SILENT

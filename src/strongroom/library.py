@@ -69,15 +69,18 @@ class Strongroom(Governed):
         tags: Mapping[str, str] | None = None,
         probes: int | None = None,
         reread: bool = False,
+        tenant_column: str | None = None,
         pace: Pace = UNHURRIED,
         progress: Progress = SILENT,
     ) -> BackupReport:
         """Make a snapshot of the source that a URL names, such as 'chroma:///srv/chroma'. `reread` has it read even if its files
-        look as they did at the snapshot before; `pace` may hold the reading and writing back."""
+        look as they did at the snapshot before; `pace` may hold the reading and writing back. `tenant_column` says whose each row
+        is: rows are kept under keys of their tenants."""
         from strongroom.operations.backup import BackupOptions, backup
         from strongroom.operations.witness import Witness
 
-        options = BackupOptions(model, dict(tags or {}), BackupOptions().probes if probes is None else probes, reread, pace)
+        count = BackupOptions().probes if probes is None else probes
+        options = BackupOptions(model, dict(tags or {}), count, reread, pace, tenant_column)
         report = backup(self.repository, source, options, progress)
         known, damaged = history.headlines(self.repository)
         present = {headline.id for headline in known} | {problem.subject.rpartition("/")[2] for problem in damaged}
@@ -131,10 +134,11 @@ class Strongroom(Governed):
         from strongroom.operations.erased import erased_in
         from strongroom.operations.restore_plan import plan_restore
         from strongroom.operations.undo import UndoRequest
+        from strongroom.snapshots.tenant_parts import opened
 
         selection = Selection(tuple(collections), dict(renames or {}))
         moment = self._moment(at, source, UndoRequest.of(undo, where, between), selection, progress)
-        found = self.snapshot(moment.snapshot if moment else snapshot)
+        found = opened(self.repository, self.snapshot(moment.snapshot if moment else snapshot))
         erased = erased_in(self.repository, found, moment, selection).why
         return plan_restore(found, target, selection, require_exact=require_exact, rung=rung, moment=moment, erased=erased)
 
@@ -322,7 +326,7 @@ class Strongroom(Governed):
         return holds.release(self.repository, hold, reason, authority)
 
     def erase(self, options: EraseOptions, progress: Progress = SILENT) -> EraseReport:
-        """See to it that rows never come back by any restore, and say in which snapshots they still lie."""
+        """See to it that rows never come back by any restore, say in which snapshots they still lie, destroy a tenant's keys."""
         from strongroom.operations.erase import erase
 
         return erase(self.repository, options, progress)

@@ -28,6 +28,7 @@ from strongroom.snapshots.manifest import (
     Segment,
     StoredArtifact,
     StoredCollection,
+    TenantPart,
     Vectors,
     decode,
     encode,
@@ -275,10 +276,25 @@ def opened_part(blob):
 
 
 def test_another_format_says_what_to_do() -> None:
-    body = {**opened(encode(SMALL)), "strongroom_manifest": 3}
+    body = {**opened(encode(SMALL)), "strongroom_manifest": 4}
     with pytest.raises(Damaged, match="newer Strongroom") as raised:
         decode("snapshots/x", compressed(body))
     assert "newer" in raised.value.hint
+
+
+@given(st.lists(st.tuples(texts, counts), max_size=4))
+def test_rows_of_tenants_survive_in_a_format_of_their_own(told: Sequence[tuple[str, int]]) -> None:
+    """An older program must not take a collection for an empty one."""
+    parts = tuple(TenantPart(name, rows, "0" * 32, "1" * 64, ("2" * 64,)) for name, rows in told)
+    catalog = Collection("x", 1, (), {}, Lineage(None, None, None))
+    plain = StoredCollection(catalog, "", "0" * 64, (), ())
+    kept = replace(SMALL, collections=(replace(plain, tenant_column="owner", tenants=parts),))
+    assert opened(encode(kept))["strongroom_manifest"] == 3
+    assert decode("snapshots/x", encode(kept)) == kept
+    assert set(kept.blobs()) == ({"1" * 64, "2" * 64} if parts else set())
+    body = opened(encode(replace(SMALL, collections=(plain,))))
+    assert body["strongroom_manifest"] == 2
+    assert "tenants" not in body["collections"][0]
 
 
 def test_json_too_deep_to_read_is_damage() -> None:

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-PACK, INDEX, SNAPSHOT = 1, 2, 3
-PURPOSES = {PACK: "pack", INDEX: "index", SNAPSHOT: "snapshot"}
+PACK, INDEX, SNAPSHOT, TENANT = 1, 2, 3, 16
+PURPOSES = {PACK: "pack", INDEX: "index", SNAPSHOT: "snapshot", TENANT: "tenant"}
 ENTRY = struct.Struct("<32sBII")
 
 
@@ -135,7 +135,7 @@ class Reader:
         plain = self._opened(self.object(f"snapshots/{name}", name), SNAPSHOT)
         self.signatures.verify(plain[:64], plain[64:])
         manifest = json.loads(unzstd(plain[64:]))
-        assert manifest["strongroom_manifest"] in (1, 2)
+        assert manifest["strongroom_manifest"] in (1, 2, 3)
         for collection in manifest["collections"] if manifest["strongroom_manifest"] == 1 else ():
             number_through(collection)
         return manifest
@@ -246,6 +246,45 @@ class Reader:
                 columns.append(bare_vectors(field.type, len(live), b"".join(vectors)))
         return pa.table(columns, schema=schema)
 
+    def rows_of_tenants(self, collection):
+        """{tenant: an Arrow table of his rows} of those whose keys are there."""
+        parts = [(part, self._tenants_key(part)) for part in collection["tenants"]]
+        lines = sorted(f"{part['key']}\0{part['record']}\0{part['rows']}" for part, _ in parts)
+        assert collection["rows_root"] == blake3("\n".join(lines).encode()).hexdigest()
+        assert collection["catalog"]["count"] == sum(part["rows"] for part, _ in parts)
+        return {part["tenant"]: self._rows_of_part(collection, part, key) for part, key in parts if key is not None}
+
+    def _tenants_key(self, part):
+        folder = blake3(part["tenant"].encode(), key=derive(self.blob_ids, b"", "tenant name")).hexdigest()[:32]
+        for name in self.names(f"tenants/{folder}"):
+            plain = self._opened(self.object(f"tenants/{folder}/{name}", name), TENANT)
+            self.signatures.verify(plain[:64], plain[64:])
+            body = json.loads(unzstd(plain[64:]))
+            assert (body["strongroom_tenant"], body["tenant"]) == (1, part["tenant"])
+            key = bytes.fromhex(body["key"])
+            if derive(key, self.id, "tenant key id").hex()[:32] == part["key"]:
+                return key
+        return None
+
+    def _rows_of_part(self, collection, part, key):
+        record = json.loads(unzstd(self._unsealed(part["record"], key)))
+        apart = Unsealing(self, key)
+        rows = Reader.rows(apart, {**collection, **record, "order": [], "slots": 0})
+        assert rows.num_rows == part["rows"]
+        sums = unzstd(base64.b64decode(record["root"]))
+        assert blake3(sums, key=self.fingerprints.root_key).hexdigest() == self.fingerprints.rows_root(rows)
+        assert apart.met <= set(part["blobs"])
+        return rows
+
+    def _unsealed(self, name, key):
+        sealed = Reader.blob(self, name)
+        content = AESGCM(derive(key, sealed[:32] + self.id, "tenant blob")).decrypt(nonce(0), sealed[32:], self.id)
+        assert sealed[:32] == blake3(content, key=derive(key, self.id, "tenant blob salt")).digest()
+        codec, size = struct.unpack_from("<BI", content)
+        plain = {0: bytes, 1: unzstd, 2: lambda payload: join_planes(payload, size)}[codec](content[5:])
+        assert len(plain) == size
+        return plain
+
     def short_prints(self, blob):
         """The short fingerprints in a blob of `prints`."""
         content = self.blob(blob)
@@ -261,6 +300,17 @@ class Reader:
     def root(self, manifest):
         lines = [f"{one['catalog']['name']}\0{one['rows_root']}\0{one['catalog']['count']}" for one in manifest["collections"]]
         return blake3("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+class Unsealing(Reader):
+    """The same repository, all of whose blobs are sealed with a tenant's key; `met` are those that were read."""
+
+    def __init__(self, reader, key):
+        self.__dict__.update({**reader.__dict__, "key": key, "met": set()})
+
+    def blob(self, name):
+        self.met.add(name)
+        return self._unsealed(name, self.key)
 
 
 def number_through(collection):

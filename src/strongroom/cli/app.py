@@ -109,6 +109,7 @@ def backup(
     tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, any number of times.")] = None,
     probes: Annotated[int, typer.Option(min=0, help="Queries to seal in, for each vector field.")] = 32,
     reread: Annotated[bool, typer.Option("--reread", help="Read the source even if its files look unchanged.")] = False,
+    tenants: Annotated[str | None, typer.Option(help="The column that says whose a row is: each gets a key. '' for none.")] = None,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -125,7 +126,7 @@ def backup(
     room = _open(repo, key_file, load)
     _say_experimental(source)
     with _progress(quiet) as progress:
-        report = room.backup(source, model=model, tags=tags, probes=probes, reread=reread, progress=progress)
+        report = room.backup(source, model=model, tags=tags, probes=probes, reread=reread, tenant_column=tenants, progress=progress)
     from strongroom.cli import render
 
     summary = {**render.snapshot_summary(report.snapshot), "not_captured": render.plain(report.not_captured)}

@@ -32,19 +32,26 @@ def erase(
     tenant: Annotated[str, typer.Option(help="All rows of this tenant.")] = "",
     collection: Annotated[str, typer.Option(help="Only of this collection.")] = "",
     source: Annotated[str, typer.Option(help="Only of this source.")] = "",
+    replica: Annotated[
+        list[str] | None,
+        typer.Option(help="Destroy the tenant's keys in this replica, too; repeatable. Known ones are asked anyway."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say where such rows lie, and what holds them.")] = False,
     key_file: KeyFile = None,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """See to it that rows never come back, by any restore. Exit code 5 if a hold covers them."""
+    """See to it that rows never come back, by any restore; a tenant's own keys are destroyed. Exit code 5 if a hold covers
+    them, 3 if a key may still be somewhere: run it again."""
     from strongroom.operations.erase import EraseOptions
 
-    options = EraseOptions(tuple(id_ or ()), where, tenant, collection, source, reason, dry_run)
+    options = EraseOptions(tuple(id_ or ()), where, tenant, collection, source, reason, dry_run, tuple(replica or ()))
     room = _open(repo, key_file)
     with _progress(quiet) as progress:
         report = room.erase(options, progress)
     _say(json, report, lambda: _show_erase(report))
+    if not report.shredded.whole:
+        raise typer.Exit(3)
 
 
 @certificates.command("list")
@@ -125,9 +132,18 @@ def _show_erase(report: EraseReport) -> None:
     else:
         render.show_done(f"erasure {report.erasure[:12]}: no restore gives these rows any more")
     for one in report.still_in:
-        render.line(
-            (f"  {one.snapshot[:12]}", "bold"),
-            f"  {one.created[:19].replace('T', ' ')}  {one.rows:,} rows, encrypted, until it is forgotten and pruned",
+        kept = "under the tenant's own key" if one.sealed == one.rows else "encrypted, until it is forgotten and pruned"
+        render.line((f"  {one.snapshot[:12]}", "bold"), f"  {one.created[:19].replace('T', ' ')}  {one.rows:,} rows, {kept}")
+    for gone in report.shredded.gone:
+        render.line(f"  keys destroyed in {gone.place}: {len(gone.keys)}")
+        if gone.warning:
+            render.show_problem(f"{gone.place}: {gone.warning}")
+    for away in report.shredded.unreached:
+        render.show_problem(f"{away.place}: the tenant's keys may still be there ({away.problem}): run it again")
+    if report.unsealed:
+        render.show_problem(
+            f"{len(report.unsealed)} snapshots of the source are of before it had tenants' keys: rows in these come back, unless "
+            "they are forgotten, or erased by --where"
         )
 
 
@@ -138,3 +154,7 @@ def _show_certificate(body: dict[str, Any], public_key: str) -> None:
     render.line(f"  {body['promise']}")
     for snapshot, rows in body["still_encrypted_in"].items():
         render.line(f"  still encrypted in {snapshot[:12]}: {rows:,} rows")
+    for one in body.get("keys_destroyed", ()):
+        render.line(f"  keys destroyed in {one['place']} at {one['at'][:16]}Z: {', '.join(one['keys']) or 'none was there'}")
+    for snapshot, rows in body.get("unreadable_in", {}).items():
+        render.line(f"  unreadable for good in {snapshot[:12]}: {rows:,} rows")

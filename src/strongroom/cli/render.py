@@ -61,7 +61,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value if isinstance(value.value, str) else value.name.lower()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value) if field.repr}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, datetime):
@@ -127,6 +127,8 @@ def snapshot_detail(snapshot: Snapshot) -> dict[str, Any]:
                 "found_by": one.found_by,
                 "slots_read": one.slots_read,
                 "segments": len(one.segments),
+                "tenant_column": one.tenant_column,
+                "tenants": {part.tenant: part.rows for part in one.tenants},
                 "probes": [{key: value for key, value in plain(probe).items() if key != "blob"} for probe in one.probes],
             }
             for one in record.collections
@@ -223,6 +225,8 @@ def show_snapshot(snapshot: Snapshot) -> None:
         line("  ", (one.name, "bold"), f"  {_rows(one.count)}  model {_model(one)}")
         if one.found_by:
             line(f"    {_found(one)}")
+        if one.tenant_column:
+            line(f"    {_counted(len(one.tenants), 'tenants')} by {one.tenant_column}, each with a key of its own")
         for field in one.catalog.fields:
             decoded = " (decoded)" if field.decoded else ""
             index = str(field.index.get("kind", "no index"))
@@ -350,6 +354,8 @@ def show_verify(report: VerifyReport) -> None:
     verdict: Part = ("✓ passed", "green") if report.passed else (f"✗ {_counted(len(report.findings), 'findings')}", "red")
     looked = ", ".join(_counted(value, name) for name, value in report.looked_at.items())
     _paragraph(verdict, f"  level {report.level.name.lower()}: looked at {looked}", indent=2)
+    for one in report.shredded:
+        line(f"  tenant {one}, as was meant")
     if report.unkept:
         line(("!", "yellow"), f" what was proven could not be kept for the coverage: {report.unkept}", to=err)
 

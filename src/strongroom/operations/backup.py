@@ -10,15 +10,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from blake3 import blake3
 
 from strongroom import engines
 from strongroom.engines.protocol import ChangeFeed, Frozen
+from strongroom.errors import Damaged, Refused, WrongRequest
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
 from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
 from strongroom.operations.predecessor import VERSION, Predecessor, predecessor_of
 from strongroom.operations.processor import processor
 from strongroom.operations.residence import Residence
+from strongroom.operations.tenant_reading import CollectionByTenant, TenantReading, column_wanted
 from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository
@@ -67,10 +70,12 @@ class _Backup:
         self._seconds: dict[str, float] = {}
         self._started = repository.clock.timer()
         self._remembering: list[Callable[[Manifest], None]] = []
+        self._tenant_column = ""
+        self._by_tenant: TenantReading | None = None
 
     def run(self) -> BackupReport:
         engine, source = engines.engine_of(self._url), engines.source_of(self._url)
-        known, _ = history.headlines(self._repository)
+        known, damaged = history.headlines(self._repository)
         with (
             self._repository.writer(Witness(self._repository).damaged) as writer,
             ThreadPoolExecutor(1, thread_name_prefix="strongroom-probes") as asking,
@@ -78,6 +83,7 @@ class _Backup:
         ):
             writer.pace = self._options.pace
             before = predecessor_of(self._repository, writer, self._source, engine.name, known)
+            self._tenant_column = self._column_wanted(before, damaged)
             record, finish = before.unread(source, engine.version(), self._options.model) if self._may_rely else None, None
             if record is not None:
                 self._require_residence(record.description())
@@ -102,6 +108,8 @@ class _Backup:
                 stored_bytes=writer.stored_bytes,
                 seconds={name: round(value, 4) for name, value in {**self._seconds, "total": self._elapsed()}.items()},
             )
+            if self._by_tenant is not None:
+                self._by_tenant.require_unerased()
             snapshot_id = commit(self._repository, record)
             for remember in self._remembering:
                 remember(record)
@@ -116,10 +124,17 @@ class _Backup:
         for tenant in tenants or [None]:
             residence.require(self._source, names, tags, tenant)
 
+    def _column_wanted(self, before: Predecessor, damaged: Sequence[Damaged]) -> str:
+        newest = next((one.id for one in reversed(before.known) if one.source == self._source), None)
+        found = before.snapshot
+        unread = bool(damaged) or newest != (found.id if found else None)
+        asked, record = self._options.tenant_column, found.manifest if found else None
+        return column_wanted(self._repository, self._source, asked, record, unread=unread)
+
     @property
     def _may_rely(self) -> bool:
         """May what looks unchanged be taken for unchanged?"""
-        return not self._options.reread and self._options.probes == BackupOptions().probes
+        return not self._options.reread and not self._tenant_column and self._options.probes == BackupOptions().probes
 
     def _unchanged(self, frozen: Frozen, before: Predecessor) -> Manifest | None:
         """The snapshot before, if the source is as it was then: nothing of it needs to be read."""
@@ -137,6 +152,8 @@ class _Backup:
         unfinished: ExitStack,
     ) -> Callable[[], Manifest]:
         """Read all of the source. The result gives the manifest, once the writer is closed."""
+        if self._tenant_column:
+            return self._read_by_tenant(frozen, writer, before)
         readings = [self._read_rows(frozen, one, writer, before, asking, unfinished) for one in frozen.description.collections]
         artifacts = self._read_artifacts(frozen, writer, before, readings)
         with self._timed("probes"):
@@ -155,6 +172,48 @@ class _Backup:
         return lambda: self._record(
             description, position, rows_plane, tuple(one() for one in pending), tuple(artifact() for artifact in artifacts)
         )
+
+    def _read_by_tenant(self, frozen: Frozen, writer: BlobWriter, before: Predecessor) -> Callable[[], Manifest]:
+        """Read the rows alone: an index file or a probe would hold them all, under nobody's key."""
+        description, pending, residence = frozen.description, [], Residence.of(self._repository)
+        names = [one.name for one in description.collections]
+
+        def allow(tenant: str) -> None:
+            residence.require(self._source, names, self._options.tags, tenant or None)
+
+        tenants = TenantReading(self._repository, writer, before, self._tenant_column, allow)
+        self._by_tenant = tenants
+        with self._timed("rows"):
+            for collection in description.collections:
+                reading = CollectionByTenant(tenants, collection, self._options.model)
+                self._progress.begin(f"rows of {collection.name}", max(collection.count, 0), "rows")
+                for block in frozen.rows(collection.name):
+                    if not reading.count:
+                        self._require_loadable(collection, block.batch.schema)
+                    reading.add(block)
+                    self._options.pace.read(block.batch.nbytes)
+                    self._progress.advance(block.batch.num_rows)
+                pending.append(reading.finish())
+                self._require_count(collection, reading.count)
+        frozen.check()
+        tenants.require_named(sum(one.count for one in description.collections))
+        self._partly += tenants.left_out()
+        kept, position = replace(description, ledger=tenants.ledger(description)), frozen.position
+        return lambda: self._record(kept, position, "segments", tuple(one() for one in pending), ())
+
+    def _require_loadable(self, collection: Collection, schema: pa.Schema) -> None:
+        """Raises Refused if the source's own engine takes files alone: rows could go into other engines only."""
+        try:
+            objections = engines.target_of(self._url).objections(collection, schema)
+        except WrongRequest as error:  # it isn't restored into what it is read from
+            objections = [str(error)]
+        if objections:
+            raise Refused(f"{collection.name} can't be kept by tenant: {objections[0]}", hint="leave --tenants out")
+
+    def _require_count(self, collection: Collection, read: int) -> None:
+        if read != collection.count:
+            note = f"the engine says {collection.count} rows, {read} could be read"
+            self._partly.append(LedgerItem(f"{collection.name}: rows", Status.NOT_CAPTURED, note))
 
     def _record(
         self,
@@ -212,9 +271,7 @@ class _Backup:
             if not reading.asks_enough:
                 reading = begun(fresh=True)
                 self._stream(reading, frozen.rows(collection.name), collection.count)
-        if reading.root.count != collection.count:
-            note = f"the engine says {collection.count} rows, {reading.root.count} could be read"
-            self._partly.append(LedgerItem(f"{collection.name}: rows", Status.NOT_CAPTURED, note))
+        self._require_count(collection, reading.root.count)
         return reading
 
     def _stream(self, reading: CollectionReading, rows: Iterator[RowBlock], count: int) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from strongroom.errors import NotFound, VerificationFailed
-from strongroom.operations.erase import where_it_lies
+from strongroom.operations.erase import sealed_rows, where_it_lies
+from strongroom.operations.replicas import known
 from strongroom.repository import Repository
 from strongroom.repository.crypto import signed_by
-from strongroom.repository.erasures import Erasure, erasures
+from strongroom.repository.erasures import Erasure, destructions, erasures
+from strongroom.repository.tenants import key_objects
 from strongroom.snapshots import history
 
 FORMAT = 1
@@ -24,6 +26,9 @@ def certify(repository: Repository, prefix: str) -> dict[str, Any]:
         raise NotFound(f"{len(found)} erasures' ids begin with {prefix!r}", hint="see 'strongroom certificate list'")
     erasure = found[0]
     snapshots, damaged = history.read_all(repository)
+    rows = where_it_lies(repository, erasure, snapshots)
+    tenant = erasure.what.tenant if erasure.what.is_of_whole_tenant else ""
+    sealed = {one.id: sealed_rows(one, tenant) for one in snapshots if tenant and sealed_rows(one, tenant)}
     body = {
         "strongroom_certificate": FORMAT,
         "repository": repository.config.repository_id.hex(),
@@ -33,13 +38,26 @@ def certify(repository: Repository, prefix: str) -> dict[str, Any]:
         "reason": erasure.reason,
         "what": described(erasure),
         "lay_in": dict(sorted(erasure.found.items())),
-        "still_encrypted_in": where_it_lies(repository, erasure, snapshots),
+        "still_encrypted_in": {one: count - sealed.get(one, 0) for one, count in rows.items() if count > sealed.get(one, 0)},
+        **(_keys(repository, erasure, sealed) if tenant else {}),
         "unreadable_snapshots": sorted(one.subject.rpartition("/")[2] for one in damaged),
         "promise": "no restore of this repository gives these rows, of any snapshot or moment",
         "issued": repository.clock.now().isoformat(),
     }
     keys = repository.keys
     return {"certificate": body, "public_key": keys.public_key.hex(), "signature": keys.sign(_canonical(body)).hex()}
+
+
+def _keys(repository: Repository, erasure: Erasure, sealed: Mapping[str, int]) -> dict[str, Any]:
+    """What became of the tenant's own keys; nothing if he had none. An object's name is the BLAKE3 of its bytes."""
+    gone = destructions(repository, erasure.id)
+    left = key_objects(repository.store, repository.keys, erasure.what.tenant)
+    if not (gone or left or sealed):
+        return {}
+    told = [{"place": one.place, "at": one.destroyed.isoformat(), "keys": list(one.keys), "by_key_slot": one.by} for one in gone]
+    sealed_in = "sealed_in" if left else "unreadable_in"
+    unseen = sorted({*known(repository.store.url)} - {one.place for one in gone})
+    return {"keys_destroyed": told, "keys_left": left, "replicas_not_reached": unseen, sealed_in: dict(sorted(sealed.items()))}
 
 
 def check(document: Mapping[str, Any], public_key: str | None = None) -> dict[str, Any]:

@@ -40,13 +40,16 @@ _SCANNED_BYTES = 4 << 30
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
     """`model` is NAME@VERSION of the encoder; `probes` queries a vector field are sealed in; `reread` has a source read even if its
-    files look as they did at the snapshot before. `pace` spares the source and the network."""
+    files look as they did at the snapshot before. `pace` spares the source and the network. `tenant_column` names the column, or
+    the key of the payload, that says whose a row is: rows are kept under keys of their tenants; None: as in the snapshot before,
+    '': by no tenant."""
 
     model: str | None = None
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     probes: int = probes.PROBES
     reread: bool = False
     pace: Pace = UNHURRIED
+    tenant_column: str | None = None
 
 
 @dataclass

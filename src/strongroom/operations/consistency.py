@@ -67,6 +67,7 @@ def _of_collection(collection: StoredCollection, rows_plane: str) -> str | None:
         return "it has rows and no schema"
     if rows_plane == "segments":
         live = sum(segment.rows - segment.dead_count() for segment in collection.segments)
+        live += sum(part.rows for part in collection.tenants)
         if live != collection.count:
             return f"its segments hold {live} rows, it says {collection.count}"
     return _of_schema(collection) if collection.schema else None

@@ -19,6 +19,7 @@ from strongroom.snapshots.fingerprints import Fingerprinter
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredCollection
 from strongroom.snapshots.single_rows import RowReader
+from strongroom.snapshots.tenant_parts import opened
 
 SAMPLE = 5
 
@@ -74,14 +75,17 @@ def diff(repository: Repository, before: str, after: str, options: DiffOptions, 
     """What differs from the snapshot that `before` means to the one that `after` means. Raises NotFound or Damaged."""
     if options.sample < 0:
         raise WrongRequest(f"a sample of {options.sample} rows can't be", hint="give 0 or more")
-    old, new = history.find(repository, before), history.find(repository, after)
+    named_old, named_new = history.find(repository, before), history.find(repository, after)
+    old, new = opened(repository, named_old), opened(repository, named_new)
     names = list(_pairs(old, new, options.collections))
     pairs = [(_of_name(old, left), _of_name(new, right)) for left, right in names]
     comparison = _Comparison(repository, old, new, options.sample, progress)
     collections = tuple(comparison.of(left, right) for left, right in pairs)
     named = {name for pair in names for name in pair if name is not None}
     files = file_changes(old.manifest, new.manifest, lambda one: not options.collections or one in named)
-    return DiffReport(old, new, collections, () if options.collections else source_changes(old.manifest, new.manifest), files)
+    return DiffReport(
+        named_old, named_new, collections, () if options.collections else source_changes(old.manifest, new.manifest), files
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class _Comparison:
         if problem:
             raise Damaged(f"collection {collection.name}", problem)
         fingerprinter = Fingerprinter(self.repository.keys.fingerprint)
-        return RowReader(collection, fingerprinter, self.repository.read_blob, with_vectors=plane == "segments")
+        return RowReader(collection, fingerprinter, snapshot.reading(self.repository), with_vectors=plane == "segments")
 
 
 def _pairs(before: Snapshot, after: Snapshot, wanted: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:

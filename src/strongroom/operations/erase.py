@@ -1,26 +1,30 @@
-"""How is somebody forgotten? The ledger says which rows never come back; nothing that a hold covers is erased."""
+"""How is somebody forgotten? The ledger says which rows never come back, and a tenant's own keys are destroyed; nothing that a hold
+covers is erased."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from strongroom.errors import Refused, WrongRequest
 from strongroom.journal import filters
 from strongroom.operations.erased import concerning, rows_in
+from strongroom.operations.shredding import NOT_SHREDDED, Shredded, has_keys, shred
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
-from strongroom.repository.erasures import Erased, Erasure, add, hashed, new_key, revoke
+from strongroom.repository.erasures import Erased, Erasure, add, erased_tenants, erasures, hashed, new_key, revoke
 from strongroom.repository.holds import Hold
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.holding import Holding, holding
+from strongroom.snapshots.tenant_parts import parts_of, without_parts
 
 
 @dataclass(frozen=True, slots=True)
 class EraseOptions:
-    """Rows by `ids`, by a filter (`journal.filters`), or all of a tenant; of one collection or source if these are given."""
+    """Rows by `ids`, by a filter (`journal.filters`), or all of a tenant; of one collection or source if these are given. Where a
+    tenant is erased as a whole, the keys that he has of his own are destroyed in `replicas` (URLs), too."""
 
     ids: tuple[str, ...] = ()
     where: str = ""
@@ -29,29 +33,62 @@ class EraseOptions:
     source: str = ""
     reason: str = ""
     dry_run: bool = False
+    replicas: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StillIn:
-    """A snapshot in which such rows lie, until it is forgotten and pruned; no restore gives them."""
+    """A snapshot in which such rows lie, until it is forgotten and pruned; no restore gives them. `sealed` of them are under a key
+    of the tenant's, without which nobody reads them."""
 
     snapshot: str
     created: str
     source: str
     rows: int
+    sealed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EraseReport:
-    """The erasure's id ('' in a dry run), and where the rows still lie, encrypted."""
+    """The erasure's id ('' in a dry run), where the rows still lie, encrypted, and what became of the tenant's keys. `unsealed` are
+    snapshots of the same sources that were made before these had tenants' keys: what of the tenant lies there isn't erased."""
 
     erasure: str
     still_in: tuple[StillIn, ...]
     dry_run: bool
+    shredded: Shredded = NOT_SHREDDED
+    unsealed: tuple[str, ...] = ()
 
 
 def erase(repository: Repository, options: EraseOptions, progress: Progress = SILENT) -> EraseReport:
-    """Enter rows in the ledger. Raises WrongRequest, Damaged, or Refused if a hold covers some of it: nothing was erased then."""
+    """Enter rows in the ledger, and destroy a tenant's keys. Raises WrongRequest, Damaged, or Refused if a hold covers some of it:
+    nothing was erased then. May be repeated: of a tenant what is left to be destroyed is."""
+    what = _asked(options)
+    meant = Erasure("", what, options.reason, datetime.now(UTC), "", {})
+    snapshots, damaged = history.read_all(repository)
+    if damaged:
+        raise damaged[0]
+    found = where_it_lies(repository, meant, snapshots, progress)
+    _require_free(holding(repository), meant, snapshots, found)
+    still = tuple(_still_in(one, found[one.id], what.tenant) for one in snapshots if one.id in found)
+    keyed = what.is_of_whole_tenant and has_keys(repository, what.tenant, snapshots)
+    unsealed = _unsealed(snapshots, what.tenant) if keyed else ()
+    if options.dry_run:
+        return EraseReport("", still, dry_run=True, unsealed=unsealed)
+    standing = erased_tenants(erasures(repository)).get(what.tenant) if keyed else None
+    done = standing or add(repository, what, options.reason, found)
+    try:  # a hold that was placed meanwhile: it reads the ledger once it is there, as this reads the holds
+        _require_free(holding(repository), meant, snapshots, found)
+    except Refused as error:
+        if standing is None:  # else keys may be gone already
+            revoke(repository, done.id, str(error))
+        raise
+    shredded = shred(repository, done, options.replicas) if keyed else NOT_SHREDDED
+    return EraseReport(done.id, still, dry_run=False, shredded=shredded, unsealed=unsealed)
+
+
+def _asked(options: EraseOptions) -> Erased:
+    """What is to be erased. Raises WrongRequest."""
     if not options.reason.strip():
         raise WrongRequest("--reason is empty", hint="say why: --reason TEXT")
     if not (options.ids or options.where or options.tenant):
@@ -61,25 +98,28 @@ def erase(repository: Repository, options: EraseOptions, progress: Progress = SI
     if options.where:
         filters.parse(options.where)
     key = new_key() if options.ids else b""
-    what = Erased(
+    return Erased(
         frozenset(hashed(key, one) for one in options.ids), key, options.where, options.tenant, options.collection, options.source
     )
-    meant = Erasure("", what, options.reason, datetime.now(UTC), "", {})
-    snapshots, damaged = history.read_all(repository)
-    if damaged:
-        raise damaged[0]
-    found = where_it_lies(repository, meant, snapshots, progress)
-    _require_free(holding(repository), meant, snapshots, found)
-    still = tuple(StillIn(one.id, one.manifest.created, one.manifest.source, found[one.id]) for one in snapshots if one.id in found)
-    if options.dry_run:
-        return EraseReport("", still, dry_run=True)
-    done = add(repository, what, options.reason, found)
-    try:  # a hold that was placed meanwhile: it reads the ledger once it is there, as this reads the holds
-        _require_free(holding(repository), meant, snapshots, found)
-    except Refused as error:
-        revoke(repository, done.id, str(error))
-        raise
-    return EraseReport(done.id, still, dry_run=False)
+
+
+def _still_in(snapshot: Snapshot, rows: int, tenant: str) -> StillIn:
+    record = snapshot.manifest
+    return StillIn(snapshot.id, record.created, record.source, rows, sealed_rows(snapshot, tenant))
+
+
+def sealed_rows(snapshot: Snapshot, tenant: str) -> int:
+    """How many rows of a snapshot are under a tenant's own key."""
+    return sum(part.rows for part in parts_of(snapshot.manifest) if part.tenant == tenant)
+
+
+def _unsealed(snapshots: Sequence[Snapshot], tenant: str) -> tuple[str, ...]:
+    sources = {one.manifest.source for one in snapshots if sealed_rows(one, tenant)}
+    return tuple(
+        one.id
+        for one in snapshots
+        if one.manifest.source in sources and not any(stored.tenant_column for stored in one.manifest.collections)
+    )
 
 
 def where_it_lies(
@@ -100,7 +140,8 @@ def conflict(held: Sequence[Hold], erasure: Erasure, snapshots: Sequence[Snapsho
     """A hold that covers rows which an erasure means: in a snapshot, or in whatever comes of the same collection or tenant."""
     now = Holding(tuple(held))
     for one in snapshots:
-        if one.id in found and (over := now.over(one)):
+        over = [hold for hold in now.over(one) if not _holds_another(hold, erasure, one)] if one.id in found else []
+        if over:
             return over[0]
     for hold in held:
         scope, what = hold.scope, erasure.what
@@ -108,6 +149,15 @@ def conflict(held: Sequence[Hold], erasure: Erasure, snapshots: Sequence[Snapsho
         if same and (not scope.source or not what.source or scope.source == what.source):
             return hold
     return None
+
+
+def _holds_another(hold: Hold, erasure: Erasure, snapshot: Snapshot) -> bool:
+    """Is a snapshot held for one tenant's sake, and are the rows to be erased another one's, under a key of his own?"""
+    scope, tenant = hold.scope, erasure.what.tenant
+    if not scope.tenant or scope.collections or snapshot.id in scope.snapshots or scope.tenant == tenant:
+        return False
+    owner = replace(snapshot, manifest=without_parts(snapshot.manifest))
+    return sealed_rows(snapshot, tenant) > 0 and not Holding((hold,)).over(owner)
 
 
 def _require_free(now: Holding, meant: Erasure, snapshots: Sequence[Snapshot], found: Mapping[str, int]) -> None:

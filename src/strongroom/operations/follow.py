@@ -23,6 +23,7 @@ from strongroom.operations.journal_status import unseen_of
 from strongroom.operations.residence import Residence
 from strongroom.operations.scan import ScanFeed, Scanned
 from strongroom.operations.scan import release as forget_scans
+from strongroom.operations.tenant_reading import require_followable
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history
@@ -91,6 +92,8 @@ def follow(
     """Follow a source until `stop` is set. Raises WrongRequest if its engine has no log that can be followed, Fenced if another
     follower takes over, and what the engine's feed and the store raise; what was sealed stays, and it may be run again."""
     Residence.of(repository).require(without_password(source), ())
+    newest = history.newest_of(repository, history.headlines(repository)[0], without_password(source))
+    require_followable(without_password(source), newest.manifest if newest else None)
     return _Follower(repository, source, options or FollowOptions(), stop or threading.Event(), tell, progress).run()
 
 

@@ -29,6 +29,7 @@ from strongroom.repository.rewriting import renew_index
 from strongroom.repository.signed_records import open_record
 from strongroom.repository.store import require_deletes
 from strongroom.repository.tombstones import What, earliest
+from strongroom.repository.tenant_renewal import reseal
 
 _NONE = Amount()
 _BATCH_BYTES = 256 << 20
@@ -103,13 +104,14 @@ class _Reencryption:
         self.pace = Pace(self.options.bandwidth)
 
     def run(self) -> ReencryptReport:
-        old = self._old()
         if self.options.dry_run:
-            return ReencryptReport(True, self.newest, left=by_epoch(old))
+            return ReencryptReport(True, self.newest, left=by_epoch(self._old()))
         require_deletes(self.repository.store)
+        reseal(self.repository)
+        old = self._old()
         copied = self._empty_packs()
         listed = self._renew_index()
-        self._carry_all([one for one in old if one.kind not in (Kind.PACK, Kind.INDEX)])
+        self._carry_all([one for one in old if one.kind not in (Kind.PACK, Kind.INDEX, Kind.TENANT)])
         if listed:  # else the store can't be trusted to say where things are: what is condemned stays
             self._sweep()
         return ReencryptReport(

@@ -41,6 +41,7 @@ from strongroom.snapshots import history, probes
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import ProbeSet
+from strongroom.snapshots.tenant_parts import opened
 
 _ROUNDS = "the backup was made on another kind of processor, which rounds otherwise"
 
@@ -82,7 +83,7 @@ def restore(
     was backed up; the target is untouched). May be repeated after any failure and goes on where it stopped.
     """
     chosen = options or RestoreOptions()
-    found = history.find(repository, snapshot)
+    found = opened(repository, history.find(repository, snapshot))
     erased = erased_in(repository, found, chosen.moment, chosen.selection) if chosen.erasing else NOTHING_ERASED
     plan = plan_restore(
         found,

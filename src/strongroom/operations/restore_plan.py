@@ -76,6 +76,8 @@ def plan_restore(
     """`erased` says which rows of it may not come back: then rows are loaded, since files hold all of them. Raises NotFound (no
     such collection), WrongRequest (the target can't hold the rows) or Refused (`require_exact`)."""
     manifest = snapshot.manifest
+    if moment is not None and any(one.tenant_column for one in manifest.collections):
+        raise Refused("a journal is under no tenant's key: there is no moment after such a snapshot", hint="restore the snapshot")
     later = () if moment is None else missing_in(snapshot, selection)
     chosen = chosen_collections(snapshot, selection, later)
     engine = engines.engine_of(target_url)

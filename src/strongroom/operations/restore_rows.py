@@ -28,6 +28,7 @@ from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredCollection
 from strongroom.snapshots.segments import read_segment
 from strongroom.snapshots.slots import Slots
+from strongroom.snapshots.vectors import ReadBlob
 
 SAMPLE = 1000
 """Of so many rows the directions of the vectors are compared where an engine keeps nothing else."""
@@ -110,7 +111,7 @@ class RowsLoading:
     def _rows(self, stage: Stage, collection: StoredCollection) -> Iterator[pa.RecordBatch]:
         if self.snapshot.manifest.rows_plane == "segments":
             if collection.schema:
-                for block in stored_rows(self.repository, collection, stage.directory):
+                for block in stored_rows(self.snapshot.reading(self.repository), collection, stage.directory):
                     yield block.live()
             return
         with self.open_scratch(stage.directory / "scratch", collection.name).freeze(SILENT) as frozen:
@@ -148,10 +149,11 @@ def reshaping_for(target: Target, named: Collection, batches: Iterator[pa.Record
     return shape
 
 
-def stored_rows(repository: Repository, collection: StoredCollection, spill: Path | None = None) -> Iterator[RowBlock]:
+def stored_rows(read_blob: ReadBlob, collection: StoredCollection, spill: Path | None = None) -> Iterator[RowBlock]:
     """The rows of a collection's segments, dead slots included; `spill` is as in `Slots`. Raises Damaged."""
-    schema, slots = collection.arrow_schema(), Slots(collection, repository.read_blob, spill)
-    yield from ahead(collection.segments, lambda one: read_segment(one, schema, slots, repository.read_blob))
+    assert not collection.tenants  # noqa: S101 - `tenant_parts.opened` comes first: else rows would be missing in silence
+    schema, slots = collection.arrow_schema(), Slots(collection, read_blob, spill)
+    yield from ahead(collection.segments, lambda one: read_segment(one, schema, slots, read_blob))
 
 
 def core_rows(batch: pa.RecordBatch, fidelity: Fidelity, *, every_column: bool = False) -> pa.RecordBatch:

@@ -23,7 +23,7 @@ def snapshot_rows(
     """`directory` is an empty one of the caller's, for what doesn't fit in memory. Raises Damaged."""
     if snapshot.manifest.rows_plane == "segments":
         if collection.schema:
-            for block in stored_rows(repository, collection, directory):
+            for block in stored_rows(snapshot.reading(repository), collection, directory):
                 yield block.live()
         return
     from strongroom.operations.restore import RestoreOptions, restore

@@ -140,13 +140,15 @@ class Limits(Part):
 
 
 class Source(WithPassword):
-    """What is backed up. `collections`, `tenants` and `tags` are what policies match, besides its name; tags go into snapshots."""
+    """What is backed up. `collections`, `tenants` and `tags` are what policies match, besides its name; tags go into snapshots.
+    `tenant_column` says whose a row is: rows are kept under keys of their tenants."""
 
     url: Text
     model: Text | None = None
     tags: dict[Name, Text] = {}
     collections: list[Text] = []
     tenants: list[Text] = []
+    tenant_column: Text | None = None
     probes: Count | None = None
     limits: Limits = Limits()
 

@@ -25,7 +25,7 @@ START_BYTES = HEADER_BYTES + SALT_BYTES
 """So much of an object tells its kind and its epoch."""
 _WHEN = struct.Struct("<Q")
 OVERHEAD = START_BYTES + KEY_BYTES + _WHEN.size + TAG_BYTES
-_NEVER = ("packs/", "index/", "keys/", "keyring/", "probe/", "config")
+_NEVER = ("packs/", "index/", "keys/", "keyring/", "tenants/", "probe/", "config")
 """What is written anew instead, or is of no epoch."""
 _NUMBERED = ("journal/", "audit/", "approvals/")
 """Names that aren't hashes: a writer must not take one for free because its object is carried."""

@@ -1,13 +1,14 @@
 """Which rows may never come back: erasures, each an object of its own.
 
-    erasures/<id>   an erasure, or the revocation of one that came too late for a hold: signed, never edited, never deleted
+    erasures/<id>   an erasure, the revocation of one that came too late for a hold, or word that a tenant's keys were destroyed for
+                    one: signed, never edited, never deleted
 
 Ids are kept as BLAKE3 hashes under a random key of the entry, so that who reads an entry must know an id to find it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +37,11 @@ class Erased:
     collection: str = ""
     source: str = ""
 
+    @property
+    def is_of_whole_tenant(self) -> bool:
+        """Are all rows of a tenant meant, wherever they lie?"""
+        return bool(self.tenant) and not (self.ids or self.where or self.collection or self.source)
+
     def has_id(self, row: str) -> bool:
         return hashed(self.key, row) in self.ids
 
@@ -50,6 +56,18 @@ class Erasure:
     erased: datetime
     by: str
     found: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Destruction:
+    """The keys (names of objects) of a tenant that are in the store at `place` no more: for which erasure, since when, and by which
+    key slot they were destroyed."""
+
+    erasure: str
+    place: str
+    keys: tuple[str, ...]
+    destroyed: datetime
+    by: str
 
 
 def hashed(key: bytes, row: str) -> str:
@@ -70,11 +88,33 @@ def erasures(repository: Repository) -> list[Erasure]:
                 raise Damaged(FOLDER + one.id, "a newer Strongroom wrote this erasure", hint="use a newer Strongroom")
             if one.body["what"] == "revocation":
                 found.pop(str(one.body["erasure"]), None)
-            else:
+            elif one.body["what"] != "destruction":
                 found[one.id] = _erasure(one.id, one.body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(FOLDER + one.id, "it is no erasure") from error
     return list(found.values())
+
+
+def erased_tenants(found: Iterable[Erasure]) -> dict[str, Erasure]:
+    """The tenants of whom nothing may come back, each with the erasure that says so first."""
+    tenants: dict[str, Erasure] = {}
+    for one in found:
+        if one.what.is_of_whole_tenant:
+            tenants.setdefault(one.what.tenant, one)
+    return tenants
+
+
+def destructions(repository: Repository, erasure: str) -> list[Destruction]:
+    """Where the keys of the tenant that an erasure means were destroyed, oldest first. Raises Damaged."""
+    found = []
+    for one in declarations(repository.store, repository.keys, Kind.ERASURE, FOLDER):
+        try:
+            if one.body["what"] == "destruction" and one.body["erasure"] == erasure:
+                at = datetime.fromisoformat(one.body["destroyed"]).astimezone(UTC)
+                found.append(Destruction(erasure, str(one.body["place"]), tuple(one.body["keys"]), at, str(one.body["by"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(FOLDER + one.id, "it says of no destruction") from error
+    return sorted(found, key=lambda one: one.destroyed)
 
 
 def add(repository: Repository, what: Erased, reason: str, found: Mapping[str, int]) -> Erasure:
@@ -90,6 +130,13 @@ def revoke(repository: Repository, erasure: str, reason: str) -> None:
     """An erasure counts no more."""
     now, by = repository.clock.now(), repository.identity.slot
     _declare(repository, {"what": "revocation", "erasure": erasure, "reason": reason, "revoked": now.isoformat(), "by": by})
+
+
+def destroyed(repository: Repository, erasure: str, place: str, keys: Iterable[str]) -> None:
+    """Say durably that these keys are in the store at `place` no more."""
+    now, by = repository.clock.now(), repository.identity.slot
+    said = {"erasure": erasure, "place": place, "keys": sorted(keys), "destroyed": now.isoformat(), "by": by}
+    _declare(repository, {"what": "destruction", **said})
 
 
 def _declare(repository: Repository, body: Mapping[str, Any]) -> str:

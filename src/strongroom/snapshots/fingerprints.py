@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import zstandard
 from blake3 import blake3
 
 from strongroom.model import ROLE, Bytes, Role
@@ -228,6 +229,18 @@ class RowsRoot:
         np.add.at(self._sums[:, 0], buckets, prints[:, 0])
         np.add.at(self._sums[:, 1], buckets, prints[:, 1])
         self._counts += np.bincount(buckets, minlength=BUCKETS)
+
+    def add_root(self, other: bytes) -> None:
+        """Count in the rows of another root (`encode`). Raises ValueError if that is none."""
+        content = zstandard.ZstdDecompressor().decompress(other, max_output_size=24 * BUCKETS)
+        if len(content) != 24 * BUCKETS:
+            raise ValueError("the sums of a root have another length")
+        self._sums += np.frombuffer(content, "<u8", 2 * BUCKETS).reshape(BUCKETS, 2)
+        self._counts += np.frombuffer(content, "<i8", BUCKETS, 16 * BUCKETS)
+
+    def encode(self) -> bytes:
+        """All that there is of it, to be counted into another one."""
+        return zstandard.compress(self._sums.astype("<u8").tobytes() + self._counts.astype("<i8").tobytes())
 
     def digest(self) -> str:
         """The root, 64 hex digits."""

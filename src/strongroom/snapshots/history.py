@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from strongroom.errors import Damaged, NotFound
+from strongroom.model import Bytes
 from strongroom.repository import Repository
 from strongroom.repository.cache import Record
+from strongroom.repository.tenants import TenantKey
 from strongroom.snapshots.manifest import Manifest, decode
 
 _GONE = "it was listed and is not there"
@@ -30,14 +32,26 @@ class Descendant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot: its id (64 hex digits) and its manifest."""
+    """A snapshot: its id (64 hex digits) and its manifest. Of one that was opened (`tenant_parts.opened`) `unsealing` are the keys
+    of its tenants' blobs, and `shredded` the rows, by tenant, that no key opens any more."""
 
     id: str
     manifest: Manifest
+    unsealing: Mapping[bytes, TenantKey] = field(default_factory=dict, repr=False)
+    shredded: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def parents(self) -> tuple[str, ...]:
         return self.manifest.parents
+
+    def reading(self, repository: Repository) -> Callable[[bytes], Bytes]:
+        """Reads blobs of its rows, those of tenants by their keys."""
+
+        def read(blob: bytes) -> Bytes:
+            key, content = self.unsealing.get(blob), repository.read_blob(blob)
+            return content if key is None else key.open(content)
+
+        return read
 
 
 @dataclass(frozen=True, slots=True)

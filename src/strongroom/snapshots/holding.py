@@ -33,8 +33,9 @@ class Holding:
 
 
 def subject_of(snapshot_id: str, record: Manifest) -> Subject:
-    """As a hold sees a snapshot: a tenant is told by its tag, or by the engine's catalog of its collections."""
+    """As a hold sees a snapshot: a tenant is told by its tag, by the engine's catalog of its collections, or by his own key."""
     told = [record.tags.get(TENANT), *(one.catalog.catalog.get(TENANT) for one in record.collections)]
+    told += [part.tenant for one in record.collections for part in one.tenants]
     names = frozenset(one.name for one in record.collections)
     return Subject(snapshot_id, record.source, names, frozenset(one for one in told if isinstance(one, str) and one))
 

@@ -23,6 +23,8 @@ from strongroom.errors import Damaged
 from strongroom.model import Collection, Description, Field, Json, LedgerItem, Lineage, Position, Status
 
 FORMAT = 2
+WITH_TENANTS = 3
+"""The format of a manifest some rows of which are under keys of their tenants: who doesn't know of these must not read it."""
 _LONGEST = 1 << 30
 _NEEDED = ("length", "kind", "blob")
 _BLOB_ID = re.compile("[0-9a-f]{64}")
@@ -181,6 +183,18 @@ class ProbeSet:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantPart:
+    """The `rows` rows of one tenant in a collection ('' is nobody's). `record` is a blob that says where they lie, and is sealed,
+    as all of `blobs` are, with the tenant's key of the id `key` (snapshots/tenant_parts.py)."""
+
+    tenant: str
+    rows: int
+    key: str
+    record: str
+    blobs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StoredCollection:
     """A collection as captured: catalog, schema of its rows (Arrow IPC, base64), segments, root and probes.
 
@@ -188,7 +202,8 @@ class StoredCollection:
     order: blobs of runs, each of which replaces some of the ones before; to begin with, slot i has row number i. `found_by` says
     how the backup knew what had changed (`model.FoundBy`), '' if nobody said, and `slots_read` how many slots it read for that.
     `latency` are the seconds that the live index took for one query of a field's probes: 'p50', 'p95' and 'queries', how many there
-    were; a field that it doesn't name was not measured.
+    were; a field that it doesn't name was not measured. If `tenant_column` is not '', that column or key of the payload says whose
+    a row is, and rows are in `tenants` alone.
     """
 
     catalog: Collection
@@ -202,6 +217,8 @@ class StoredCollection:
     found_by: str = ""
     slots_read: int = 0
     latency: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tenant_column: str = ""
+    tenants: tuple[TenantPart, ...] = ()
 
     @property
     def name(self) -> str:
@@ -227,6 +244,9 @@ class StoredCollection:
         yield from self.order
         for probe in self.probes:
             yield probe.blob
+        for part in self.tenants:
+            yield part.record
+            yield from part.blobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +294,11 @@ class Manifest:
 
 def encode(manifest: Manifest) -> bytes:
     """JSON, compressed by zstandard."""
-    body = {"strongroom_manifest": FORMAT, **dataclasses.asdict(manifest)}
+    kept_apart = any(collection.tenant_column for collection in manifest.collections)
+    body = {"strongroom_manifest": WITH_TENANTS if kept_apart else FORMAT, **dataclasses.asdict(manifest)}
+    for collection in body["collections"]:
+        if not collection["tenant_column"]:
+            del collection["tenant_column"], collection["tenants"]
     for artifact in body["artifacts"]:
         artifact["parts"] = [
             {name: value for name, value in part.items() if value or name in _NEEDED} for part in artifact["parts"]
@@ -289,7 +313,7 @@ def decode(name: str, content: bytes) -> Manifest:
             raise Damaged(name, "it claims to be longer than any manifest")
         body = json.loads(zstandard.ZstdDecompressor().decompress(content, max_output_size=_LONGEST))
         version = body.pop("strongroom_manifest")
-        if version not in (1, FORMAT):
+        if version not in (1, FORMAT, WITH_TENANTS):
             raise Damaged(name, "a newer Strongroom wrote this manifest", hint="use a newer Strongroom")
         record = _manifest(_from_first_format(body) if version == 1 else body)
         parts = [part for artifact in record.artifacts for part in artifact.parts]
@@ -325,6 +349,8 @@ def _collection(body: dict[str, Any]) -> StoredCollection:
         found_by=body.get("found_by", ""),
         slots_read=body.get("slots_read", 0),
         latency=body.get("latency", {}),
+        tenant_column=body.get("tenant_column", ""),
+        tenants=tuple(TenantPart(**{**one, "blobs": tuple(one["blobs"])}) for one in body.get("tenants", ())),
     )
 
 

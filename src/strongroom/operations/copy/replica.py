@@ -12,12 +12,13 @@ from strongroom.operations.copy.audit import send_audit
 from strongroom.operations.copy.journals import send_journals
 from strongroom.operations.copy.packs import send_packs
 from strongroom.operations.copy.plan import CopyOptions, Plan, plan_copy
+from strongroom.operations.copy.tenant_keys import send_tenant_keys
 from strongroom.operations.copy.transport import Pace, Transport
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.replicas import remember
 from strongroom.operations.residence import Residence
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, audit_log, config, key_slots, tombstones
+from strongroom.repository import PACKS, REPAIRS, SNAPSHOTS, Repository, Store, audit_log, config, key_slots, tenants, tombstones
 from strongroom.repository import region as regions
 from strongroom.repository.closing import closing_name, closings
 from strongroom.repository.declarations import declarations
@@ -43,6 +44,7 @@ _OF_THE_STORE = (
     _KEYRING,
     "journal/",
     tombstones.FOLDER,
+    tenants.FOLDER,
 )
 """What isn't copied as it is: it belongs to one store, or has an order of its own."""
 _DECLARED = {"holds/": Kind.HOLD, "erasures/": Kind.ERASURE}
@@ -128,6 +130,7 @@ class _Copy:
         self._send_slots(replica, transport, here, there)
         rest = [name for name in here if not name.startswith(_OF_THE_STORE) and name not in there and name != config.NAME]
         self._send_declarations(transport, here, there)
+        send_tenant_keys(self.primary, replica, transport, here, there, plan)
         self._send(transport, here, [name for name in rest if not name.startswith((audit_log.FOLDER, *_DECLARED))])
         self._explain_absence(replica)
         made = self._send_snapshots(replica, transport, plan)

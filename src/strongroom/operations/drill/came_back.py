@@ -13,6 +13,7 @@ from strongroom.model import Answers
 from strongroom.operations.drill.restarted import Question, Reply
 from strongroom.operations.processor import rounds_alike
 from strongroom.operations.replay import actual_name, field_name, names_of
+from strongroom.operations.verify.answers import unprobed
 from strongroom.operations.verify.examination import Examination, subject_of
 from strongroom.operations.verify.restored import compare_catalog, read_rows
 from strongroom.repository import SNAPSHOTS
@@ -78,7 +79,7 @@ class CameBack:
             probed = {probe.field for probe in collection.probes}
             for one in collection.catalog.fields:
                 if one.name in self.fields.get(collection.name, ()) and one.name not in probed:
-                    problem = f"field {one.name} has no probes: its answers can't be checked"
+                    problem = unprobed(collection, one.name)
                     self.look.find(subject_of(self.snapshot, collection), problem, [self.snapshot])
 
     def check_sealed(self) -> None:

@@ -34,6 +34,7 @@ from strongroom.operations.verify.restored import check_segments
 from strongroom.progress import Progress
 from strongroom.repository import PACKS, SNAPSHOTS, Repository, drills
 from strongroom.snapshots import history, latency, probes
+from strongroom.snapshots.tenant_parts import opened
 
 STEPS = ("recovery point", "objects", "data", "restore", "restart", "answers")
 
@@ -85,6 +86,7 @@ class Drill:
         with self._step("recovery point"):
             try:
                 chosen = choose(self._repository, options.source, options.moment, options.seed)
+                chosen = replace(chosen, snapshot=opened(self._repository, chosen.snapshot))
             except StrongroomError as error:
                 if not unrestorable(error):
                     raise

@@ -49,6 +49,7 @@ def make(
                 tags={**source.tags, "policy": task.policy},
                 probes=source.probes,
                 reread=task.work is Work.FULL,
+                tenant_column=source.tenant_column,
                 pace=throttle,
             )
         held = throttle.held

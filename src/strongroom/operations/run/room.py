@@ -38,6 +38,7 @@ class Room(Protocol):
         tags: Mapping[str, str] | None = None,
         probes: int | None = None,
         reread: bool = False,
+        tenant_column: str | None = None,
         pace: Pace = ...,
     ) -> BackupReport: ...
 

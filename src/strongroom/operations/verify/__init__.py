@@ -15,6 +15,7 @@ from strongroom.operations.verify.journals import check_journals
 from strongroom.operations.verify.objects import check_history, check_key_slots, check_objects, check_repairs
 from strongroom.operations.verify.report import Finding, Level, VerifyOptions, VerifyReport
 from strongroom.operations.verify.restored import check_restore
+from strongroom.operations.verify.tenants import check_tenants
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import PACKS, SNAPSHOTS, Repository
 from strongroom.snapshots import history
@@ -53,6 +54,7 @@ def _examined(look: Examination, name: str | None) -> VerifyReport:
     check_key_slots(look)
     check_repairs(look)
     check_objects(look, chosen, sizes)
+    check_tenants(look, chosen)
     if level >= Level.DATA:
         check_data(look, chosen, sizes)
     if name is None:
@@ -64,7 +66,7 @@ def _examined(look: Examination, name: str | None) -> VerifyReport:
         look.find("probes", "not one probe could be replayed", chosen)
     broken = {snapshot_id for finding in look.findings for snapshot_id in finding.snapshots}
     healthy = tuple(snapshot.id for snapshot in chosen if snapshot.id not in broken)
-    return VerifyReport(level, look.findings, look.looked_at, healthy, look.recall)
+    return VerifyReport(level, look.findings, look.looked_at, healthy, look.recall, shredded=tuple(look.shredded))
 
 
 def _chosen(look: Examination, name: str | None, snapshots: Sequence[Snapshot]) -> list[Snapshot]:

@@ -19,8 +19,14 @@ def check_probes(look: Examination, snapshot: Snapshot, collection: StoredCollec
     probed = {probe.field for probe in collection.probes}
     for one in collection.catalog.fields:
         if one.name in fields and one.name not in probed:
-            problem = f"field {one.name} has no probes: its answers can't be checked"
+            problem = unprobed(collection, one.name)
             look.find(subject_of(snapshot, collection), problem, [snapshot])
+
+
+def unprobed(collection: StoredCollection, name: str) -> str:
+    """That a field has no probes, and why if that was meant."""
+    why = ", since tenants have keys of their own: verify it at level restore" if collection.tenant_column else ""
+    return f"field {name} has no probes{why}: its answers can't be checked"
 
 
 def check_answers(look: Examination, snapshot: Snapshot, collection: StoredCollection, probe: ProbeSet, frozen: Frozen) -> None:

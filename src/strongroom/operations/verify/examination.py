@@ -36,6 +36,8 @@ class Examination:
     """Blobs that are needed and that no pack is known to hold."""
     looked_at: dict[str, int] = field(default_factory=dict)
     recall: dict[str, float] = field(default_factory=dict)
+    shredded: list[str] = field(default_factory=list)
+    """Tenants who were erased and whose rows nobody can read, a line each."""
     _found: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

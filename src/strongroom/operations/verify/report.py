@@ -36,6 +36,8 @@ class VerifyReport:
     healthy: tuple[str, ...]
     recall: dict[str, float]
     unkept: str = ""
+    shredded: tuple[str, ...] = ()
+    """Whose rows are unreadable because their tenant was erased: a line each, and no finding."""
 
     @property
     def passed(self) -> bool:

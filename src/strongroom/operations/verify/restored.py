@@ -26,11 +26,19 @@ from strongroom.repository import SNAPSHOTS
 from strongroom.snapshots.fingerprints import RowsRoot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredCollection
+from strongroom.snapshots.tenant_parts import opened
 
 
 def check_restore(look: Examination, snapshot: Snapshot) -> None:
     """Read the rows plane; restore into a scratch engine, read all rows back, and replay the probes."""
     name = SNAPSHOTS + snapshot.id
+    try:
+        snapshot = opened(look.repository, snapshot)
+    except Damaged as error:
+        look.find(error.subject, error.problem, [snapshot])
+        return
+    if snapshot.shredded and not snapshot.manifest.rows:
+        return  # all of its tenants were erased
     if snapshot.manifest.rows_plane == "segments":
         for collection in snapshot.manifest.collections:
             check_segments(look, snapshot, collection)
@@ -61,7 +69,7 @@ def check_segments(look: Examination, snapshot: Snapshot, collection: StoredColl
     """The rows plane by itself: an exact restore needs none of it, one into another version or engine nothing else."""
     root = RowsRoot(look.fingerprinter)
     try:
-        for block in stored_rows(look.repository, collection) if collection.schema else ():
+        for block in stored_rows(snapshot.reading(look.repository), collection) if collection.schema else ():
             root.add(block.live())
     except Damaged as error:
         look.find(subject_of(snapshot, collection), str(error), [snapshot])
