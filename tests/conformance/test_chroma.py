@@ -540,8 +540,8 @@ def test_load_of_another_engines_rows(tmp_path):
     collection, batch = foreign()
     target = Chroma().target(f"chroma://{tmp_path / 'new'}")
     assert list(target.objections(collection, batch.schema)) == []
-    losses = "\n".join(target.losses(collection, batch.schema))
-    assert all(word in losses for word in ("ids become text", "float32", "price, bare", "JSON text"))
+    becomes = {one.part: one.becomes for one in target.conversions(collection, batch.schema)}
+    assert (becomes["id key"], becomes["vector v"], becomes["payload p: nested objects"]) == ("text", "4 x float32", "text")
     with stage_of(tmp_path / "new") as stage:
         stage.load(collection, [batch])
         stage.seal()

@@ -656,7 +656,8 @@ def test_rows_of_another_engine_keep_their_roles_and_metric(tmp_path: Path) -> N
         assert staged.description.collection("notes").vector_field("embedding").metric == "cosine"
         answers = staged.search("notes", "embedding", vectors[:20], 1)
     assert [ids[0] for ids in answers.ids] == [f"k{i}" for i in range(20)]
-    assert any("payload" in loss for loss in target(tmp_path).losses(collection, batch.schema))
+    parts = {one.part: one.becomes for one in target(tmp_path).conversions(collection, batch.schema)}
+    assert parts["payload payload: lists"] == "column payload of JSON as text"
     odd = Collection("a/b", 1, (Field("v", "bfloat16", 2, "jaccard"),))
     assert len(target(tmp_path).objections(odd, batch.schema)) == 3
     stage.discard()

@@ -293,7 +293,7 @@ def show_plan(plan: RestorePlan) -> None:
 def show_conversions(conversions: Sequence[Conversion]) -> None:
     """A line a part; columns that are kept share one."""
     kept: dict[str, list[str]] = {}
-    folded = [one for one in conversions if one.verdict is Verdict.KEPT and one.part.startswith("column ")]
+    folded = [one for one in conversions if one.verdict is Verdict.KEPT and one.part.startswith("column ") and not one.note]
     for one in folded:
         kept.setdefault(one.collection, []).append(one.part.removeprefix("column "))
     shown = [one for one in conversions if one not in folded]
@@ -338,6 +338,12 @@ def show_restore(report: RestoreReport) -> None:
         line("  moment ", (plan.moment.time, "bold"), f", {plan.moment.operations:,} operations after the snapshot")
     for check in report.checks:
         _paragraph("  ", _OK, " ", check)
+    for verdict in (Verdict.CHANGED, Verdict.LOST):
+        parts = list(dict.fromkeys(one.part for one in plan.conversions if one.verdict is verdict))
+        parts = [one for one in parts if not one.startswith("null vectors")]  # a row without its vector would have stopped it
+        if parts:
+            more = f" and {len(parts) - _MOST_ITEMS} more" if len(parts) > _MOST_ITEMS else ""
+            _paragraph("  ", _MARKS[Status.NOT_CAPTURED], " ", f"{verdict.value}: {', '.join(parts[:_MOST_ITEMS])}{more}")
     for loss in plan.losses:
         _paragraph("  ", _MARKS[Status.NOT_CAPTURED], " ", loss)
 

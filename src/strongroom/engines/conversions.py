@@ -51,7 +51,9 @@ class Ways:
     gaps: bool
     own: bool = False
     objects: bool = False
-    """Columns hold JSON as objects, not as texts."""
+    """Columns hold JSON as objects, not as texts, and numbers in it without an exponent."""
+    unit: str = "of unit length"
+    """What is said of vectors that an engine normalizes."""
 
 
 def table(collection: Collection, schema: pa.Schema, ways: Ways) -> tuple[Conversion, ...]:
@@ -119,8 +121,10 @@ def _vector(collection: Collection, field: Field, ways: Ways) -> Iterator[Conver
     width, verdict, note = field.dimension, Verdict.KEPT, ""
     if becomes.dtype != field.dtype:
         verdict = Verdict.WIDENED if becomes.dtype in _WIDER.get(field.dtype, ()) else Verdict.CHANGED
-    if ways.fidelity is not Fidelity.KEPT:
-        verdict, note = Verdict.CHANGED, _NOTES[ways.fidelity]
+    if ways.fidelity is Fidelity.NORMALIZED and becomes.metric == "cosine":
+        verdict, note = Verdict.CHANGED, ways.unit
+    elif ways.fidelity is Fidelity.CODED:
+        verdict, note = Verdict.CHANGED, "coded anew"
     yield row("vector", f"{width} x {field.dtype}", f"{width} x {becomes.dtype}", verdict, note)
     gaps = "a row may lack its vector" if ways.gaps else "such a row stops the restore"
     yield row("null vectors of", "a row may lack its vector", gaps, Verdict.KEPT if ways.gaps else Verdict.LOST)
@@ -128,13 +132,13 @@ def _vector(collection: Collection, field: Field, ways: Ways) -> Iterator[Conver
     yield row("metric of", field.metric, becomes.metric, Verdict.KEPT if same else Verdict.CHANGED)
     was = str(field.index.get("kind", "")) or "none"
     if not becomes.index:
-        yield row("index of", was, "none: every vector is looked at", Verdict.KEPT if was == "none" else Verdict.LOST)
+        yield row("index of", was, "none: every vector is looked at", Verdict.KEPT if was.lower() in _NO_INDEX else Verdict.LOST)
     else:
         yield row("index of", was, becomes.index, Verdict.CHANGED, "built anew: answers may differ a little")
 
 
+_NO_INDEX = ("none", "flat")
 _WIDER: Mapping[str, tuple[str, ...]] = dict.fromkeys(("float16", "bfloat16", "int8", "uint8"), ("float32",))
-_NOTES = {Fidelity.NORMALIZED: "of unit length", Fidelity.CODED: "coded anew"}
 
 
 # -- columns -------------------------------------------------------------------------------------------------------------------
@@ -144,21 +148,25 @@ def _column(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways
     role = _role(one)
     part = {Role.ID: "id", Role.DOCUMENT: "document", Role.URI: "uri"}.get(role, "column") + f" {one.name}"
     was = _name_of(one.type)
-    plain, odd = _samples(one)
+    plain = _usual(one.type)
     if ways.own:
         return Conversion(collection.name, part, was, was, Verdict.KEPT)
     verdict, becomes, loaded = _tried(schema, one, plain, ways)
-    note = ""
-    if odd and verdict is not Verdict.LOST:
-        worst, _, _ = _tried(schema, one, odd, ways)
-        if worst not in (Verdict.KEPT, verdict):
-            note = _ODD if worst is not Verdict.LOST else f"{_ODD.split(' become', 1)[0]} are left out"
+    note = _of_odd(schema, one, ways, verdict) if pa.types.is_floating(one.type) and verdict is not Verdict.LOST else ""
     called = loaded.called.get(one.name, one.name)
     place = becomes if called == one.name else f"{called}: {becomes}"
     return Conversion(collection.name, part, was, place, verdict, note)
 
 
-_ODD = "NaN and infinity become something else"
+def _of_odd(schema: pa.Schema, one: pa.Field, ways: Ways, usual: Verdict) -> str:
+    """What is said of floats that are no numbers."""
+    found = dict[str, list[str]]()
+    for name, value in (("NaN", math.nan), ("infinity", math.inf)):
+        samples = pa.array(np.array([value, value], np.float16)).cast(one.type)
+        verdict, _, _ = _tried(schema, one, samples, ways)
+        if verdict not in (Verdict.KEPT, usual):
+            found.setdefault("left out" if verdict is Verdict.LOST else "something else", []).append(name)
+    return ", ".join(f"{' and '.join(names)}: {becomes}" for becomes, names in found.items())
 
 
 def _tried(schema: pa.Schema, one: pa.Field, samples: pa.Array, ways: Ways) -> tuple[Verdict, str, Loaded]:
@@ -193,7 +201,7 @@ def _as_text(was: pa.DataType, given: Sequence[Any], got: Sequence[Any]) -> Verd
     text = (
         not pa.types.is_nested(was)
         and not _is_text(was)
-        and all(isinstance(b, str | bytes) or a is None for a, b in zip(given, got, strict=True))
+        and all(a is None or isinstance(b, str | bytes) or _same(a, b) for a, b in zip(given, got, strict=True))
     )
     return Verdict.WIDENED if text else Verdict.CHANGED
 
@@ -260,11 +268,15 @@ def _payload(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Way
 def _in_a_column(collection: Collection, part: str, called: str, given: list[Any], got: list[Any], *, objects: bool) -> Conversion:
     """Of an engine with columns: keys that have one plain type in all rows get columns of their own (see `reshaping`)."""
     same = [json.loads(its) if isinstance(its, str | bytes) else its for its in got] == given
-    verdict = Verdict.CHANGED if not same else Verdict.KEPT if objects else Verdict.WIDENED
-    column = f"column {called} of JSON{'' if objects else ' as text'}"
+    verdict = Verdict.WIDENED if same else Verdict.CHANGED
+    column, note = f"column {called} of JSON{'' if objects else ' as text'}", _NO_EXPONENT if objects else ""
     if part.endswith("plain values"):
-        return Conversion(collection.name, part, "JSON", "columns, if all rows have a key of one type", verdict, f"else {column}")
-    return Conversion(collection.name, part, "JSON", column, verdict)
+        becomes = "columns where a key's values are all of one plain type"
+        return Conversion(collection.name, part, "JSON", becomes, verdict, f"else {column}")
+    return Conversion(collection.name, part, "JSON", column, verdict, note)
+
+
+_NO_EXPONENT = "floats of 1e16 and more as whole numbers"
 
 
 # -- rows to try with ----------------------------------------------------------------------------------------------------------
@@ -293,17 +305,10 @@ def _zeros(kind: pa.DataType, count: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(numbers, kind.value_type), type=kind)
 
 
-def _samples(one: pa.Field) -> tuple[pa.Array, pa.Array | None]:
-    """Usual values of a type, and odd ones if it has them."""
-    kind = one.type
-    if pa.types.is_floating(kind):
-        usual = np.array([0.5, -2.0, 0.1], np.float16 if pa.types.is_float16(kind) else np.float64)
-        odd = np.array([math.nan, math.inf], usual.dtype)
-        return pa.array(usual).cast(kind), pa.array(odd).cast(kind)
-    return _usual(kind), None
-
-
 def _usual(kind: pa.DataType) -> pa.Array:
+    """Usual values of a type, the first ones those that everything can hold."""
+    if pa.types.is_floating(kind):
+        return pa.array(np.array([0.5, -2.0, 0.1], np.float16 if pa.types.is_float16(kind) else np.float64)).cast(kind)
     if pa.types.is_integer(kind):
         signed = str(kind).startswith("int")
         most = (1 << (kind.bit_width - signed)) - 1
@@ -331,7 +336,7 @@ def _nested(kind: pa.DataType) -> pa.Array:
         if pa.types.is_fixed_size_list(kind):
             return pa.array([(_usual(kind.value_type).to_pylist() * kind.list_size)[: kind.list_size]], kind)
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            return pa.array([_usual(kind.value_type).to_pylist()], kind)
+            return pa.array([_usual(kind.value_type).to_pylist(), []], kind)
         if pa.types.is_struct(kind):
             return pa.array([{its.name: _usual(its.type).to_pylist()[0] for its in kind}], kind)
     except (pa.ArrowException, TypeError, ValueError):

@@ -269,7 +269,8 @@ class Target(Protocol):
         """Why rows of this collection (from any engine) can't be loaded here; empty if they can."""
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        """What loading such rows changes: ids turned to text, metric replaced ... Shown in the plan."""
+        """What loading such rows changes that `conversions` doesn't say: where things lie, what isn't made again ... Shown in the
+        plan."""
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         """What becomes of each part of such rows, by `conversions.table`: values of each type go through what converts rows."""

@@ -2,7 +2,7 @@
 
 Where the target has columns, a key of the payload becomes one if all its values are of one plain type (bool, int64, float64, text)
 and none is null; whatever else there is stays in the payload. Where the source has no document, the text that is called so becomes
-it. So rows that went from columns into payloads get their columns back.
+it; so does a column `uri`. So rows that went from columns into payloads get their columns back.
 """
 
 from __future__ import annotations
@@ -84,25 +84,50 @@ def reshaping(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, columnar:
     """How rows of `schema` become those of a target that has columns, or hasn't; None if they stay as they are. `batches` are all
     rows: payloads are read once to see what they hold."""
     roles = {one.name: role_of(one) or Role.COLUMN for one in schema}
-    documents = [name for name in DOCUMENTS if _is_text(schema, name) and roles[name] is Role.COLUMN]
-    has_document = Role.DOCUMENT in roles.values()
-    said = {} if has_document else dict.fromkeys(documents[:1], Role.DOCUMENT)
+    said = _meant(schema)
+    has_document = Role.DOCUMENT in (*roles.values(), *said.values())
     source = next((name for name, role in roles.items() if role is Role.PAYLOAD), "")
-    candidate = source or (PAYLOAD if _is_text(schema, PAYLOAD) and roles[PAYLOAD] is Role.COLUMN else "")
+    candidate = source or presumed_payload(schema)
     payloads = _Payloads()
-    if candidate and (columnar or not source or not (has_document or said)):
+    if candidate and (columnar or not source or not has_document):
         for batch in batches:
             payloads.add(batch.column(candidate).to_pylist())
     if not payloads.objects or not payloads.kinds:
         return _of_roles(schema, said)
     found = payloads.columns(schema.names)
-    document = next((name for name in DOCUMENTS if found.get(name) == pa.utf8()), "") if not has_document and not said else ""
+    document = next((name for name in DOCUMENTS if found.get(name) == pa.utf8()), "") if not has_document else ""
     keys = {key: kind for key, kind in found.items() if columnar or key == document}
     left = payloads.kinds.keys() - keys.keys()
     kept = [_with_role(one, (said | {candidate: Role.PAYLOAD}).get(one.name)) for one in schema if one.name != candidate or left]
     new = [_with_role(pa.field(key, kind), Role.DOCUMENT if key == document else Role.COLUMN) for key, kind in keys.items()]
     shaped = pa.schema([*kept, *new])
     return None if shaped.equals(pa.schema(list(schema)), check_metadata=True) else Reshaping(candidate, keys, shaped)
+
+
+def presumed(schema: pa.Schema) -> pa.Schema:
+    """What the columns mean to a target of another engine, before any row is read: so it is if the texts of `presumed_payload` are
+    objects."""
+    found = presumed_payload(schema)
+    roles = {**_meant(schema), **({found: Role.PAYLOAD} if found else {})}
+    return pa.schema([_with_role(one, roles.get(one.name)) for one in schema])
+
+
+def presumed_payload(schema: pa.Schema) -> str:
+    """The column of texts that is the payload if all of them are JSON objects; '' if there is none, or the source says which is."""
+    stated = any(role_of(one) is Role.PAYLOAD for one in schema)
+    fits = _is_text(schema, PAYLOAD) and (role_of(schema.field(PAYLOAD)) or Role.COLUMN) is Role.COLUMN
+    return PAYLOAD if fits and not stated else ""
+
+
+def _meant(schema: pa.Schema) -> dict[str, Role]:
+    """The columns that are document and uri, if the source says of none."""
+    roles = {one.name: role_of(one) or Role.COLUMN for one in schema}
+    found = dict[str, Role]()
+    for role, names in ((Role.DOCUMENT, DOCUMENTS), (Role.URI, ("uri",))):
+        if role not in roles.values():
+            texts = [name for name in names if _is_text(schema, name) and roles[name] is Role.COLUMN]
+            found |= dict.fromkeys(texts[:1], role)
+    return found
 
 
 def _of_roles(schema: pa.Schema, said: Mapping[str, Role]) -> Reshaping | None:

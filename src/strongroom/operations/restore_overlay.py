@@ -24,7 +24,7 @@ from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.processor import reproducible
 from strongroom.operations.replay import actual_name, ask
 from strongroom.operations.restore_moment import MomentPlan, changes_before, changes_of
-from strongroom.operations.restore_rows import SAMPLE, core_rows, reshaping_for, same_directions, vectors_by_id
+from strongroom.operations.restore_rows import SAMPLE, Vectors, core_rows, reshaping_for, same_directions, vectors_by_id
 from strongroom.operations.restore_state import RestoreState
 from strongroom.operations.snapshot_rows import snapshot_rows
 from strongroom.progress import Progress
@@ -189,7 +189,7 @@ class OverlayLoading:
         return {"sent": sent.digest(), "core": core.digest(), "rows": sent.count}
 
     def _compare(
-        self, frozen: Frozen, wanted: str, sent: Mapping[str, Any], fidelity: Fidelity, sample: dict[str, npt.NDArray[np.float64]]
+        self, frozen: Frozen, wanted: str, sent: Mapping[str, Any], fidelity: Fidelity, sample: dict[str, Vectors]
     ) -> tuple[str, str]:
         """Read the loaded rows back. Raises VerificationFailed."""
         name = actual_name(frozen, wanted)
@@ -242,9 +242,9 @@ def _touched(overlay: Overlay, identity: str, batch: pa.RecordBatch) -> npt.NDAr
     return np.array([overlay.touches(identity, one) for one in ids_of(batch)], np.bool_)
 
 
-def _sample(rows: Iterator[pa.RecordBatch]) -> dict[str, npt.NDArray[np.float64]]:
+def _sample(rows: Iterator[pa.RecordBatch]) -> dict[str, Vectors]:
     """The vectors of the first rows by id, as text."""
-    sample: dict[str, npt.NDArray[np.float64]] = {}
+    sample: dict[str, Vectors] = {}
     for batch in rows:
         sample |= dict(vectors_by_id(batch.slice(0, SAMPLE - len(sample))))
         if len(sample) >= SAMPLE:

@@ -11,13 +11,13 @@ import pyarrow as pa
 from blake3 import blake3
 
 from strongroom import engines
-from strongroom.engines.protocol import Columnar, Engine, LearnsDimension, Target, WholeOnly
+from strongroom.engines.protocol import Engine, LearnsDimension, Target, WholeOnly
 from strongroom.errors import NotFound, Refused, WrongRequest
 from strongroom.journal.marks import LOGS, SCAN
 from strongroom.model import ROLE, Conversion, Role, Selection
 from strongroom.operations.consistency import has_rows_alone
+from strongroom.operations.reshaping import presumed, presumed_payload
 from strongroom.operations.restore_moment import MomentPlan, PlannedMoment
-from strongroom.snapshots.fingerprints import role_of
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredArtifact, StoredCollection
 
@@ -201,14 +201,15 @@ def _losses(
             hint = "choose collections with --collection, rename them with --rename, or restore to another engine"
             raise WrongRequest(f"{collection.name} can't be loaded there: {objections[0]}", hint=hint)
         if collection.schema:
+            if rung == Rung.CONVERT:
+                losses.update(dict.fromkeys(_PRESUMED.format(name) for name in [presumed_payload(schema)] if name))
+                schema = presumed(schema)
             losses.update(dict.fromkeys(target.losses(named, schema)))
             conversions += target.conversions(named, schema)
-            if rung == Rung.CONVERT and isinstance(target, Columnar) and any(role_of(one) is Role.PAYLOAD for one in schema):
-                losses[_UNFOLDED] = None
     return tuple(losses), tuple(conversions)
 
 
-_UNFOLDED = "keys of the payload become columns where all their values are of one plain type; what else there is stays in it"
+_PRESUMED = "column {!r} is taken for the payload if all its texts are JSON objects; else it is a column of text"
 
 
 def _empty_schema(collection: StoredCollection) -> pa.Schema:

@@ -118,13 +118,12 @@ class RowsLoading:
             for block in frozen.rows(actual_name(frozen, collection.name)):
                 yield block.live()
 
-    def _sample(self, stage: Stage, collection: StoredCollection) -> dict[str, npt.NDArray[np.float64]]:
+    def _sample(self, stage: Stage, collection: StoredCollection) -> dict[str, Vectors]:
         """The vectors of the first rows by id, as text."""
-        sample: dict[str, npt.NDArray[np.float64]] = {}
+        sample: dict[str, Vectors] = {}
         for whole in self._rows(stage, collection):
             batch = self.erased.left(collection.name, whole)
-            for name, vector in vectors_by_id(batch.slice(0, SAMPLE - len(sample))):
-                sample[name] = vector
+            sample |= dict(vectors_by_id(batch.slice(0, SAMPLE - len(sample))))
             if len(sample) >= SAMPLE:
                 break
         return sample
@@ -174,24 +173,40 @@ def _as_float32(column: pa.Array) -> pa.Array:
     return column.cast(pa.list_(pa.float32(), kind.list_size))
 
 
-def vectors_by_id(batch: pa.RecordBatch) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-    """Id and vector of each row, for the first vector column; an empty vector where a row has none."""
+Vectors = Mapping[str, npt.NDArray[np.float64]]
+"""Those of a row by field, empty where it has none."""
+
+
+def vectors_by_id(batch: pa.RecordBatch) -> Iterator[tuple[str, Vectors]]:
+    """Id and vectors of each row."""
     ids = next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.ID)
-    column = next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.VECTOR)
-    yield from zip(row_key(ids).to_pylist(), (np.asarray(one or (), np.float64) for one in column.to_pylist()), strict=True)
+    columns = {f.name: c.to_pylist() for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.VECTOR}
+    for row, key in enumerate(row_key(ids).to_pylist()):
+        yield key, {name: _floats(values[row]) for name, values in columns.items()}
 
 
-def same_directions(name: str, batch: pa.RecordBatch, sample: Mapping[str, npt.NDArray[np.float64]]) -> int:
-    """How many rows of the batch are in the sample. Raises VerificationFailed if the vector of one points elsewhere."""
+def _floats(vector: list[float] | bytes | None) -> npt.NDArray[np.float64]:
+    if isinstance(vector, bytes):  # bfloat16
+        return (np.frombuffer(vector, "<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return np.asarray(vector or (), np.float64)
+
+
+def same_directions(name: str, batch: pa.RecordBatch, sample: Mapping[str, Vectors]) -> int:
+    """How many rows of the batch are in the sample. Raises VerificationFailed if a vector of one points elsewhere."""
     if not sample:
         return 0
     ids = row_key(next(c for f, c in zip(batch.schema, batch.columns, strict=True) if role_of(f) == Role.ID))
     wanted = pa.array([one in sample for one in ids.to_pylist()])
     found = 0
-    for key, vector in vectors_by_id(batch.filter(wanted)):
-        right = sample[key]
-        lengths = float(np.linalg.norm(vector) * np.linalg.norm(right))
-        if len(vector) != len(right) or (lengths and float(vector @ right) / lengths < _SAME_DIRECTION):
-            raise VerificationFailed(f"{name}: the vector of {key!r} came back as another one")
+    for key, vectors in vectors_by_id(batch.filter(wanted)):
+        others = (vector for field, vector in vectors.items() if field not in sample[key])  # an engine may name its only one
+        for field, right in sample[key].items():
+            if not _is_direction(vectors[field] if field in vectors else next(others, _floats(None)), right):
+                raise VerificationFailed(f"{name}: the vector of {key!r} came back as another one")
         found += 1
     return found
+
+
+def _is_direction(vector: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> bool:
+    lengths = float(np.linalg.norm(vector) * np.linalg.norm(right))
+    return len(vector) == len(right) and (not lengths or float(vector @ right) / lengths >= _SAME_DIRECTION)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,16 +126,8 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def losses(schema: pa.Schema) -> Iterable[str]:
-    """What loading changes, seen from the schema alone."""
-    for name in columns_of(schema, Role.ID):
-        if pa.types.is_integer(schema.field(name).type):
-            yield "integer ids become text"
-    for name in columns_of(schema, Role.VECTOR):
-        kind = schema.field(name).type
-        if pa.types.is_fixed_size_binary(kind) or not pa.types.is_float32(kind.value_type):
-            yield f"vectors of type {'bfloat16' if pa.types.is_fixed_size_binary(kind) else kind.value_type} become float32"
-    extra: Sequence[str] = columns_of(schema, Role.COLUMN)
-    if extra:
-        yield f"columns become metadata: {', '.join(extra)}"
-    if columns_of(schema, Role.PAYLOAD) or extra:
-        yield "metadata: nested objects and mixed lists become JSON text, nulls and empty keys are dropped"
+    """What loading changes beside the parts of the rows."""
+    if columns_of(schema, Role.COLUMN):
+        yield "columns become metadata"
+    if columns_of(schema, Role.COLUMN) or columns_of(schema, Role.PAYLOAD):
+        yield "keys of metadata without a name are dropped"

@@ -42,8 +42,7 @@ class ChromaTarget(DirectoryTarget):
         return [*found, *objections_to_name(address)]
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        """What loading changes. An index is built anew, so that answers may differ a little."""
-        return losses_of(collection, schema)
+        return list(conversion.losses(schema))
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         return conversions_of(collection, schema)
@@ -113,19 +112,13 @@ def objections_to_name(address: Address) -> Sequence[str]:
     return (f"Chroma allows names of {allowed}, and not {address.name!r}; use --rename",)
 
 
-def losses_of(collection: Collection, schema: pa.Schema) -> Sequence[str]:
-    """What loading rows into a Chroma, embedded or a server, changes."""
-    found = list(conversion.losses(schema))
-    if any(field.metric == "cosine" for field in collection.fields):
-        found.append("with cosine, Chroma keeps unit vectors")
-    return [*found, "the index is built anew: answers may differ a little"]
-
-
 def conversions_of(collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
     """What becomes of each part of rows in a Chroma, embedded or a server."""
     becomes = Becoming("float32", str(hnsw_of(collection)["space"]), "hnsw")
     own = "schema_str" in collection.catalog
-    return table(collection, schema, Ways(conversion.loaded, lambda _: becomes, fidelity_of(collection), gaps=False, own=own))
+    unit = "of unit length once they are in the index"
+    ways = Ways(conversion.loaded, lambda _: becomes, fidelity_of(collection), gaps=False, own=own, unit=unit)
+    return table(collection, schema, ways)
 
 
 def fidelity_of(collection: Collection) -> Fidelity:

@@ -98,8 +98,8 @@ def objections(collection: Collection, schema: pa.Schema) -> Iterator[str]:
             yield f"DuckDB has no two columns of one name, whatever the case, and none without: {name!r}"
 
 
-def losses(collection: Collection, schema: pa.Schema, *, vss: bool) -> Iterator[str]:
-    """What loading such rows changes."""
+def losses(collection: Collection, *, vss: bool) -> Iterator[str]:
+    """What making a table of DuckDB's again leaves out."""
     if is_own(collection):
         own = table_of(collection)
         yield "other tables, views and macros are not part of it, and foreign keys are not made again"
@@ -108,16 +108,6 @@ def losses(collection: Collection, schema: pa.Schema, *, vss: bool) -> Iterator[
         if any(one.column for one in own.indexes):
             again = "are built again, with the default ef_construction: answers may differ a little"
             yield f"HNSW indexes {again if vss else 'are not built: the extension vss is not there'}"
-        return
-    for field in collection.fields:
-        if field.dtype != "float32":
-            yield f"vectors of type {field.dtype} become FLOAT, without loss (field {field.name!r})"
-        if _is_indexed(field, vss=vss):
-            yield f"the index of field {field.name!r} is built anew as HNSW: answers may differ a little"
-        else:
-            yield f"field {field.name!r} gets no index: DuckDB looks at every vector, and measures by l2"
-    if any(role_of(one) is Role.PAYLOAD for one in schema):
-        yield f"what stays in the payload is one text column {PAYLOAD!r} of JSON"
 
 
 def role_of(field: pa.Field) -> Role:

@@ -33,7 +33,7 @@ class DuckTarget(FileTarget):
         return list(conversion.objections(collection, schema))
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        return list(conversion.losses(collection, schema, vss=_has_vss()))
+        return list(conversion.losses(collection, vss=_has_vss()))
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         return conversion.conversions(collection, schema, vss=_has_vss())

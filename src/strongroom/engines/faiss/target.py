@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from strongroom.engines.conversions import Becoming, Ways, table
 from strongroom.engines.faiss.freeze import faiss_source
-from strongroom.engines.faiss.rebuild import DEFAULT_INDEX, METRIC_TYPES, factory_of, metric_type_of, rebuild
+from strongroom.engines.faiss.rebuild import METRIC_TYPES, factory_of, metric_type_of, rebuild
 from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.indexfile.stage import IndexStage
 from strongroom.engines.indexfile.target import IndexTarget, loaded, misfits
@@ -24,18 +24,11 @@ class FaissTarget(IndexTarget):
         return misfits(collection, schema, "FAISS", "a FAISS index", ("float32",))
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        """What a rebuild makes different from the source."""
-        field = collection.fields[0]
-        found = [f"the index is built anew as {factory_of(field)}: answers may differ slightly from the source's"]
-        if field.decoded:
-            found.append("the vectors are reconstructions from codes: building on them adds to the loss of the first coding")
-        if field.index.get("kind") and not field.index.get("factory"):
-            found.append(f"an index of kind {field.index['kind']} isn't built here; it becomes {DEFAULT_INDEX}")
+        """What a rebuild makes different from the source beside the parts of the rows."""
+        field, found = collection.fields[0], []
         if field.metric == "cosine":
-            found.append("cosine becomes inner product over unchanged vectors: the same order only if they have unit length")
-        elif field.metric not in METRIC_TYPES and "metric_type" not in field.index:
-            found.append(f"FAISS has no metric {field.metric}: l2 is used")
-        return [*found, *self._kept_beside(schema)]
+            found.append("inner product gives the order of cosine only over vectors of unit length, and vectors stay as they are")
+        return [*found, *self._beside_parts(field, schema)]
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         def vector(field: Field) -> Becoming:

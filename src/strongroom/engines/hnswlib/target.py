@@ -33,16 +33,8 @@ class HnswlibTarget(IndexTarget):
         return misfits(collection, schema, "hnswlib", "an hnswlib index", ("float32",))
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        """What a rebuild makes different from the source."""
-        field = indexed_field(collection)
-        found = [f"the index is built anew as HNSW, M={_links(field)}: answers may differ slightly from the source's"]
-        if field.decoded:
-            found.append("the vectors are reconstructions from codes: building on them adds to the loss of the first coding")
-        if field.metric == "cosine":
-            found.append("with cosine, hnswlib keeps vectors of unit length")
-        elif field.metric not in space.SPACES:
-            found.append(f"hnswlib has no metric {field.metric}: l2 is used")
-        return [*found, *self._kept_beside(schema)]
+        """What a rebuild makes different from the source beside the parts of the rows."""
+        return self._beside_parts(indexed_field(collection), schema)
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         def vector(field: Field) -> Becoming:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from strongroom.engines.conversions import Loaded, of_batch
 from strongroom.engines.indexfile.spill import name_beside, role_of
 from strongroom.engines.indexfile.stage import occupied, receipt_of
-from strongroom.model import Collection, Role
+from strongroom.model import Collection, Field, Role
 
 
 class IndexTarget:
@@ -31,11 +31,13 @@ class IndexTarget:
     def receipt(self) -> bytes | None:
         return receipt_of(self._path)
 
-    def _kept_beside(self, schema: pa.Schema) -> Sequence[str]:
-        """What an index can't hold of such rows."""
+    def _beside_parts(self, field: Field, schema: pa.Schema) -> Sequence[str]:
+        """That vectors are coded twice, and what an index can't hold of such rows."""
+        coded = "the vectors are reconstructions from codes: building on them adds to the loss of the first coding"
+        found = [coded] if field.decoded else []
         if len(schema) > 2 or any(pa.types.is_string(c.type) for c in schema if role_of(c) == Role.ID):
-            return [f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index"]
-        return []
+            found.append(f"ids and columns are kept in {self._path.with_suffix('.parquet').name} beside the index")
+        return found
 
 
 def loaded(batch: pa.RecordBatch) -> Loaded:

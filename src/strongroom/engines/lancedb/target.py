@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -64,14 +65,15 @@ class LanceTarget:
         return list(_losses(collection, schema))
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
-        indices = {index.column: index for index in plan(collection, collection.count) if index.metric}
+        indices = {index.column: index for index in plan(_searchable(collection), collection.count) if index.metric}
+        own = from_lance(collection)
 
         def vector(field: Field) -> Becoming:
             index = indices.get(field.name)
             metric = field.metric if index else "hamming" if field.dtype == "uint8" else "l2"  # what Lance measures by unasked
-            return Becoming(field.dtype, metric, index.kind if index else "")
+            dtype = "float32" if field.dtype == "int8" and not own else field.dtype
+            return Becoming(dtype, metric, index.kind if index else "")
 
-        own = from_lance(collection)
         return table(collection, schema, Ways(unchanged, vector, Fidelity.KEPT, gaps=True, own=own))
 
     def fidelity(self, collection: Collection) -> Fidelity:
@@ -115,6 +117,7 @@ class LanceStage(StagedEntries):
         """Write the rows as one version of a new table, then build its indices. Raises EngineFailed."""
         folder = self.contained(f"{collection.name}{SUFFIX}")
         remove(folder)
+        collection = _searchable(collection)
         schema, rows = _stored(collection, batches)
         catalog = collection.catalog if from_lance(collection) else {}
         with failing_as(EngineFailed, f"loading table {collection.name}"):
@@ -171,10 +174,28 @@ def _stored(collection: Collection, batches: Iterable[pa.RecordBatch]) -> tuple[
     if first is None:
         schema = stored_schema(_schema_of(collection))
         return schema, iter(())
-    schema = stored_schema(first.schema)
     if from_lance(collection):
-        schema = schema.with_metadata(collection.catalog.get("schema_metadata") or None)
-    return schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in chain([first], stream))
+        schema = stored_schema(first.schema).with_metadata(collection.catalog.get("schema_metadata") or None)
+        return schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in chain([first], stream))
+    schema = stored_schema(pa.schema([_searchable_column(one) for one in first.schema]))
+    return schema, (pa.record_batch(_cast(batch, schema), schema=schema) for batch in chain([first], stream))
+
+
+def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> list[pa.Array]:
+    return [column.cast(one.type) if one.type != column.type else column for one, column in zip(schema, batch.columns, strict=True)]
+
+
+def _searchable(collection: Collection) -> Collection:
+    """Lance keeps int8 vectors and answers no query over them: those of other engines become float32, without loss."""
+    if from_lance(collection):
+        return collection
+    fields = (replace(one, dtype="float32") if one.dtype == "int8" else one for one in collection.fields)
+    return replace(collection, fields=tuple(fields))
+
+
+def _searchable_column(one: pa.Field) -> pa.Field:
+    is_int8 = role_of(one) is Role.VECTOR and pa.types.is_fixed_size_list(one.type) and one.type.value_type == pa.int8()
+    return one.with_type(pa.list_(pa.float32(), one.type.list_size)) if is_int8 else one
 
 
 def _schema_of(collection: Collection) -> pa.Schema:
@@ -208,17 +229,9 @@ def _losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:
     indices = {index.column: index for index in plan(collection, collection.count) if index.metric}
     for each in collection.fields:
         index = indices.get(each.name)
-        if index is None:
-            yield f"field {each.name!r} gets no index: LanceDB searches it exactly"
-        elif index.kind == "IVF_FLAT" and index.options.get("num_partitions") == 1:
-            yield f"field {each.name!r} gets an index of kind IVF_FLAT with one partition: LanceDB searches it exactly"
-        else:
-            yield f"the index of field {each.name!r} is built anew as {index.kind}: answers may differ a little"
-        if index is None and each.metric not in ("l2", "hamming"):
-            yield f"without an index LanceDB doesn't know that field {each.name!r} is measured by {each.metric}"
+        if index is not None and index.kind == "IVF_FLAT" and index.options.get("num_partitions") == 1:
+            yield f"the index of field {each.name!r} has one partition: LanceDB looks at every vector"
     for column in schema:
-        if role_of(column) is Role.PAYLOAD:
-            yield f"what stays in the payload is one text column {column.name!r} of JSON"
         if role_of(column) is Role.ID and not from_lance(collection):
             yield f"LanceDB doesn't enforce that ids ({column.name!r}) are unique"
     if from_lance(collection):

@@ -22,6 +22,7 @@ _METRICS = {"l2": "L2", "ip": "IP", "cosine": "COSINE"}
 _KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 _PLAIN_INDEX = {"BinaryVector": ("BIN_FLAT", "HAMMING"), "SparseFloatVector": ("SPARSE_INVERTED_INDEX", "IP")}
 _HNSW = {"M": 16, "efConstruction": 200}
+_ASKED_FOR: Mapping[str, Mapping[str, Json]] = {"HNSW": _HNSW, "IVF_FLAT": {"nlist": 128}, "IVF_SQ8": {"nlist": 128}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,14 @@ def made_for(collection: Collection, schema: pa.Schema | None, offer: Offer) -> 
     keyed = any(one.get("is_partition_key") for one in own["fields"])
     partitions = [one for one in said["partitions"] if one != "_default"]
     indexes = [*said["indexes"], *_lacking(own, said["indexes"])] if collection.count and not offer.unindexed else said["indexes"]
+    if not offer.nested:
+        indexes = [_completed(one) for one in indexes]
     return Made(own, () if keyed else partitions, len(partitions) if keyed else 0, indexes, said)
+
+
+def _completed(index: Mapping[str, Json]) -> dict[str, Json]:
+    """With the parameters that a server asks for and Milvus Lite doesn't tell."""
+    return {**index, "params": {**_ASKED_FOR.get(index["params"]["index_type"], {}), **index["params"]}}
 
 
 def _made_again(schema: Mapping[str, Any], offer: Offer) -> dict[str, Any]:
@@ -245,8 +253,8 @@ def _unoffered(schema: Mapping[str, Any], offer: Offer) -> Iterator[str]:
             yield f"{offer.release} has no nulls (field {one['name']!r}): that takes 2.5 or later"
 
 
-def losses(collection: Collection, schema: pa.Schema, offer: Offer) -> Iterator[str]:
-    """What loading rows changes, seen from the schema alone."""
+def losses(collection: Collection, offer: Offer) -> Iterator[str]:
+    """What loading rows changes beside their parts."""
     if is_of_milvus(collection):
         said = collection.catalog["schema"]
         if any(one.get("autoID") for one in said["fields"]) and not offer.auto_ids:
@@ -261,11 +269,5 @@ def losses(collection: Collection, schema: pa.Schema, offer: Offer) -> Iterator[
             kind = lacking[0]["params"]["index_type"]
             yield f"{collection.name}: {lacking[0]['field']!r} gets an index ({kind}): it couldn't be read without"
     else:
-        for one in collection.fields:
-            if one.dtype != "float32" and _KINDS.get(one.dtype) not in offer.vectors:
-                yield f"field {one.name!r} becomes float32, without loss"
-            if one.metric not in _METRICS:
-                yield f"field {one.name!r}: Milvus has no metric {one.metric!r} for it, and measures by l2"
         yield "document, uri, columns and payload become dynamic fields"
         yield f"what is longer than Milvus takes stops the restore: ids of {LONGEST_TEXT:,} bytes, dynamic fields of 65,536 a row"
-    yield "indexes are built anew: answers may differ a little"

@@ -56,7 +56,7 @@ class ServerTarget:
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What loading changes, and which aliases are another collection's here."""
-        found = list(creation.losses(collection, schema, self._offer()))
+        found = list(creation.losses(collection, self._offer()))
         database, own = self._place.address(collection.name)
         with Server(self._place) as server:
             for alias in collection.catalog["aliases"] if is_of_milvus(collection) else ():

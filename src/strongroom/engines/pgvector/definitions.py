@@ -47,6 +47,8 @@ def column_type(field: pa.Field) -> str:
         return f"{'halfvec' if load_type(kind) == 'halfvec' else 'vector'}({length})"
     if _role(field) is Role.PAYLOAD:
         return "jsonb"
+    if pa.types.is_uint64(kind):
+        return "numeric"
     if pa.types.is_integer(kind):
         return {8: "int2", 16: "int2", 32: "int4"}.get(kind.bit_width, "int8") if not str(kind).startswith("u") else "int8"
     return load_type(kind)

@@ -75,6 +75,8 @@ def _stored(kind: pa.DataType) -> pa.DataType:
         return pa.list_(pa.float32(), kind.byte_width // 2)
     if pa.types.is_fixed_size_list(kind) and not pa.types.is_float16(kind.value_type):
         return pa.list_(pa.float32(), kind.list_size)
+    if pa.types.is_uint64(kind):
+        return pa.utf8()  # cast to numeric
     if pa.types.is_integer(kind) and str(kind) not in ("int16", "int32", "int64"):
         return pa.int64()
     if pa.types.is_float16(kind):

@@ -74,7 +74,7 @@ class PgTarget:
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         """What a table that is made again doesn't have."""
-        return list(_losses(collection, schema))
+        return list(_losses(collection))
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         return conversions.table(collection, schema, _ways(collection, schema))
@@ -324,22 +324,9 @@ def _ways(collection: Collection, schema: pa.Schema) -> conversions.Ways:
     return conversions.Ways(load, vector, Fidelity.KEPT, gaps=True, own=own, objects=True)
 
 
-def _losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:
+def _losses(collection: Collection) -> Iterator[str]:
     if definitions.is_ours(collection):
         for one in collection.catalog["constraints"]:
             if one["kind"] == "f":
                 yield f"the foreign key {one['name']} of {collection.name} is not made again: {one['definition']}"
-        yield "indexes are built again from their definitions: answers may differ a little"
         yield "owners, grants, policies, triggers and comments are not part of it"
-        return
-    for one in schema:
-        if pa.types.is_nested(one.type) and not pa.types.is_fixed_size_list(one.type):
-            yield f"column {one.name!r} becomes text, as JSON"
-        if definitions.column_type(one) == "vector" and not pa.types.is_float32(getattr(one.type, "value_type", pa.float32())):
-            yield f"field {one.name!r} becomes float32, without loss"
-    for field in collection.fields:
-        kind = definitions.column_type(schema.field(field.name)).partition("(")[0] if field.name in schema.names else "vector"
-        if definitions.indexed_as(field, kind) is None:
-            yield f"field {field.name!r} gets no index: pgvector searches it exactly"
-        else:
-            yield f"the index of field {field.name!r} is built anew as HNSW: answers may differ a little"

@@ -12,7 +12,6 @@ from strongroom.engines.qdrant.conversion import ORIGINAL_ID, points_of, role_of
 from strongroom.engines.qdrant.shape import DISTANCES, KIND, config_for, fields_of, shape_of
 from strongroom.model import Collection, Conversion, Fidelity, Field, Role, Verdict
 
-UNIT_VECTORS = "with Cosine Qdrant keeps unit vectors"
 _LARGEST = 65_536
 
 
@@ -67,15 +66,7 @@ def _as_point(one: Conversion) -> Conversion:
 
 
 def losses_of(collection: Collection, schema: pa.Schema) -> Iterator[str]:
-    own = "edge_config" in collection.catalog
-    if _is_normalized_here(collection):
-        yield UNIT_VECTORS
-    if not own:
-        yield "ids that are neither whole numbers nor UUIDs become UUIDs; what they were stands in the payload as 'strongroom_id'"
-        for one in collection.fields:
-            if one.dtype not in ("float32", "float16", "uint8"):
-                yield f"vectors of type {one.dtype} become float32 (field {one.name!r})"
-        extra = [field.name for field in schema if role_of(field) is Role.COLUMN and KIND not in (field.metadata or {})]
-        if extra:
-            yield f"columns become payload: {', '.join(extra)}"
-    yield "the index is built anew: answers may differ a little"
+    """What loading such rows changes beside their parts."""
+    columns = [field for field in schema if role_of(field) is Role.COLUMN and KIND not in (field.metadata or {})]
+    if columns and "edge_config" not in collection.catalog:
+        yield "columns become keys of the payload"

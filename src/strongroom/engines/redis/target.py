@@ -63,15 +63,12 @@ class RedisTarget:
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
         kind = collection.catalog.get("kind")
         if kind == "vector set":
-            return [
-                "the graph of a vector set is built anew: answers may differ a little",
-                "keys of no collection are not restored",
-            ]
-        found = ["the index is built anew: answers may differ a little"]
+            return ["keys of no collection are not restored"]
+        found = []
         if kind == "json":
             found.append("numbers of vectors in JSON documents become float32")
         if kind is None:
-            found.append(f"rows become hashes with keys that begin with '{collection.name}:', other values JSON in their fields")
+            found.append(f"rows become hashes with keys that begin with '{collection.name}:'")
         return [*found, "keys of no collection are not restored"]
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:

@@ -142,30 +142,19 @@ def _stored(values: Sequence[Any]) -> list[Any]:
 
 
 def losses(collection: Collection, schema: pa.Schema) -> Iterator[str]:
-    """What loading such rows changes."""
+    """What loading such rows changes beside their parts."""
     if is_own(collection):
         yield "other tables, indexes and triggers of the database are not part of it"
         if "text primary key" in " ".join(str(collection.catalog["vec0"]).lower().split()):
             yield "the rowids behind text keys are given anew"
         return
-    for field in collection.fields:
-        if field.metric not in _METRICS and not _is_bits(field):
-            yield f"vec0 has no metric {field.metric!r}: field {field.name!r} is measured by l2"
-        if field.dtype not in ("float32", "int8") and not _is_bits(field):
-            yield f"vectors of type {field.dtype} become float32, without loss (field {field.name!r})"
     planned = conversion_of(collection, schema)
-    yield "vec0 has no index: it looks at every vector, and every row must have one"
     kinds = {name: schema.field(name).type for name in planned.columns if name in schema.names}
     extra = [name for name in kinds if role_of(schema.field(name)) is Role.COLUMN]
     if extra:
         yield f"columns become auxiliary ones, which can't be filtered by: {', '.join(extra)}"
-    if any(pa.types.is_boolean(kind) for kind in kinds.values()):
-        yield "booleans become 0 and 1"
-    if any(pa.types.is_floating(kind) for kind in kinds.values()):
-        yield "of numbers in columns, NaN becomes null"
-    if planned.others or planned.payload:
-        what = ["the payload"] if planned.payload else []
-        yield f"{', '.join([*what, *planned.others])}: one text column {PAYLOAD} of JSON"
+    if planned.others:
+        yield f"no columns of their own, but keys in the text column {PAYLOAD} of JSON: {', '.join(planned.others)}"
 
 
 def role_of(field: pa.Field) -> Role:

@@ -30,15 +30,8 @@ class UsearchTarget(IndexTarget):
         return misfits(collection, schema, "USearch", "a USearch index", _DTYPES)
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        """What a rebuild makes different from the source."""
-        field = indexed_field(collection)
-        links = _connectivity(field)
-        found = [f"the index is built anew as HNSW, connectivity {links}: answers may differ slightly from the source's"]
-        if field.decoded:
-            found.append("the vectors are reconstructions from codes: building on them adds to the loss of the first coding")
-        if field.metric not in _METRICS:
-            found.append(f"an index of metric {field.metric} isn't built here: l2 is used")
-        return [*found, *self._kept_beside(schema)]
+        """What a rebuild makes different from the source beside the parts of the rows."""
+        return self._beside_parts(indexed_field(collection), schema)
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         def vector(field: Field) -> Becoming:

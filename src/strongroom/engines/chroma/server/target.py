@@ -18,7 +18,7 @@ from strongroom.engines.chroma.server import listing
 from strongroom.engines.chroma.server.connection import Server
 from strongroom.engines.chroma.server.place import Place, is_own
 from strongroom.engines.chroma.server.stage import RECEIPT, ServerStage
-from strongroom.engines.chroma.target import conversions_of, fidelity_of, losses_of, objections_to_name
+from strongroom.engines.chroma.target import conversions_of, fidelity_of, objections_to_name
 from strongroom.errors import WrongRequest
 from strongroom.model import Collection, Conversion, Fidelity, Selection
 from strongroom.repository.state import state_directory
@@ -64,8 +64,7 @@ class ServerTarget:
         return [*found, *objections_to_name(address)]
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        """What loading changes. An index is built anew, so that answers may differ a little."""
-        return losses_of(collection, schema)
+        return list(conversion.losses(schema))
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         return conversions_of(collection, schema)

@@ -30,7 +30,7 @@ class LiteTarget(DirectoryTarget):
         return list(creation.objections(collection, schema, place_of(collection.name)[1], LITE))
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        return list(creation.losses(collection, schema, LITE))
+        return list(creation.losses(collection, LITE))
 
     def conversions(self, collection: Collection, schema: pa.Schema) -> Sequence[Conversion]:
         return creation.conversions(collection, schema, LITE)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from blake3 import blake3
 
-from strongroom.engines.qdrant.loading import UNIT_VECTORS, conversions_of, fidelity_of, losses_of, objections_of
+from strongroom.engines.qdrant.loading import conversions_of, fidelity_of, losses_of, objections_of
 from strongroom.engines.qdrant.server.connection import connected
 from strongroom.engines.qdrant.server.definitions import SAID, aliases_of, names_of, sharded_by_key
 from strongroom.engines.qdrant.server.place import LONGEST_NAME, Place, public_name
@@ -49,8 +49,7 @@ class QdrantTarget:
         return [*objections_of(collection, schema), *_objections_to_name(collection.name)]
 
     def losses(self, collection: Collection, schema: pa.Schema) -> Sequence[str]:
-        said = list(losses_of(collection, schema))
-        found = [one for one in said if not (self._place.folder and one == UNIT_VECTORS)]
+        found = list(losses_of(collection, schema))
         if self._place.folder and collection.catalog.get("payload_indexes"):
             found.append("the local mode has no payload indexes")
         if self._place.folder and SAID in collection.catalog:
