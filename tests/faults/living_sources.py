@@ -234,7 +234,7 @@ def content_of(repository: Repository, snapshot: str) -> Content:
     files = {one.path.removeprefix(stem): b"".join(map(reader.read, one.parts)) for one in record.artifacts}
     rows: Rows = {}
     for collection in record.collections:
-        for block in stored_rows(repository, collection):
+        for block in stored_rows(repository.read_blob, collection):
             live = block.live()
             vectors = np.asarray(live.column("vector").flatten(), np.float32).reshape(-1, DIMENSION)
             keys, documents = live.column("id").to_pylist(), live.column("document").to_pylist()
