@@ -23,8 +23,10 @@ from worlds import CHEAP, Sources, build_source, files_of, restored
 from strongroom.errors import Damaged, Overtaken, Refused, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, open_repository
 from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.close_epochs import close_epochs
 from strongroom.operations.copy import copy
 from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.reencrypt import ReencryptOptions, reencrypt
 from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store, blob_index, leaving, sessions
 from strongroom.repository.crypto import NotAuthentic, Signer, new_exchange_key, open_sealed
@@ -421,6 +423,20 @@ def test_a_hosts_slot_gets_no_secret_when_keys_are_rotated_and_it_goes_on(site: 
     site.store.delete("keyring/000001")
     with pytest.raises(Damaged, match="keyring/000001"), machine(site.state):
         Repository.open(site.store, HOST)
+
+
+def test_what_it_wrote_is_read_after_all_else_is_encrypted_anew_and_no_key_is_given_up(
+    site: Site, small: tuple[Path, Path], tmp_path: Path
+) -> None:
+    place = tmp_path / "source" / "index.faiss"
+    site.back_up(in_place(small[0], place))
+    rotate(site.admin(), ADMIN, drop=True, cost=CHEAP)
+    site.back_up(in_place(small[1], place))
+    for _ in range(3):
+        assert reencrypt(site.admin(), ReencryptOptions(grace=timedelta())).problems == ()
+    with pytest.raises(Refused, match="hosts that can't read"):
+        close_epochs(site.admin(), grace=timedelta())
+    site.is_whole()
 
 
 def test_the_store_cant_give_a_host_a_key_of_its_own_to_seal_to(site: Site) -> None:
