@@ -120,7 +120,7 @@ def replace(index: faiss.Index, more: np.ndarray) -> None:
         pytest.param("HNSW16,SQ8", grow, 0.20, True, marks=pytest.mark.soak),
         ("HNSW16,PQ8x4", grow, 0.20, True),
         ("IVF16,Flat", replace, 0.25, False),
-        ("IVF16,PQ8", replace, 0.10, False),
+        pytest.param("IVF16,PQ8", replace, 0.10, False, marks=pytest.mark.soak),
         pytest.param("IVF512,PQ8", replace, 0.10, False, marks=pytest.mark.soak),
         pytest.param("IVF64,SQ8", replace, 0.10, False, marks=pytest.mark.soak),
         pytest.param("IVF4,SQfp16", replace, 0.10, False, marks=pytest.mark.soak),

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty_store import FaultyStore, SimulatedCrash, at
+from sampling import part_of
 from worlds import CHEAP, DIMENSION, PASSWORD
 
 from strongroom.errors import Damaged
@@ -347,7 +348,7 @@ def test_the_next_backup_is_whole_where_a_repair_could_not_be(chain: Chain, tmp_
 # -- crashes ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("moment", ["crash before", "crash after"])
+@pytest.mark.parametrize("moment", part_of(["crash after"], ["crash before", "crash after"]))
 def test_a_crash_at_any_operation_loses_nothing(moment: str, chain: Chain, tmp_path: Path) -> None:
     """One pack of an incremental is damaged in part; what can be remade is, whenever it is run again."""
     model = Model(chain, tmp_path)

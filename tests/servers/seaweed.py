@@ -84,7 +84,7 @@ class SeaweedFS:
                     "-ip.bind=127.0.0.1",
                     "-master.volumeSizeLimitMB=64",
                     "-master.telemetry=false",
-                    "-volume.max=100",
+                    "-volume.max=400",
                     "-filer",
                     "-s3",
                     f"-s3.config={self._folder / 's3.json'}",

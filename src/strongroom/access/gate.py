@@ -104,7 +104,7 @@ class Gate:
         try:
             return self._write(deed, "begun")
         except StoreDenied as error:
-            hint = "use credentials that may add objects below audit/, or open a copy of the store that may be written"
+            hint = f"{error.hint}; it needs a store, or a copy of it, to which objects may be added below audit/"
             raise StoreDenied(f"{command_of(deed.verb)} must be written into the audit log first: {error}", hint=hint) from error
 
     def _admitted(self, deed: Deed, verb: Verb) -> approvals.Permit:
