@@ -41,12 +41,12 @@ from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store, drills, new_key_file
 from strongroom.repository.audit_log import entry_name
 from strongroom.repository.carrying import MARK, carried_name, plain_name
-from strongroom.repository.closing import close_before, closing_name
+from strongroom.repository.closing import close_before, closing_name, decode_closing
 from strongroom.repository.crypto import Keys, derive
 from strongroom.repository.framing import Kind, seal
 from strongroom.repository.identity import AccessRole, Bearer
 from strongroom.repository.key_renewal import rewrap
-from strongroom.repository.keyring import begin_epoch, name_of, numbers
+from strongroom.repository.keyring import begin_epoch, name_of, numbers, read_beginning
 from strongroom.repository.policies import publish
 from strongroom.repository.rotation import rotate, upgrade
 from strongroom.repository.state import state_directory
@@ -79,6 +79,20 @@ def store(world: World) -> Store:
 @pytest.fixture
 def expected(world: World) -> dict[str, Content]:
     return {snapshot: world.expected[snapshot] for snapshot in world.order}
+
+
+def test_a_keyring_object_that_is_cut_anywhere_is_damage(store: Store) -> None:
+    whole = store.read(name_of(1))
+    closing = close_before(opened(store).keys, (), "2026-11-29T12:00:00+00:00")
+    assert decode_closing(1, closing).number == 1
+    for length in range(len(closing)):
+        with pytest.raises(Damaged):
+            decode_closing(1, closing[:length])
+    for length in range(len(whole)):
+        store.delete(name_of(1))
+        store.create(name_of(1), whole[:length])
+        with pytest.raises(Damaged):
+            read_beginning(store, 1)
 
 
 def opened(store: Store) -> Repository:

@@ -93,16 +93,22 @@ def close_before(keys: Keys, slots: Iterable[KeySlot], closed: str) -> bytes:
     return front + epoch.signing.sign(_signed_part(repository_id, front))
 
 
+def framed_text(name: str, content: bytes) -> bytes:
+    """The JSON of an object of the keyring, whose signature isn't looked at. Raises Damaged."""
+    require_header(name, Kind.KEYRING, content)
+    start = HEADER_BYTES + _LENGTH.size
+    length = int.from_bytes(content[HEADER_BYTES:start], "little")
+    if length > _LONGEST or len(content) != start + length + SIGNATURE_BYTES:
+        raise Damaged(name, "truncated", hint=_HINT)
+    return content[start : start + length]
+
+
 def decode_closing(number: int, content: bytes) -> Closing:
     """Raises Damaged."""
     name = closing_name(number)
-    require_header(name, Kind.KEYRING, content)
+    text = framed_text(name, content)
     try:
-        (length,) = _LENGTH.unpack_from(content, HEADER_BYTES)
-        start = HEADER_BYTES + _LENGTH.size
-        if length > _LONGEST or len(content) != start + length + SIGNATURE_BYTES:
-            raise Damaged(name, "truncated", hint=_HINT)
-        body = json.loads(content[start : start + length])
+        body = json.loads(text)
         sealed = {str(slot): _bytes(one) for slot, one in body["sealed"].items()}
         lineage = lineage_from_json(body["lineage"])
         if body["strongroom_keyring"] != FORMAT or body["epoch"] != number or len(lineage) != number + 1:

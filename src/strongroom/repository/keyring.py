@@ -28,6 +28,7 @@ from strongroom.repository.closing import (
     closing_name,
     closings,
     decode_closing,
+    framed_text,
     lineage_from_json,
     lineage_to_json,
     open_closing,
@@ -49,12 +50,11 @@ from strongroom.repository.crypto import (
     seal_to,
     signed_by,
 )
-from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
+from strongroom.repository.framing import Kind, header
 from strongroom.repository.key_slots import KeySlot, Signed
 from strongroom.repository.store import Store
 
 _LENGTH = struct.Struct("<I")
-_LONGEST = 16 << 20
 _LOOKS = 3
 _HINT = "bring it back from a copy of the repository; without it nothing that was written since opens"
 
@@ -147,13 +147,9 @@ def read_beginning(store: Store, number: int) -> Beginning:
     """Raises NotFound or Damaged."""
     name = name_of(number)
     content = store.read(name)
-    require_header(name, Kind.KEYRING, content)
+    text = framed_text(name, content)
     try:
-        (length,) = _LENGTH.unpack_from(content, HEADER_BYTES)
-        start = HEADER_BYTES + _LENGTH.size
-        if length > _LONGEST or len(content) != start + length + SIGNATURE_BYTES:
-            raise Damaged(name, "truncated", hint=_HINT)
-        body = json.loads(content[start : start + length])
+        body = json.loads(text)
         sealed = {str(slot): _bytes(one) for slot, one in body["sealed"].items()}
         if body["strongroom_keyring"] != 1 or body["epoch"] != number:
             raise Damaged(name, "it is of another epoch, or a newer Strongroom wrote it", hint=_HINT)

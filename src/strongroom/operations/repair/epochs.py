@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from strongroom.errors import Damaged, NotFound, StrongroomError
+from strongroom.errors import Damaged, NotFound
 from strongroom.operations.repair.replacing import read_if_there
+from strongroom.operations.repair.replicas import copies_of
 from strongroom.operations.repair.report import Notes
 from strongroom.operations.verify import Finding
-from strongroom.repository import Repository, Store, read_config
+from strongroom.repository import Repository, Store
 from strongroom.repository.closing import FOLDER, closings
 from strongroom.repository.crypto import Epoch
 from strongroom.repository.keyring import name_of, newest_closing, numbers, read_beginning, require_signed
@@ -19,12 +20,7 @@ def mend_epochs(store: Store, replicas: Sequence[Repository], notes: Notes, *, d
     """Put back what is missing, or isn't signed by the epoch before. Two that are signed and differ are left for people to judge:
     then somebody had old keys. Each comes from a replica that opened with it, so it was proven."""
     found: list[Finding] = []
-    for replica in replicas:
-        try:
-            if read_config(store).repository_id != replica.config.repository_id:
-                continue
-        except StrongroomError:
-            continue
+    for replica in copies_of(store, replicas):
         closed = max(closings(one.name for one in store.list(FOLDER)), default=0)
         for number in numbers(replica.store):
             before = replica.keys.epoch(number - 1)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 
-from strongroom.errors import Damaged, NotFound
+from strongroom.errors import Damaged, NotFound, StrongroomError
 from strongroom.journal.segments import decode_changes, decode_front, number_in
-from strongroom.repository import Repository
+from strongroom.repository import Repository, Store, read_config
 from strongroom.repository.blob_index import Place
 from strongroom.repository.crypto import Keys
 from strongroom.repository.framing import require_whole
@@ -17,6 +17,16 @@ from strongroom.repository.packs import CodedBlob
 
 Wanted = Mapping[bytes, int | None]
 """Blob id to plain length, None if that isn't known."""
+
+
+def copies_of(store: Store, replicas: Iterable[Repository]) -> Iterator[Repository]:
+    """Those that are the same repository as the store, whose config must say so."""
+    for replica in replicas:
+        same = False
+        with suppress(StrongroomError):
+            same = read_config(store).repository_id == replica.config.repository_id
+        if same:
+            yield replica
 
 
 def blobs_at(repository: Repository, places: Iterable[Place]) -> Iterator[CodedBlob]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from strongroom.errors import NotFound, StrongroomError
+from strongroom.errors import NotFound
 from strongroom.operations.repair.replacing import read_if_there
+from strongroom.operations.repair.replicas import copies_of
 from strongroom.operations.repair.report import Notes
 from strongroom.operations.verify import Finding
-from strongroom.repository import Repository, Store, read_config, sessions
+from strongroom.repository import Repository, Store, sessions
 from strongroom.repository.crypto import NotAuthentic
 from strongroom.repository.writer import create_once
 
@@ -16,12 +17,7 @@ from strongroom.repository.writer import create_once
 def mend_sessions(store: Store, replicas: Sequence[Repository], notes: Notes, *, dry_run: bool) -> list[Finding]:
     """Put back the sessions that are missing or altered; each is proven with the keys of the replica that has it."""
     found: list[Finding] = []
-    for replica in replicas:
-        try:
-            if read_config(store).repository_id != replica.config.repository_id:
-                continue
-        except StrongroomError:
-            continue
+    for replica in copies_of(store, replicas):
         for tag in sorted(sessions.tags(replica.store)):
             name = sessions.name_of(tag)
             here = read_if_there(store, name)
