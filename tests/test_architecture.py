@@ -14,7 +14,7 @@ import typer
 import strongroom
 from strongroom import errors
 from strongroom.cli import INTERRUPTED
-from strongroom.cli.commands import app
+from strongroom.cli.commands import MODULES, command_line, every_command
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(str(resources.files(strongroom)))
@@ -204,13 +204,13 @@ def documented_commands() -> set[str]:
 
 
 def test_every_command_is_documented_and_no_other() -> None:
-    assert documented_commands() == {name for name, _ in commands(typer.main.get_command(app))}
+    assert documented_commands() == {name for name, _ in commands(typer.main.get_command(every_command()))}
 
 
 def test_every_option_is_documented() -> None:
     options = {
         (name, option)
-        for name, command in commands(typer.main.get_command(app))
+        for name, command in commands(typer.main.get_command(every_command()))
         for parameter in command.params
         for option in parameter.opts
         if option.startswith("--")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from seaweed import ACCESS, APPENDING, HOST, SECRET, SeaweedFS
 from typer.testing import CliRunner
 
-from strongroom.cli.commands import app
+from strongroom.cli.commands import every_command
 from strongroom.errors import AlreadyExists, Refused, StoreDenied, StrongroomError, UnsafeStore, WrongKey, WrongRequest
 from strongroom.governance import recover_repository
 from strongroom.library import Strongroom, init_repository, open_repository
@@ -475,13 +475,13 @@ def test_on_the_command_line(seaweed: SeaweedFS, tmp_path: Path, monkeypatch: py
     made = Place(seaweed, tmp_path, monkeypatch)
     monkeypatch.setenv("STRONGROOM_REPOSITORY", made.url)
     monkeypatch.setenv("STRONGROOM_PASSWORD", PASSWORD)
-    begun = CliRunner().invoke(app, ["init", "--lock-for", "2d", "--lock-mode", "governance"])
+    begun = CliRunner().invoke(every_command(), ["init", "--lock-for", "2d", "--lock-mode", "governance"])
     assert begun.exit_code == 0, begun
     secret = Secret.passphrase(PASSWORD)
     made.open().change_passphrase(secret, secret, cost=CHEAP)
 
     def run(*arguments: str) -> Result:
-        return CliRunner().invoke(app, ["lock", *arguments, "--quiet"])
+        return CliRunner().invoke(every_command(), ["lock", *arguments, "--quiet"])
 
     told = json.loads(run("status", "--json").stdout)
     assert (told["rule"]["mode"], told["rule"]["period"], told["passed"]) == ("governance", 172_800, True)

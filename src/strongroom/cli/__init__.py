@@ -36,9 +36,9 @@ def main() -> NoReturn:
     _tune_process()
     try:
         _check_text()
-        from strongroom.cli.commands import app
+        from strongroom.cli.commands import command_line
 
-        code = app(standalone_mode=False)
+        code = command_line(sys.argv[1:])(standalone_mode=False)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for people

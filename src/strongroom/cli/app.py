@@ -27,7 +27,13 @@ if TYPE_CHECKING:
     from strongroom.progress import Progress
     from strongroom.repository import KeySlot, Secret
 
-app = typer.Typer(cls=Group, pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+settings: dict[str, Any] = {
+    "cls": Group,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "add_completion": False,
+}
+app = typer.Typer(**settings)
 keys = typer.Typer(rich_markup_mode=None)
 app.add_typer(keys, name="key")
 
@@ -266,10 +272,12 @@ def _open(repo: str, key_file: Path | None, load: Callable[[], object] = lambda:
     secret, store = secret_of(_asked_password(key_file), key_file), open_store(repo)
     with ThreadPoolExecutor(1) as pool:
         unlocking = pool.submit(unlock, store, secret)
+        from strongroom.cli.arrow import do_without_pandas
         from strongroom.library import Strongroom
         from strongroom.repository import Repository
 
         load()
+        do_without_pandas()
         return Strongroom(Repository.unlocked(store, unlocking.result()))
 
 
