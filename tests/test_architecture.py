@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -205,6 +207,35 @@ def documented_commands() -> set[str]:
 
 def test_every_command_is_documented_and_no_other() -> None:
     assert documented_commands() == {name for name, _ in commands(typer.main.get_command(every_command()))}
+
+
+def test_one_command_needs_its_own_module_alone() -> None:
+    whole = dict(commands(typer.main.get_command(every_command())))
+    firsts = {path.split()[1] for path in whole}
+    assert firsts == {first for names in MODULES.values() for first in names.split()}
+    for first in firsts:
+        alone = dict(commands(typer.main.get_command(command_line([first, "--help"]))))
+        assert alone.keys() == {path for path in whole if path.split()[1] == first}
+    for module, names in MODULES.items():
+        code = f"import sys; from strongroom.cli.commands import command_line; command_line({names.split()[:1]})"
+        code += "; print(*(name for name in sys.modules if name.startswith('strongroom.cli.')))"
+        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        assert f"strongroom.cli.{module}" in loaded
+        others = {f"strongroom.cli.{one}" for one, theirs in MODULES.items() if not set(theirs.split()) & set(names.split())}
+        assert len(others & set(loaded)) < 5
+    assert typer.main.get_command(command_line(["--reason", "x"])).commands.keys() == firsts
+
+
+def test_arrow_does_not_load_pandas_for_a_command_and_knows_no_less_later() -> None:
+    code = """
+import sys, pyarrow as pa
+from strongroom.cli.arrow import do_without_pandas
+do_without_pandas()
+assert pa.array([1, 2]).to_pylist() == [1, 2] and "pandas" not in sys.modules
+import pandas
+assert pa.array(pandas.Series([1, 2])).to_pylist() == [1, 2]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_option_is_documented() -> None:

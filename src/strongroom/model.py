@@ -158,11 +158,12 @@ class RowBlock:
 
     `dead` marks slots (bool, one a row of `batch`) that the engine still stores and no longer shows; None means none. Keeping
     them lets a vector column be byte for byte a region of the index file, and therefore be stored once. In dead slots only
-    the vector columns mean anything.
+    the vector columns mean anything. `records` says what else lay where the vectors were read: then nobody reads that again.
     """
 
     batch: pa.RecordBatch
     dead: npt.NDArray[np.bool_] | None = None
+    records: Records | None = None
 
     def live(self) -> pa.RecordBatch:
         """The rows that the engine shows."""
@@ -214,6 +215,21 @@ class Region:
     copies: tuple[Copy, ...] = ()
     key: str = ""
     collection: str = ""
+
+    @property
+    def geometry(self) -> tuple[int, int, int]:
+        """How its records are cut: stride, where the vector begins, how long it is."""
+        return self.stride, self.vector_offset, self.vector_length
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """A strided region of the file at an artifact's `path`, from which a block of rows was read: what its records hold beside the
+    vectors. It was proven that both make the region's bytes again."""
+
+    path: str
+    region: Region
+    rest: Bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,10 @@ def test_vector_columns_are_the_index_files_regions(seeded):
                 records = np.frombuffer(files[f"{segment}/data_level0.bin"].read(region.offset, region.length), np.uint8)
                 vectors = records.reshape(-1, region.stride)[:, region.vector_offset : region.vector_offset + region.vector_length]
                 assert block.batch.column("embedding").flatten().to_numpy().tobytes() == vectors.tobytes()
+                cut = slice(region.vector_offset, region.vector_offset + region.vector_length)
+                rest = np.delete(records.reshape(-1, region.stride), cut, axis=1)
+                place = (f"{segment}/data_level0.bin", region)
+                assert (block.records.path, block.records.region, bytes(block.records.rest)) == (*place, rest.tobytes())
             if name == "by-l2":
                 assert blocks[0].dead is not None
                 assert blocks[0].dead.any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -19,10 +20,12 @@ from hypothesis import strategies as st
 import strongroom
 from strongroom.engines.hnswlib import Hnswlib
 from strongroom.engines.hnswlib.layout import NotAnIndex, check_upper, order_of, parse
+from strongroom.engines.indexfile.held import OpenFile
 from strongroom.errors import Refused, SourceChanged, Unreadable, WrongRequest
 from strongroom.model import Region, Status
 from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
+from strongroom.snapshots.manifest import Part
 
 DIMENSION = 32
 ROWS = 700
@@ -151,6 +154,45 @@ def test_rows_of_several_blocks_are_cut_where_regions_are(tmp_path: Path, monkey
         whole = matrix.read(0, matrix.length)
         assert whole == b"".join(np.asarray(b.batch.column("vector").flatten()).tobytes() for b in frozen.rows("index"))
         assert matrix.read(1001, 5000) == whole[1001:6001]
+
+
+def test_what_is_read_with_the_rows_is_stored_as_if_read_for_the_file(
+    room: strongroom.Strongroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But read once less: in a first snapshot, after changes, and when nothing changed."""
+    monkeypatch.setattr("strongroom.engines.protocol.BLOCK_BYTES", 64 * 4 * DIMENSION)
+    shutil.copytree(tmp_path / "repository", tmp_path / "same keys")
+    other = strongroom.open(str(tmp_path / "same keys"), password="x")
+    path = tmp_path / "src" / "index.bin"
+    with_rows = stored_parts(room, path, tmp_path / "a", monkeypatch, passes=2)
+    monkeypatch.setattr("strongroom.engines.hnswlib.freeze.Records", lambda *_: None)
+    assert with_rows == stored_parts(other, path, tmp_path / "b", monkeypatch, passes=3)
+    assert any(part.differences for parts in with_rows for part in parts)
+
+
+def stored_parts(
+    room: strongroom.Strongroom, path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, passes: int
+) -> list[tuple[Part, ...]]:
+    """The parts of an index in four snapshots, each of which restores, and read level 0 so many times."""
+    monkeypatch.setenv("STRONGROOM_STATE_DIR", str(place / "state"))
+    read, reading, found = list[tuple[int, int]](), OpenFile.read, list[tuple[Part, ...]]()
+
+    def counted(file: OpenFile, offset: int, length: int) -> bytes:
+        read.append((offset, length))
+        return reading(file, offset, length)
+
+    for shape in ("plain", "updated", "updated", "deleted"):
+        saved(built(shape, "l2"), path)
+        with monkeypatch.context() as patched:
+            patched.setattr(OpenFile, "read", counted)
+            read.clear()
+            found.append(room.backup(f"hnswlib://{path}?space=l2", reread=True).snapshot.manifest.artifacts[0].parts)
+        layout = parse(lambda offset, length: path.read_bytes()[offset:][:length], path.stat().st_size)
+        level0 = sum(length for offset, length in read if layout.place(0) <= offset < layout.upper)
+        assert level0 == passes * ROWS * layout.stride
+        room.restore("latest", f"hnswlib://{place}/out.bin", overwrite=True)
+        assert (place / "out.bin").read_bytes() == path.read_bytes()
+    return found
 
 
 @pytest.mark.parametrize("shape", ["replaced", "threads", "own labels", "empty"])

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import faiss  # noqa: F401 - so that no order has to
 
-import strongroom.cli.commands
 import strongroom.cli.render
 import strongroom.library  # noqa: F401
 from strongroom import cli
+from strongroom.cli.commands import every_command
 from strongroom.engines import isolation
 from strongroom.repository import Repository
+
+every_command()  # so that no order has to load it
 
 STEPS = (
     *((os, name) for name in ("rename", "replace", "fsync", "mkdir", "unlink", "rmdir")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,20 @@ def test_records_come_apart_and_together(data: st.DataObject) -> None:
     assert vectors == b"".join(record[offset : offset + length] for record in records)
     assert rest == b"".join(record[:offset] + record[offset + length :] for record in records)
     assert strided.join(vectors, rest, stride, offset, length) == buffer
+    cuts = sorted({0, count, *data.draw(st.lists(st.integers(0, count)))})
+    pieces = [buffer[start * stride : stop * stride] for start, stop in pairwise(cuts)]
+    proven = strided.split_proven(pieces, count, stride, offset, length)
+    assert tuple(part.tobytes() for part in proven) == (vectors, rest)
+
+
+def test_records_are_proven_to_come_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [bytes(range(24)), bytes(range(24, 32))]
+    for count in (3, 5):
+        with pytest.raises(CodecError, match="records of 8 bytes"):
+            strided.split_proven(pieces, count, 8, 2, 4)
+    monkeypatch.setattr(strided, "join", lambda *_: memoryview(bytes(24)))
+    with pytest.raises(CodecError, match="come together"):
+        strided.split_proven(pieces, 4, 8, 2, 4)
 
 
 def test_records_that_do_not_fit_are_refused() -> None:

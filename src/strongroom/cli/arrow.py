@@ -1,5 +1,5 @@
-"""Does Arrow have to know pandas? Its first array loads pandas wherever that is installed, to see whether it is made of that: a quarter
-of a second, for a command that never has such."""
+"""Does Arrow have to know pandas? Its first array loads pandas wherever that is installed, to see whether it is made of that: a
+quarter of a second, for a command that never has such."""
 
 from __future__ import annotations
 

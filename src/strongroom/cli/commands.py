@@ -51,6 +51,8 @@ def command_line(words: Sequence[str]) -> typer.Typer:
         import_module(f"strongroom.cli.{module}")
     chosen = typer.Typer(**settings)
     chosen.registered_callback = app.registered_callback
-    chosen.registered_commands = [one for one in app.registered_commands if first in (one.name, getattr(one.callback, "__name__", ""))]
+    chosen.registered_commands = [
+        one for one in app.registered_commands if first in (one.name, getattr(one.callback, "__name__", ""))
+    ]
     chosen.registered_groups = [one for one in app.registered_groups if one.name == first]
     return chosen

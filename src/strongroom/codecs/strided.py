@@ -5,6 +5,8 @@ hnswlib's level 0, for one, is records of links, vector and label; apart, vector
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from strongroom.codecs.entropy import Octets
@@ -27,6 +29,29 @@ def split(buffer: Bytes, stride: int, vector_offset: int, vector_length: int) ->
     rest[:, :vector_offset] = records[:, :vector_offset]
     rest[:, vector_offset:] = records[:, end:]
     return records[:, vector_offset:end].tobytes(), rest.tobytes()
+
+
+def split_proven(pieces: Iterable[Bytes], count: int, stride: int, vector_offset: int, vector_length: int) -> tuple[Octets, Octets]:
+    """As `split`, of `count` records that come in pieces of whole ones: vectors (count, vector_length) and rest. That they make the
+    same bytes again is checked piece by piece, so best of pieces that a core's cache holds. Raises CodecError if they don't, or
+    the pieces aren't `count` records."""
+    vectors = np.empty((count, vector_length), np.uint8)
+    rest = np.empty((count, stride - vector_length), np.uint8)
+    done = 0
+    for piece in pieces:
+        records = np.frombuffer(piece, np.uint8).reshape(-1, stride)
+        if done + len(records) > count:
+            raise CodecError(f"more than {count} records of {stride} bytes")
+        here = slice(done, done + len(records))
+        vectors[here] = records[:, vector_offset : vector_offset + vector_length]
+        rest[here, :vector_offset] = records[:, :vector_offset]
+        rest[here, vector_offset:] = records[:, vector_offset + vector_length :]
+        if not rejoins(piece, vectors[here].reshape(-1).data, rest[here].reshape(-1).data, stride, vector_offset, vector_length):
+            raise CodecError(f"records of {stride} bytes don't come together again")
+        done += len(records)
+    if done != count:
+        raise CodecError(f"{done} records of {stride} bytes, and not {count}")
+    return vectors, rest
 
 
 def join(vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_length: int) -> memoryview:

@@ -284,7 +284,7 @@ class _Backup:
             looking: deque[Future[None]] = deque()
             for block in rows:
                 measured = measuring.submit(reading.measure, block)
-                looking.append(analysis.submit(_when_measured, reading, measured))
+                looking.append(analysis.submit(_when_measured, reading, measured, measuring))
                 if len(looking) > _WAITING_BLOCKS:
                     looking.popleft().result()
                 self._options.pace.read(block.batch.nbytes)
@@ -311,6 +311,7 @@ class _Backup:
             {name: reading.fields for name, reading in by_name.items()},
             lambda collection, name, content, width: by_name[collection].find_or_store(name, content, width),
             working,
+            {place: part for reading in readings for place, part in reading.parts.items()},
         )
         stored: list[Callable[[], StoredArtifact]] = []
         with self._timed("artifacts"), working:
@@ -373,8 +374,9 @@ def _rows_plane(frozen: Frozen) -> str:
     return "artifacts" if frozen.rows_in_artifacts else "segments"
 
 
-def _when_measured(reading: CollectionReading, measured: Future[Measured]) -> None:
+def _when_measured(reading: CollectionReading, measured: Future[Measured], working: ThreadPoolExecutor) -> None:
     reading.look_at(measured.result())
+    reading.store_records(measured.result().block, working)
 
 
 def _constant(artifact: StoredArtifact) -> Callable[[], StoredArtifact]:

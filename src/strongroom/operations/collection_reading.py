@@ -18,12 +18,13 @@ from strongroom.codecs.runs import Numbers
 from strongroom.engines import stopwatch
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import Damaged, EngineFailed
-from strongroom.model import Answers, Bytes, Collection, Field, FoundBy, LedgerItem, RowBlock, Status, Stretch
+from strongroom.model import Answers, Bytes, Collection, Field, FoundBy, LedgerItem, Region, RowBlock, Status, Stretch
 from strongroom.operations.change_feed import sealed, unread
 from strongroom.operations.predecessor import Predecessor, said_lineage
 from strongroom.progress import UNHURRIED, Pace
 from strongroom.repository import BlobWriter
 from strongroom.snapshots import latency, manifest, probes
+from strongroom.snapshots.artifacts import Before, PendingPart, RemainderWriter
 from strongroom.snapshots.fingerprints import Fingerprinter, Prints, RowsRoot
 from strongroom.snapshots.known import KnownWriter, tidy
 from strongroom.snapshots.manifest import ProbeSet, StoredCollection, Vectors
@@ -106,6 +107,9 @@ class CollectionReading:
         self._fits = True
         self._read = 0
         self._latency: dict[str, Mapping[str, float]] = {}
+        self.parts: dict[tuple[str, Region], Future[PendingPart]] = {}
+        """Regions of files that were stored with the rows that were read from them."""
+        self._files: dict[str, Before] = {}
 
     # -- rows and vectors ------------------------------------------------------------------------------------------------------
 
@@ -188,6 +192,17 @@ class CollectionReading:
                     asked.exact.add(live, numbers[~dead])
                 elif new.any():  # what was there then is in the answers already
                     asked.exact.add(live.filter(pa.array(new[~dead])), numbers[new & ~dead])
+
+    def store_records(self, block: RowBlock, working: ThreadPoolExecutor) -> None:
+        """After `look_at` of the same block: have `working` store what lay beside its vectors where it was read."""
+        records = block.records
+        if records is None or self._rows is None or not self._fits or records.region.column not in self.written[-1].checks:
+            return
+        if records.path not in self._files:
+            self._files[records.path] = self._before.file(records.path)
+        store = RemainderWriter(self._writer.submit, self._before.repository.keys.identify).of_block
+        parts = (self.collection.name, records, self.written[-1], self._files[records.path])
+        self.parts[records.path, records.region] = working.submit(store, *parts)
 
     def _keep_what_comes_next(self, rows: RowsWriter) -> None:
         """Take over the stretches that lie before the next rows that are read."""

@@ -18,7 +18,7 @@ from strongroom.codecs import CodecError, copies, difference, runs, strided
 from strongroom.codecs.runs import Numbers
 from strongroom.engines.protocol import Artifact
 from strongroom.errors import Damaged, SourceChanged
-from strongroom.model import Bytes, Region
+from strongroom.model import Bytes, Records, Region
 from strongroom.snapshots.manifest import Part, StoredArtifact, Vectors
 from strongroom.snapshots.parts import Identify, check_of, remainder, remainder_of, with_remainder
 from strongroom.snapshots.rows_writer import Written
@@ -47,7 +47,8 @@ class Before:
 @dataclass(frozen=True, slots=True)
 class ArtifactWriter:
     """Stores files. `rows` are the blocks of rows of each collection, as they were written; `fields` the fields whose vectors are
-    stored by number; `pool` works on several regions at once."""
+    stored by number; `pool` works on several regions at once; `stored` are regions of files, by path, that were stored with the
+    rows that were read from them."""
 
     submit: Submit
     identify: Identify
@@ -55,6 +56,7 @@ class ArtifactWriter:
     fields: Mapping[str, frozenset[str]]
     find_or_store: FindOrStore
     pool: ThreadPoolExecutor
+    stored: Mapping[tuple[str, Region], Future[PendingPart]] = field(default_factory=dict)
     _finding: threading.Lock = field(default_factory=threading.Lock)
 
     def store(self, artifact: Artifact, before: Before, advance: Callable[[int], None]) -> Callable[[], StoredArtifact]:
@@ -68,7 +70,8 @@ class ArtifactWriter:
                 raise AssertionError(f"{artifact.path}: the regions leave a gap at {end}")
             end = region.offset + region.length
             if region.length:
-                waiting.append(self.pool.submit(self._part, artifact, region, before))
+                stored = self.stored.get((artifact.path, region))
+                waiting.append(stored or self.pool.submit(self._part, artifact, region, before))
             if len(waiting) >= _AT_ONCE:
                 parts.append(waiting.popleft().result())
             advance(region.length)
@@ -78,6 +81,10 @@ class ArtifactWriter:
         name, size, collection, immutable = artifact.path, artifact.size, artifact.collection, artifact.immutable
         cut = str(artifact.cut)
         return lambda: StoredArtifact(name, size, collection, immutable, tuple(part() for part in parts), cut)
+
+    @property
+    def remainders(self) -> RemainderWriter:
+        return RemainderWriter(self.submit, self.identify)
 
     def _part(self, artifact: Artifact, region: Region, before: Before) -> PendingPart:
         collection = region.collection or artifact.collection or ""
@@ -104,24 +111,18 @@ class ArtifactWriter:
         self, collection: str, region: Region, content: bytes, block: Written | None, before: Before
     ) -> PendingPart | None:
         """Records with a vector each: the vectors are referred to. None if they don't come apart and together again."""
-        geometry = (region.stride, region.vector_offset, region.vector_length)
         if region.column not in self.fields.get(collection, ()) or region.length % region.stride:
             return self._apart(region, content)
-        vectors, rest = (content, b"") if region.stride == region.vector_length else strided.split(content, *geometry)
-        if rest and not strided.rejoins(content, vectors, rest, *geometry):
+        vectors, rest = (content, b"") if region.stride == region.vector_length else strided.split(content, *region.geometry)
+        if rest and not strided.rejoins(content, vectors, rest, *region.geometry):
             return None
         check = self.identify(vectors)
         refer = self._refer(collection, region, vectors, check, block)
         if not rest:
-            return lambda: Part(region.length, region.kind, "", *geometry, check=check.hex(), key=region.key, vectors=refer())
-        rest_id = self.identify(rest)
-        whole = check_of(self.identify, vectors_id=check, rest_id=rest_id).hex()
-        then = before.parts.get(region.key) if region.key else None
-        same = then is not None and (whole == then.check if then.differences else rest_id.hex() == then.rest)
-        stored = self._changed(rest, "int32", then, before, same=same)
-        return lambda: replace(
-            stored(Part(region.length, region.kind, "", *geometry, check=whole, key=region.key)), vectors=refer()
-        )
+            return lambda: Part(
+                region.length, region.kind, "", *region.geometry, check=check.hex(), key=region.key, vectors=refer()
+            )
+        return self.remainders.of_records(region, rest, lambda: check, refer, before)
 
     def _refer(self, collection: str, region: Region, vectors: bytes, check: bytes, block: Written | None) -> Callable[[], Vectors]:
         count = region.length // region.stride
@@ -137,14 +138,13 @@ class ArtifactWriter:
 
     def _apart(self, region: Region, content: bytes) -> PendingPart | None:
         """Records whose vectors are of no field: a blob of their own."""
-        geometry = (region.stride, region.vector_offset, region.vector_length)
         if region.length % region.stride:
             return None
-        vectors, rest = strided.split(content, *geometry)
-        if not rest or not strided.rejoins(content, vectors, rest, *geometry):
+        vectors, rest = strided.split(content, *region.geometry)
+        if not rest or not strided.rejoins(content, vectors, rest, *region.geometry):
             return None
         blob, remainder = self.submit(vectors, region.kind), self.submit(rest, "int32")
-        return lambda: Part(region.length, region.kind, blob.result().hex(), *geometry, rest=remainder.result().hex())
+        return lambda: Part(region.length, region.kind, blob.result().hex(), *region.geometry, rest=remainder.result().hex())
 
     def _copies(self, collection: str, region: Region, content: bytes) -> PendingPart | None:
         """A part that copies from the rows' vectors; None if it doesn't, or if one of them was not stored with the rows."""
@@ -163,7 +163,7 @@ class ArtifactWriter:
         check = self.identify(content) if region.key else b""
         then = before.parts.get(region.key) if region.key else None
         same = then is not None and check.hex() == (then.check if then.differences else then.blob)
-        stored = self._changed(content, region.kind if not region.stride else "bytes", then, before, same=same)
+        stored = self.remainders.changed(content, region.kind if not region.stride else "bytes", then, before, same=same)
 
         def finished() -> Part:
             done = stored(part)
@@ -171,14 +171,42 @@ class ArtifactWriter:
 
         return finished
 
-    def _changed(self, content: bytes, kind: str, then: Part | None, before: Before, *, same: bool) -> Callable[[Part], Part]:
+
+@dataclass(frozen=True, slots=True)
+class RemainderWriter:
+    """Stores what of a part isn't vectors."""
+
+    submit: Submit
+    identify: Identify
+
+    def of_block(self, collection: str, records: Records, block: Written, before: Before) -> PendingPart:
+        """The part of a region that was read with a block of rows, whose vectors are that block's."""
+        vectors_id, _ = block.checks[records.region.column]
+        refer = Vectors(collection, records.region.column, block.rows, "slots", block.first)
+        return self.of_records(records.region, records.rest, vectors_id, lambda: refer, before)
+
+    def of_records(
+        self, region: Region, rest: Bytes, vectors_id: Callable[[], bytes], refer: Callable[[], Vectors], before: Before
+    ) -> PendingPart:
+        """The part of a region of records, whose vectors are referred to."""
+        rest_id, then = self.identify(rest), before.parts.get(region.key) if region.key else None
+
+        def check() -> str:
+            return check_of(self.identify, vectors_id=vectors_id(), rest_id=rest_id).hex()
+
+        same = then is not None and (check() == then.check if then.differences else rest_id.hex() == then.rest)
+        stored = self.changed(rest, "int32", then, before, same=same)
+        part = Part(region.length, region.kind, "", *region.geometry, key=region.key)
+        return lambda: replace(stored(replace(part, check=check())), vectors=refer())
+
+    def changed(self, content: Bytes, kind: str, then: Part | None, before: Before, *, same: bool) -> Callable[[Part], Part]:
         """Store bytes as they are, or as what changed of what they were `then`. The result puts the blobs' ids into the part."""
         if then is not None and same:
             return lambda part: with_remainder(part, *remainder(then))
         if then is None or not remainder(then)[0] or before.read_blob is None or len(then.differences) >= DEEPEST:
             whole = self.submit(content, kind)
             return lambda part: with_remainder(part, whole.result().hex(), ())
-        changed = self._difference(content, kind, then, before.read_blob)
+        changed = _difference(content, kind, then, before.read_blob)
         if changed is None:
             whole = self.submit(content, kind)
             return lambda part: with_remainder(part, whole.result().hex(), ())
@@ -186,12 +214,13 @@ class ArtifactWriter:
         first, differences = remainder(then)
         return lambda part: with_remainder(part, first, (*differences, blob.result().hex()))
 
-    def _difference(self, content: bytes, kind: str, then: Part, read_blob: Callable[[bytes], Bytes]) -> bytes | None:
-        """What changed of a part; None if that is hardly smaller than all of it."""
-        try:
-            return difference.smaller(content, remainder_of(then, read_blob), kind)
-        except (Damaged, CodecError):  # what it would be compared with is lost
-            return None
+
+def _difference(content: Bytes, kind: str, then: Part, read_blob: Callable[[bytes], Bytes]) -> bytes | None:
+    """What changed of a part; None if that is hardly smaller than all of it."""
+    try:
+        return difference.smaller(content, remainder_of(then, read_blob), kind)
+    except (Damaged, CodecError):  # what it would be compared with is lost
+        return None
 
 
 def _of_rows(collection: str, region: Region, block: Written) -> PendingPart:

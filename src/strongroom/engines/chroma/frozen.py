@@ -14,10 +14,9 @@ import numpy.typing as npt
 from strongroom.engines import isolation
 from strongroom.engines.chroma import catalog, changes, rows
 from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
-from strongroom.engines.chroma.catalog import FIELD
-from strongroom.engines.chroma.hnsw import Header
+from strongroom.engines.chroma.hnsw import LEVEL0, Header
 from strongroom.engines.private_copy import private_directory, read_exactly
-from strongroom.engines.protocol import BLOCK_BYTES, Feed, rows_per_block
+from strongroom.engines.protocol import BLOCK_BYTES, Feed
 from strongroom.engines.regions import fixed_blocks
 from strongroom.errors import NotFound, SourceChanged
 from strongroom.model import Answers, Collection, Cut, Description, LedgerItem, Position, Region, RowBlock, Status, Stretch
@@ -194,24 +193,9 @@ def _elements(collection: str, header: Header | None) -> Pieces:
     """Cut at the same slots as the row blocks; what lies beyond the last element (Chroma writes its whole capacity) as bytes."""
     if header is None:
         return _blocks()
-    block = rows_per_block(4 * header.dimension)
-    stride, offset, length_of = header.stride, header.data_offset, 4 * header.dimension
 
     def cut(size: int) -> Iterator[Region]:
-        for number, slot in enumerate(range(0, header.count, block)):
-            length = min(block, header.count - slot) * header.stride
-            yield Region(
-                slot * stride,
-                length,
-                "float32",
-                stride,
-                offset,
-                length_of,
-                FIELD,
-                number,
-                key=f"level0 {number}",
-                collection=collection,
-            )
+        yield from (header.region(number, collection) for number in range(-(-header.count // header.block)))
         yield from fixed_blocks("unused", header.count * header.stride, size)
 
     return cut
@@ -219,7 +203,7 @@ def _elements(collection: str, header: Header | None) -> Pieces:
 
 def _cut(name: str, collection: str, header: Header | None) -> tuple[Cut, Pieces]:
     """The links of upper levels, lengths and ids lie in order of slots: what is added comes at the end."""
-    if name == "data_level0.bin":
+    if name == LEVEL0:
         return Cut.FORMAT, _elements(collection, header)
     if name == "link_lists.bin":
         return Cut.FORMAT, _blocks(kind="int32")

@@ -17,11 +17,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from strongroom.codecs.strided import split_proven
 from strongroom.engines.chroma.capture import PICKLE
+from strongroom.engines.chroma.catalog import FIELD
+from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import Damaged
+from strongroom.model import Region
 
+LEVEL0 = "data_level0.bin"
 _AT_ONCE = 4096
 """Elements that are read in one go for their labels."""
+
+_CACHED_BYTES = 1 << 20
+"""So much is taken apart at once: it doesn't leave a core's cache."""
 
 _HEADER = struct.Struct("<iQQQQQQiIQQQdQ")
 _VERSION = 1
@@ -41,14 +49,38 @@ class Header:
     def dimension(self) -> int:
         return (self.label_offset - self.data_offset) // 4
 
+    @property
+    def block(self) -> int:
+        """Slots in a block of rows."""
+        return rows_per_block(4 * self.dimension)
+
+    def region(self, number: int, collection: str) -> Region:
+        """The slots of the collection's block of rows `number`."""
+        slot = number * self.block
+        return Region(
+            slot * self.stride,
+            min(self.block, self.count - slot) * self.stride,
+            "float32",
+            self.stride,
+            self.data_offset,
+            4 * self.dimension,
+            FIELD,
+            number,
+            key=f"level0 {number}",
+            collection=collection,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """A run of slots. `vectors` (n x dimension, float32) are copies; `labels` (n, int64); `deleted` (n, bool)."""
+    """A run of slots from `first` on. `vectors` (n x dimension, float32) are copies; `labels` (n, int64); `deleted` (n, bool).
+    `rest` is what the slots hold beside the vectors: both were proven to make their bytes again."""
 
+    first: int
     vectors: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     deleted: npt.NDArray[np.bool_]
+    rest: npt.NDArray[np.uint8]
 
 
 def read_header(folder: Path) -> Header | None:
@@ -60,7 +92,7 @@ def read_header(folder: Path) -> Header | None:
         return None
     try:
         fields = _HEADER.unpack(path.read_bytes()[: _HEADER.size])
-        size = (folder / "data_level0.bin").stat().st_size
+        size = (folder / LEVEL0).stat().st_size
     except (OSError, struct.error) as error:
         raise _damaged(folder, f"its header can't be read ({error})") from error
     version, offset, capacity, count, stride, label_offset, data_offset = fields[:7]
@@ -94,29 +126,32 @@ def read_labels(folder: Path) -> dict[str, int]:
 
 def read_slots(folder: Path, header: Header, pieces: Iterable[tuple[int, int]]) -> Iterator[Slots]:
     """The slots of each piece (first slot, how many). Raises Damaged if the file ends early."""
-    for raw in _elements(folder, header, pieces):
-        vectors = np.ascontiguousarray(raw[:, header.data_offset : header.label_offset]).view(np.float32)
-        yield Slots(vectors, _labels(raw, header), (raw[:, 2] & 1).astype(np.bool_))
+    length = header.label_offset - header.data_offset
+    step = max(1, _CACHED_BYTES // header.stride)
+    for first, raw in _elements(folder, header, pieces):
+        some = (raw[start : start + step].data.cast("B") for start in range(0, len(raw), step))
+        vectors, rest = split_proven(some, len(raw), header.stride, header.data_offset, length)
+        yield Slots(first, vectors.view(np.float32), _labels(raw, header), (raw[:, 2] & 1).astype(np.bool_), rest)
 
 
 def slot_labels(folder: Path, header: Header) -> npt.NDArray[np.int64]:
     """The label in every slot up to `count`. Raises Damaged if the file ends early."""
     pieces = ((start, min(_AT_ONCE, header.count - start)) for start in range(0, header.count, _AT_ONCE))
-    return np.concatenate([np.zeros(0, np.int64), *(_labels(raw, header) for raw in _elements(folder, header, pieces))])
+    return np.concatenate([np.zeros(0, np.int64), *(_labels(raw, header) for _, raw in _elements(folder, header, pieces))])
 
 
 def _labels(raw: npt.NDArray[np.uint8], header: Header) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(raw[:, header.label_offset :]).view(np.int64).reshape(len(raw))
 
 
-def _elements(folder: Path, header: Header, pieces: Iterable[tuple[int, int]]) -> Iterator[npt.NDArray[np.uint8]]:
-    descriptor = os.open(folder / "data_level0.bin", os.O_RDONLY)
+def _elements(folder: Path, header: Header, pieces: Iterable[tuple[int, int]]) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    descriptor = os.open(folder / LEVEL0, os.O_RDONLY)
     try:
         for start, number in pieces:
             content = os.pread(descriptor, number * header.stride, start * header.stride)
             if len(content) != number * header.stride:
-                raise _damaged(folder, "data_level0.bin ends early")
-            yield np.frombuffer(content, np.uint8).reshape(number, header.stride)
+                raise _damaged(folder, f"{LEVEL0} ends early")
+            yield start, np.frombuffer(content, np.uint8).reshape(number, header.stride)
     finally:
         os.close(descriptor)
 

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from strongroom.engines.chroma.catalog import FIELD, Entry
 from strongroom.engines.chroma.documents import Columns, Documents, split
-from strongroom.engines.chroma.hnsw import Header, read_header, read_labels, read_slots
+from strongroom.engines.chroma.hnsw import LEVEL0, Header, Slots, read_header, read_labels, read_slots
 from strongroom.engines.chroma.replay import Document, Tail, replay
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import Damaged
-from strongroom.model import ROLE, Role, RowBlock, Stretch
+from strongroom.model import ROLE, Records, Role, RowBlock, Stretch
 
 _NO_ROW, _IN_TAIL = -1, -2
 """In place of a row number: the label is dead; its metadata come from the log alone."""
@@ -128,7 +128,7 @@ def read(connection: sqlite3.Connection, entry: Entry, root: Path, without: Sequ
                 hint="restore this collection from an earlier snapshot, or delete it",
             )
         pieces = list(_pieces(places.header.count, block, without))
-        yield from _from_index(places, root / entry.vector_segment, pieces, reader)
+        yield from _from_index(places, entry, root, pieces, reader)
     for start in range(0, len(places.tail), block):
         yield _from_log(connection, entry.dimension, places, places.tail[start : start + block], reader)
 
@@ -141,8 +141,11 @@ def _pieces(count: int, block: int, without: Sequence[Stretch]) -> Iterator[tupl
         start = after
 
 
-def _from_index(places: Places, folder: Path, pieces: Sequence[tuple[int, int]], reader: Documents) -> Iterator[RowBlock]:
+def _from_index(
+    places: Places, entry: Entry, root: Path, pieces: Sequence[tuple[int, int]], reader: Documents
+) -> Iterator[RowBlock]:
     assert places.header is not None  # noqa: S101 - for the type checker
+    folder = root / entry.vector_segment
     ids = np.array(places.ids, dtype=object)
     shown = 0
     for slots in read_slots(folder, places.header, pieces):
@@ -157,7 +160,8 @@ def _from_index(places: Places, folder: Path, pieces: Sequence[tuple[int, int]],
         dead = rowids == _NO_ROW
         names = ids[labels].tolist()
         columns = _columns(reader, rowids, names, places.documents)
-        yield RowBlock(_batch(names, slots.vectors, columns), dead if dead.any() else None)
+        records = _records(slots, places.header, entry)
+        yield RowBlock(_batch(names, slots.vectors, columns), dead if dead.any() else None, records)
     everything = sum(number for _, number in pieces) == places.header.count
     if shown < 0 or (everything and shown != places.elements):
         raise Damaged(
@@ -165,6 +169,15 @@ def _from_index(places: Places, folder: Path, pieces: Sequence[tuple[int, int]],
             "its elements and its id map contradict each other",
             hint="run the backup again; if it stays so, restore this collection from an earlier snapshot",
         )
+
+
+def _records(slots: Slots, header: Header, entry: Entry) -> Records | None:
+    """What else the slots hold, if they are all of a region's."""
+    number, over = divmod(slots.first, header.block)
+    region = header.region(number, entry.address.public)
+    if over or region.length != len(slots.rest) * header.stride:
+        return None
+    return Records(f"{entry.vector_segment}/{LEVEL0}", region, slots.rest.reshape(-1).data)
 
 
 def _from_log(

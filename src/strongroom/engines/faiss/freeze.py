@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from strongroom.engines.faiss import describe, vectors
 from strongroom.engines.faiss.headers import METRICS, Truncated, UnknownFormat, parse
 from strongroom.engines.faiss.layout import Layout
 from strongroom.engines.faiss.library import Found
 from strongroom.engines.faiss.order import order_of
-from strongroom.engines.indexfile.content import Matrix
+from strongroom.engines.indexfile.content import Block, Matrix
 from strongroom.engines.indexfile.frozen import IndexFrozen
 from strongroom.engines.indexfile.held import Held, OpenFile
 from strongroom.engines.indexfile.join import Join
@@ -65,8 +64,8 @@ class FaissContent:
             return None
         return Matrix(lambda offset, length: self.file.read(span.offset + offset, length), span.length, span.record)
 
-    def blocks(self) -> Iterator[pa.Array]:
-        return vectors.blocks(self.file, self.layout)
+    def blocks(self) -> Iterator[Block]:
+        return map(Block, vectors.blocks(self.file, self.layout))
 
     def fetch(self, rows: Ids) -> npt.NDArray[np.float32] | None:
         return vectors.fetch(self.file, self.layout, rows)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from strongroom.codecs.strided import split_proven
 from strongroom.engines.hnswlib import space
 from strongroom.engines.hnswlib.layout import Layout, NotAnIndex, check_upper, elements, order_of, parse
 from strongroom.engines.hnswlib.library import Opening
 from strongroom.engines.hnswlib.space import NOTHING_SAID
-from strongroom.engines.indexfile.content import Matrix, vector_array
+from strongroom.engines.indexfile.content import Block, Matrix, vector_array
 from strongroom.engines.indexfile.describe import ids_note
 from strongroom.engines.indexfile.frozen import IndexFrozen
 from strongroom.engines.indexfile.held import Held, OpenFile
@@ -25,7 +25,7 @@ from strongroom.engines.indexfile.source import IndexSource
 from strongroom.engines.isolation import Descriptor, call
 from strongroom.engines.protocol import Artifact
 from strongroom.errors import Unreadable
-from strongroom.model import Bytes, Cut, Json, LedgerItem, Region, Status
+from strongroom.model import Bytes, Cut, Json, LedgerItem, Records, Region, Status
 
 _ROWS_AT_ONCE = 4096
 
@@ -60,9 +60,13 @@ class HnswlibContent:
         record = self.layout.vector_bytes
         return Matrix(self._bytes_of_vectors, self.layout.count * record, record)
 
-    def blocks(self) -> Iterator[pa.Array]:
-        for start, rows in self.layout.pieces():
-            yield vector_array(self._vectors(start, rows), "float32", self.dimension)
+    def blocks(self) -> Iterator[Block]:
+        known = self.layout
+        for block, (start, rows) in enumerate(known.pieces()):
+            pieces = (some.data.cast("B") for _, some in elements(known, self.file.read, start, rows))
+            vectors, rest = split_proven(pieces, rows, known.stride, known.vector_offset, known.vector_bytes)
+            records = Records(self.file.path.name, known.elements(block, start, rows), rest.reshape(-1).data)
+            yield Block(vector_array(vectors.reshape(-1).data, "float32", self.dimension), records)
 
     def fetch(self, rows: Ids) -> npt.NDArray[np.float32]:
         if len(rows) and int(rows[-1]) - int(rows[0]) == len(rows) - 1 and bool((np.diff(rows) == 1).all()):

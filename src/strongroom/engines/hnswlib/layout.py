@@ -81,19 +81,23 @@ class Layout:
         """The whole file: header, elements cut as the rows are, upper levels in pieces of fixed length."""
         yield Region(0, _HEADER.size, key="header")
         for block, (start, rows) in enumerate(self.pieces()):
-            yield Region(
-                self.place(start),
-                rows * self.stride,
-                "float32",
-                self.stride,
-                self.vector_offset,
-                self.vector_bytes,
-                column="vector",
-                block=block,
-                key=f"level0 {block}",
-            )
+            yield self.elements(block, start, rows)
         for number, offset in enumerate(range(self.upper, self.size, BLOCK_BYTES)):
             yield Region(offset, min(BLOCK_BYTES, self.size - offset), "int32", key=f"upper {number}")
+
+    def elements(self, block: int, start: int, rows: int) -> Region:
+        """The elements of a block of rows."""
+        return Region(
+            self.place(start),
+            rows * self.stride,
+            "float32",
+            self.stride,
+            self.vector_offset,
+            self.vector_bytes,
+            column="vector",
+            block=block,
+            key=f"level0 {block}",
+        )
 
 
 def parse(read: Read, size: int) -> Layout:

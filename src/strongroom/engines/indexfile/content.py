@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from strongroom.engines.indexfile.join import Join
 from strongroom.engines.indexfile.order import Ids, Order
-from strongroom.model import Bytes, Json, LedgerItem, Region
+from strongroom.model import Bytes, Json, LedgerItem, Records, Region
 
 Numbers = npt.NDArray[np.floating[Any]]
 
@@ -25,6 +25,14 @@ class Matrix:
     length: int
     record: int
     kind: str = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some vectors of an index in storage order, and what else their records hold if the file has them in records."""
+
+    vectors: pa.Array
+    records: Records | None = None
 
 
 class Content(Protocol):
@@ -59,7 +67,7 @@ class Content(Protocol):
     def matrix(self) -> Matrix | None:
         """The vectors that the file holds as they are; None if it holds codes, or none in one piece."""
 
-    def blocks(self) -> Iterator[pa.Array]:
+    def blocks(self) -> Iterator[Block]:
         """The vectors in storage order, dead slots included, in blocks of at most `protocol.rows_per_block` rows."""
 
     def fetch(self, rows: Ids) -> npt.NDArray[np.float32] | None:

@@ -98,11 +98,13 @@ class IndexFrozen:
         columns = columns_in_order(self._join, fetched) if len(fetched) else None
         start = 0
         for block in self._content.blocks():
-            beside = list(columns(len(block))) if columns else []
-            ids = beside.pop(0) if named else self._own_ids(start, len(block))
-            dead = None if order.dead is None else order.dead[start : start + len(block)]
-            yield RowBlock(pa.RecordBatch.from_arrays([ids, block, *beside], schema=self.schema), dead)
-            start += len(block)
+            count = len(block.vectors)
+            beside = list(columns(count)) if columns else []
+            ids = beside.pop(0) if named else self._own_ids(start, count)
+            dead = None if order.dead is None else order.dead[start : start + count]
+            batch = pa.RecordBatch.from_arrays([ids, block.vectors, *beside], schema=self.schema)
+            yield RowBlock(batch, dead, block.records)
+            start += count
 
     def _own_ids(self, start: int, count: int) -> pa.Array:
         order = self._content.order

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from strongroom.engines.indexfile.content import Matrix, vector_array
+from strongroom.engines.indexfile.content import Block, Matrix, vector_array
 from strongroom.engines.indexfile.describe import ids_note
 from strongroom.engines.indexfile.frozen import IndexFrozen
 from strongroom.engines.indexfile.held import Held, OpenFile
@@ -64,11 +63,11 @@ class UsearchContent:
         length = known.count * known.record
         return Matrix(lambda offset, size: self.file.read(known.vectors + offset, size), length, known.record, known.dtype)
 
-    def blocks(self) -> Iterator[pa.Array]:
+    def blocks(self) -> Iterator[Block]:
         known = self.layout
         for start, rows in known.pieces():
             content = self.file.read(known.vectors + start * known.record, rows * known.record)
-            yield vector_array(content, known.dtype, known.dimension)
+            yield Block(vector_array(content, known.dtype, known.dimension))
 
     def fetch(self, rows: Ids) -> Numbers | None:
         known = self.layout
