@@ -229,7 +229,7 @@ def test_one_command_needs_its_own_module_alone() -> None:
 def test_arrow_does_not_load_pandas_for_a_command_and_knows_no_less_later() -> None:
     code = """
 import sys, pyarrow as pa
-from strongroom.cli.arrow import do_without_pandas
+from strongroom.engines.without_pandas import do_without_pandas
 do_without_pandas()
 assert pa.array([1, 2]).to_pylist() == [1, 2] and "pandas" not in sys.modules
 import pandas

@@ -272,7 +272,7 @@ def _open(repo: str, key_file: Path | None, load: Callable[[], object] = lambda:
     secret, store = secret_of(_asked_password(key_file), key_file), open_store(repo)
     with ThreadPoolExecutor(1) as pool:
         unlocking = pool.submit(unlock, store, secret)
-        from strongroom.cli.arrow import do_without_pandas
+        from strongroom.engines.without_pandas import do_without_pandas
         from strongroom.library import Strongroom
         from strongroom.repository import Repository
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from strongroom.engines import stopwatch
 from strongroom.engines.lancedb.columns import vector_dtype
 from strongroom.engines.lancedb.library import failing_as, lance, open_table
+from strongroom.engines.without_pandas import do_without_pandas
 from strongroom.errors import EngineFailed
 from strongroom.model import Answers
 
@@ -21,6 +22,7 @@ _READ_AHEAD_BYTES = 64 << 20
 def load() -> None:
     """Load Lance, which takes longer than to ask it."""
     os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))  # read when Lance is loaded, in this process
+    do_without_pandas()
     lance()
 
 
