@@ -22,7 +22,7 @@ from strongroom.operations.verify import Level
 from strongroom.repository import Repository, Secret, open_store
 from strongroom.repository import cache as cache_module
 from strongroom.repository.cache import MOST_FRAMES, Cache, Record
-from strongroom.repository.crypto import Keys
+from strongroom.repository.keys import Keys
 from strongroom.repository.state import alone_at
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Headline

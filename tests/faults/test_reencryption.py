@@ -42,11 +42,12 @@ from strongroom.repository import Repository, Secret, Store, drills, new_key_fil
 from strongroom.repository.audit_log import entry_name
 from strongroom.repository.carrying import MARK, carried_name, plain_name
 from strongroom.repository.closing import close_before, closing_name, decode_closing
-from strongroom.repository.crypto import Keys, derive
+from strongroom.repository.crypto import derive
 from strongroom.repository.framing import Kind, seal
 from strongroom.repository.identity import AccessRole, Bearer
 from strongroom.repository.key_renewal import rewrap
 from strongroom.repository.keyring import begin_epoch, name_of, numbers, read_beginning
+from strongroom.repository.keys import Keys
 from strongroom.repository.policies import publish
 from strongroom.repository.rotation import rotate, upgrade
 from strongroom.repository.state import state_directory

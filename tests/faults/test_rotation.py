@@ -19,10 +19,12 @@ from strongroom.operations.key_status import key_status
 from strongroom.operations.repair import repair
 from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store
-from strongroom.repository.crypto import Epoch, Keys, content_hash
+from strongroom.repository.crypto import content_hash
+from strongroom.repository.epochs import Epoch
 from strongroom.repository.framing import HEADER_BYTES, Kind, unseal
 from strongroom.repository.key_slots import make_slot, opening
 from strongroom.repository.keyring import begin_epoch, name_of, new_bundle, numbers
+from strongroom.repository.keys import Keys
 from strongroom.repository.rotation import rotate, sealable, upgrade
 
 MINE, THEIRS, ANOTHER = Secret.passphrase("mine"), Secret.passphrase("theirs"), Secret.passphrase("another's")

@@ -21,7 +21,7 @@ from strongroom.operations.drill.junit import junit
 from strongroom.operations.drill.objectives import NAMES, SHARES, Outcome
 from strongroom.operations.drill.page import page
 from strongroom.operations.drill.report import Checked, DrillReport, Latency, RecoveryPoint, as_body, canonical, from_body
-from strongroom.repository.crypto import Keys
+from strongroom.repository.keys import Keys
 from strongroom.snapshots import latency
 
 KEYS = Keys.of(b"m" * 32, b"r" * 16)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from strongroom.errors import Damaged, NotFound, Refused, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.repository import Argon2Cost, Secret, new_key_file
-from strongroom.repository.crypto import Keys, content_hash, key_of_passphrase
+from strongroom.repository.crypto import content_hash, key_of_passphrase
 from strongroom.repository.identity import AccessRole, Bearer
 from strongroom.repository.key_slots import TOKEN, KeySlot, make_slot, read_slot
+from strongroom.repository.keys import Keys
 
 CHEAP = Argon2Cost(1, 1, 64)
 REPOSITORY, MASTER = b"r" * 16, bytes(range(32))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from strongroom import codecs
 from strongroom.errors import Damaged
 from strongroom.repository import blob_index
-from strongroom.repository.crypto import Keys, content_hash
+from strongroom.repository.crypto import content_hash
 from strongroom.repository.framing import Kind, seal, unseal
+from strongroom.repository.keys import Keys
 from strongroom.repository.packs import Blob, OpenPack, Pack, PackReader, directory_of, pack_name, read_directory, read_pack
 
 KEYS = Keys.of(bytes(range(32)), b"r" * 16)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from strongroom.errors import Damaged
 from strongroom.repository import Store, open_store, proofs
-from strongroom.repository.crypto import Keys
 from strongroom.repository.framing import Kind, seal
+from strongroom.repository.keys import Keys
 from strongroom.repository.proofs import FOLDER, SKEW, UNDATED, Look, Notes
 
 PACKS = [letter * 64 for letter in "abc"]

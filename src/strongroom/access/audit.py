@@ -284,7 +284,7 @@ def export(repository: Repository) -> Export:
     """A first line that says whose log it is, a line an entry, and a last one, signed, that says what all lines before are."""
     keys, stored = repository.keys, log_of(repository).read()
     public = keys.public_key.hex()
-    public_keys = [epoch.verifying.public_bytes_raw().hex() for epoch in keys.epochs]
+    public_keys = [epoch.verifying.hex() for epoch in keys.epochs]
     head = {"strongroom_audit_export": FORMAT, "repository": keys.repository_id.hex(), "public_keys": public_keys}
     lines = [_line(head), *(_line(_exported(one)) for one in stored)]
     sealed = content_hash("".join(lines).encode())

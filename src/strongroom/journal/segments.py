@@ -23,8 +23,9 @@ from strongroom import codecs
 from strongroom.engines.changes import Change, from_pieces, to_pieces
 from strongroom.errors import Damaged
 from strongroom.model import Json
-from strongroom.repository.crypto import SALT_BYTES, SIGNATURE_BYTES, Keys, NotAuthentic, content_hash
+from strongroom.repository.crypto import SALT_BYTES, SIGNATURE_BYTES, NotAuthentic, content_hash
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
+from strongroom.repository.keys import Keys
 
 FOLDER = "journal/"
 FORMAT = 1

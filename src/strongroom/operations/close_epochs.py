@@ -81,7 +81,7 @@ def _said(repository: Repository, newest: int) -> Closing:
         except (AlreadyExists, Unreachable):  # another one's, or ours
             content = store.read(name)
         closing = decode_closing(newest, content)
-    require_proven(closing, newest, keys.newest.verifying.public_bytes_raw(), keys.repository_id)
+    require_proven(closing, newest, keys.newest.verifying, keys.repository_id)
     return closing
 
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from strongroom.errors import AlreadyExists, Damaged, NotFound, StrongroomError, Unreachable
-from strongroom.repository.crypto import Keys, Signer, content_hash
+from strongroom.repository.crypto import Signer, content_hash
 from strongroom.repository.framing import Kind
+from strongroom.repository.keys import Keys
 from strongroom.repository.reading_back import ReadingBack
 from strongroom.repository.signed_records import SignedRecord, open_record, seal_record
 from strongroom.repository.state import alone_at, state_directory

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthentic
+from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, NotAuthentic
+from strongroom.repository.keys import Keys
 from strongroom.repository.state import alone_at, state_directory
 
 MOST_BYTES = 1 << 30

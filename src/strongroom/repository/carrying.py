@@ -16,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from strongroom.errors import AlreadyExists, Damaged, NotFound
-from strongroom.repository.crypto import KEY_BYTES, SALT_BYTES, TAG_BYTES, Keys, NotAuthentic
+from strongroom.repository.crypto import KEY_BYTES, SALT_BYTES, TAG_BYTES, NotAuthentic
 from strongroom.repository.framing import HEADER_BYTES, MAGIC, Kind, header, require_header
+from strongroom.repository.keys import Keys
 from strongroom.repository.store import KeepsLeftovers, Listed, Store
 
 MARK = "~/"

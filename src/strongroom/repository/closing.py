@@ -24,9 +24,6 @@ from strongroom.repository.crypto import (
     SALT_BYTES,
     SIGNATURE_BYTES,
     Box,
-    Certificate,
-    Epoch,
-    Keys,
     NotAuthentic,
     derive,
     open_sealed,
@@ -34,8 +31,10 @@ from strongroom.repository.crypto import (
     seal_to,
     signed_by,
 )
+from strongroom.repository.epochs import Certificate, Epoch
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
 from strongroom.repository.key_slots import KeySlot
+from strongroom.repository.keys import Keys
 
 FOLDER = "keyring/"
 FORMAT = 2
@@ -140,7 +139,7 @@ def open_closing(closing: Closing, slot_id: str, private: bytes, repository_id: 
         _box(epoch, closing.salt, repository_id).open(0, closing.bundle, info)
     except (NotAuthentic, ValueError) as error:
         raise Damaged(closing.name, "what is sealed to this key slot doesn't open", hint=_HINT) from error
-    if epoch.verifying.public_bytes_raw() != closing.lineage[-1].public:
+    if epoch.verifying != closing.lineage[-1].public:
         raise Damaged(closing.name, "what is sealed to this key slot is another epoch's secret", hint=_HINT)
     return epoch
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from strongroom.errors import Damaged
-from strongroom.repository.crypto import Keys
 from strongroom.repository.keyring import name_of
+from strongroom.repository.keys import Keys
 from strongroom.repository.state import alone_at, state_directory
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from enum import IntEnum
 
 from strongroom.errors import Damaged
-from strongroom.repository.crypto import SALT_BYTES, Keys, NotAuthentic, content_hash
+from strongroom.repository.crypto import SALT_BYTES, NotAuthentic, content_hash
+from strongroom.repository.keys import Keys
 
 MAGIC = b"SRRM"
 FORMAT = 1

@@ -13,18 +13,10 @@ import threading
 
 from strongroom.errors import AlreadyExists, Damaged, Refused, Unreachable
 from strongroom.repository import keyring, sessions
-from strongroom.repository.crypto import (
-    KEY_BYTES,
-    SALT_BYTES,
-    Box,
-    Epoch,
-    Keys,
-    PublicEpoch,
-    Session,
-    Signer,
-    random_bytes,
-)
+from strongroom.repository.crypto import KEY_BYTES, SALT_BYTES, Box, Signer, random_bytes
+from strongroom.repository.epochs import Epoch, PublicEpoch, Session
 from strongroom.repository.key_slots import WRITE_ONLY, KeySlot, Signed
+from strongroom.repository.keys import Keys
 from strongroom.repository.store import Store
 
 REASON = "this key can only back up: nothing that it holds opens what is stored"

@@ -39,10 +39,7 @@ from strongroom.repository.crypto import (
     SALT_BYTES,
     SIGNATURE_BYTES,
     Box,
-    Epoch,
-    Keys,
     NotAuthentic,
-    PublicEpoch,
     derive,
     new_exchange_key,
     open_sealed,
@@ -50,8 +47,10 @@ from strongroom.repository.crypto import (
     seal_to,
     signed_by,
 )
+from strongroom.repository.epochs import Epoch, PublicEpoch
 from strongroom.repository.framing import Kind, header
 from strongroom.repository.key_slots import KeySlot, Signed
+from strongroom.repository.keys import Keys
 from strongroom.repository.store import Store
 
 _LENGTH = struct.Struct("<I")
@@ -182,10 +181,10 @@ def members(store: Store, keys: Keys) -> frozenset[str]:
         return frozenset()
     with suppress(NotFound):
         beginning = read_beginning(store, newest.number)
-        _require_signed_by(beginning, keys.public_keys[newest.number - 1], keys.repository_id)
+        require_signed(beginning, keys.public_keys[newest.number - 1], keys.repository_id)
         return frozenset(beginning.sealed)
     closing = read_closing(store, newest.number)
-    require_proven(closing, newest.number, newest.verifying.public_bytes_raw(), keys.repository_id)
+    require_proven(closing, newest.number, newest.verifying, keys.repository_id)
     return frozenset(closing.sealed)
 
 
@@ -220,20 +219,15 @@ def follow(store: Store, epoch: PublicEpoch, repository_id: bytes) -> list[Publi
         if number != before.number + 1:
             raise Damaged(name_of(before.number + 1), "missing: a later epoch was begun", hint=_HINT)
         beginning = read_beginning(store, number)
-        require_signed(beginning, before, repository_id)
+        require_signed(beginning, before.verifying, repository_id)
         if beginning.public is None or beginning.public.number != number:
             raise WrongKey(f"epoch {number} says nothing to hosts that only write", hint="make this host's key slot anew")
         found.append(beginning.public)
     return found[1:]
 
 
-def require_signed(beginning: Beginning, before: Epoch | PublicEpoch, repository_id: bytes) -> None:
-    """Raises Damaged unless whoever began it had the keys of the epoch before."""
-    public = before.verifying if isinstance(before, PublicEpoch) else before.verifying.public_bytes_raw()
-    _require_signed_by(beginning, public, repository_id)
-
-
-def _require_signed_by(beginning: Beginning, public: bytes, repository_id: bytes) -> None:
+def require_signed(beginning: Beginning, public: bytes, repository_id: bytes) -> None:
+    """Raises Damaged unless whoever began it had the keys of the epoch before, whose public one is given."""
     front, signature = beginning.content[:-SIGNATURE_BYTES], beginning.content[-SIGNATURE_BYTES:]
     if not signed_by(public, signature, _signed_part(repository_id, front)):
         raise Damaged(beginning.name, "its signature isn't this repository's", hint=_HINT)
@@ -269,7 +263,7 @@ def _look(store: Store, keys: Keys, epoch: Epoch, slot_id: str, private: bytes) 
 def _closed(store: Store, keys: Keys, epoch: Epoch, number: int, slot_id: str, private: bytes) -> Epoch:
     """The epoch of a closing that holds, proven by the lineage from `epoch` on; all before it are given up."""
     closing = read_closing(store, number)
-    require_proven(closing, epoch.number, epoch.verifying.public_bytes_raw(), keys.repository_id)
+    require_proven(closing, epoch.number, epoch.verifying, keys.repository_id)
     _require_member(slot_id, private, closing.sealed, number)
     found = open_closing(closing, slot_id, private, keys.repository_id)
     keys.begin(found)
@@ -282,7 +276,7 @@ def _heed(store: Store, keys: Keys, known: Mapping[int, Epoch], closed: int, *, 
     if closed not in known or (keys.closing >= closed and (not holds or closed <= keys.epochs[0].number)):
         return
     closing = read_closing(store, closed)
-    require_proven(closing, closed, known[closed].verifying.public_bytes_raw(), keys.repository_id)
+    require_proven(closing, closed, known[closed].verifying, keys.repository_id)
     if holds:
         keys.begin(known[closed])
         keys.close(closed, closing.lineage)
@@ -291,7 +285,7 @@ def _heed(store: Store, keys: Keys, known: Mapping[int, Epoch], closed: int, *, 
 
 def _open(store: Store, before: Epoch, slot_id: str, private: bytes, repository_id: bytes) -> Epoch:
     beginning = read_beginning(store, before.number + 1)
-    require_signed(beginning, before, repository_id)
+    require_signed(beginning, before.verifying, repository_id)
     _require_member(slot_id, private, beginning.sealed, beginning.number)
     info = _info(repository_id, beginning.number)
     try:

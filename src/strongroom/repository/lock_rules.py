@@ -14,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 
 from strongroom.errors import Damaged, WrongRequest
 from strongroom.repository.carrying import Carrying, carrier_of, plain_name, take_out
-from strongroom.repository.crypto import Keys
 from strongroom.repository.declarations import Declaration, declare, read_declaration
 from strongroom.repository.framing import Kind
+from strongroom.repository.keys import Keys
 from strongroom.repository.lock_mode import Mode
 from strongroom.repository.object_lock import Retention
 from strongroom.repository.store import PROBES, Store

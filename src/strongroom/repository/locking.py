@@ -9,8 +9,8 @@ from datetime import datetime
 
 from strongroom.errors import NotFound, StoreDenied, UnsafeStore
 from strongroom.repository.carrying import Carrying
-from strongroom.repository.crypto import Keys
 from strongroom.repository.first_versions import FirstVersions
+from strongroom.repository.keys import Keys
 from strongroom.repository.lock_rules import FOLDER, Rule, rules
 from strongroom.repository.object_lock import ObjectLock, object_lock_of
 from strongroom.repository.object_store import Objects

@@ -20,8 +20,9 @@ import numpy as np
 from strongroom import codecs
 from strongroom.errors import Damaged
 from strongroom.model import Bytes
-from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, Keys, NotAuthentic, content_hash
+from strongroom.repository.crypto import SALT_BYTES, TAG_BYTES, NotAuthentic, content_hash
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header, require_whole
+from strongroom.repository.keys import Keys
 
 ID_BYTES = 32
 ENTRY = struct.Struct("<32sBII")

@@ -20,8 +20,9 @@ import zstandard
 from pyroaring import BitMap
 
 from strongroom.errors import Damaged, NotFound
-from strongroom.repository.crypto import SIGNATURE_BYTES, Keys, NotAuthentic
+from strongroom.repository.crypto import SIGNATURE_BYTES, NotAuthentic
 from strongroom.repository.framing import Kind, seal, unseal
+from strongroom.repository.keys import Keys
 from strongroom.repository.store import Store
 from strongroom.repository.writer import create_once
 

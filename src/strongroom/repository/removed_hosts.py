@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from strongroom.errors import Damaged, NotFound
 from strongroom.repository import tombstones
-from strongroom.repository.crypto import SALT_BYTES, TAG_OF_KEY_BYTES, Keys, NotAuthentic, Session
+from strongroom.repository.crypto import SALT_BYTES, NotAuthentic
+from strongroom.repository.epochs import TAG_OF_KEY_BYTES, Session
 from strongroom.repository.framing import HEADER_BYTES
+from strongroom.repository.keys import Keys
 from strongroom.repository.sessions import find, tags
 from strongroom.repository.store import Store
 from strongroom.repository.tombstones import What, earliest

@@ -21,17 +21,17 @@ from strongroom.repository.crypto import (
     SALT_BYTES,
     SIGNATURE_BYTES,
     Argon2Cost,
-    Keys,
     NotAuthentic,
-    Session,
     Signer,
     random_bytes,
     signed_by,
 )
+from strongroom.repository.epochs import Session
 from strongroom.repository.founding import create_config, require_fitting, require_vacant, two_at_once
 from strongroom.repository.framing import HEADER_BYTES, Kind, seal, unseal
 from strongroom.repository.identity import Bearer, Identity
 from strongroom.repository.key_slots import KeySlot, Secret
+from strongroom.repository.keys import Keys
 from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
 from strongroom.repository.reading_back import ReadingBack, as_written
 from strongroom.repository.removed_hosts import RemovedHosts

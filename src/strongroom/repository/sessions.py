@@ -17,20 +17,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from strongroom.errors import NotFound
-from strongroom.repository.crypto import (
-    SIGNATURE_BYTES,
-    TAG_OF_KEY_BYTES,
-    Keys,
-    NotAuthentic,
-    PublicEpoch,
-    Session,
-    Signer,
-    open_sealed,
-    seal_to,
-    signed_by,
-)
+from strongroom.repository.crypto import SIGNATURE_BYTES, NotAuthentic, Signer, open_sealed, seal_to, signed_by
+from strongroom.repository.epochs import TAG_OF_KEY_BYTES, PublicEpoch, Session
 from strongroom.repository.framing import HEADER_BYTES, Kind, header
 from strongroom.repository.key_slots import WRITE_ONLY, signed_part
+from strongroom.repository.keys import Keys
 from strongroom.repository.store import Store
 
 FOLDER = "sessions/"

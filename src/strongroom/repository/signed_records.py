@@ -15,16 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from strongroom.errors import Damaged
-from strongroom.repository.crypto import (
-    SALT_BYTES,
-    SIGNATURE_BYTES,
-    Keys,
-    NotAuthentic,
-    Signer,
-    content_hash,
-    signed_by,
-)
+from strongroom.repository.crypto import SALT_BYTES, SIGNATURE_BYTES, NotAuthentic, Signer, content_hash, signed_by
 from strongroom.repository.framing import HEADER_BYTES, Kind, header, require_header
+from strongroom.repository.keys import Keys
 
 SIGNER_BYTES = 32
 UNPROVEN = bytes(SIGNER_BYTES)

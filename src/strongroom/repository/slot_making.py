@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from strongroom.errors import Overtaken
 from strongroom.repository import host_keys
-from strongroom.repository.crypto import Argon2Cost, Keys
+from strongroom.repository.crypto import Argon2Cost
 from strongroom.repository.identity import Bearer
 from strongroom.repository.key_slots import KeySlot, Secret, make_slot
 from strongroom.repository.keyring import new_bundle
+from strongroom.repository.keys import Keys
 from strongroom.repository.store import Store
 from strongroom.repository.writer import create_once
 

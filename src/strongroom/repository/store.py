@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from strongroom.errors import AlreadyExists, StoreDenied, UnsafeStore, WrongRequest
 
 if TYPE_CHECKING:
-    from strongroom.repository.crypto import Keys
+    from strongroom.repository.keys import Keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,17 +26,9 @@ from blake3 import blake3
 from strongroom import codecs
 from strongroom.errors import Damaged, NotFound
 from strongroom.model import Bytes
-from strongroom.repository.crypto import (
-    KEY_BYTES,
-    SALT_BYTES,
-    SIGNATURE_BYTES,
-    Box,
-    Keys,
-    NotAuthentic,
-    derive,
-    random_bytes,
-)
+from strongroom.repository.crypto import KEY_BYTES, SALT_BYTES, SIGNATURE_BYTES, Box, NotAuthentic, derive, random_bytes
 from strongroom.repository.framing import Kind, seal, unseal
+from strongroom.repository.keys import Keys
 from strongroom.repository.repository import REPAIRS, Repository
 from strongroom.repository.store import Store
 from strongroom.repository.writer import create_once

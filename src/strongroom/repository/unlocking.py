@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.errors import Damaged, NoRepository, NotFound, WrongKey
 from strongroom.repository import config, epoch_memory, key_slots, keyring
-from strongroom.repository.crypto import Keys, Signer
+from strongroom.repository.crypto import Signer
 from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import KeySlot, Secret
+from strongroom.repository.keys import Keys
 from strongroom.repository.store import Store
 from strongroom.repository.turned_away import note
 

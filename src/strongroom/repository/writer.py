@@ -12,7 +12,7 @@ from strongroom.errors import AlreadyExists, Damaged, NotFound, Unreachable
 from strongroom.model import Bytes
 from strongroom.progress import UNHURRIED, Pace
 from strongroom.repository.blob_index import BlobIndex
-from strongroom.repository.crypto import Keys
+from strongroom.repository.keys import Keys
 from strongroom.repository.packs import CodedBlob, OpenPack, Pack
 from strongroom.repository.store import Store
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from strongroom.errors import Damaged, StrongroomError, VerificationFailed, WrongRequest
 from strongroom.operations.drill.report import DrillReport, as_body, canonical, from_body
-from strongroom.repository.crypto import Keys, signed_by
+from strongroom.repository.crypto import signed_by
+from strongroom.repository.keys import Keys
 
 _PURPOSE = b"strongroom drill report\0"
 """Before what is signed, so that no other object's signature can stand for a report's."""

@@ -192,7 +192,7 @@ class _Telling:
             with suppress(Damaged):
                 closing = decode_closing(number, self.first.read(closing_name(number)))
                 if epoch is not None:
-                    require_proven(closing, number, epoch.verifying.public_bytes_raw(), self.view.keys.repository_id)
+                    require_proven(closing, number, epoch.verifying, self.view.keys.repository_id)
                     return names - {closing_name(one) for one in closings(names) if one >= number} - self._begun_after(number)
         return set()
 

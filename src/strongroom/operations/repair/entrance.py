@@ -14,12 +14,12 @@ from strongroom.operations.repair.sessions import mend_sessions
 from strongroom.operations.verify import Finding
 from strongroom.repository import INDEX, PACKS, SNAPSHOTS, KeySlot, Repository, Secret, Store, config, read_config
 from strongroom.repository.carrying import Carrying
-from strongroom.repository.crypto import Keys
 from strongroom.repository.framing import Kind, unseal
 from strongroom.repository.identity import Identity
 from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.repository.key_slots import read_slot
 from strongroom.repository.keyring import open_slot
+from strongroom.repository.keys import Keys
 from strongroom.repository.packs import read_directory
 from strongroom.repository.store import try_conditional_create
 

@@ -11,7 +11,7 @@ from strongroom.operations.repair.report import Notes
 from strongroom.operations.verify import Finding
 from strongroom.repository import Repository, Store
 from strongroom.repository.closing import FOLDER, closings
-from strongroom.repository.crypto import Epoch
+from strongroom.repository.epochs import Epoch
 from strongroom.repository.keyring import name_of, newest_closing, numbers, read_beginning, require_signed
 from strongroom.repository.writer import create_once
 
@@ -28,7 +28,7 @@ def mend_epochs(store: Store, replicas: Sequence[Repository], notes: Notes, *, d
             if before is None or problem is None or number <= closed:
                 continue
             whole = read_beginning(replica.store, number)
-            require_signed(whole, before, replica.config.repository_id)
+            require_signed(whole, before.verifying, replica.config.repository_id)
             found.append(Finding(whole.name, problem))
             if not dry_run:
                 store.delete(whole.name)
@@ -53,7 +53,7 @@ def _problem(store: Store, number: int, before: Epoch, repository_id: bytes) -> 
     if read_if_there(store, name_of(number)) is None:
         return "missing"
     try:
-        require_signed(read_beginning(store, number), before, repository_id)
+        require_signed(read_beginning(store, number), before.verifying, repository_id)
     except NotFound:
         return "missing"
     except Damaged as error:

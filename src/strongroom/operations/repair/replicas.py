@@ -11,8 +11,8 @@ from strongroom.errors import Damaged, NotFound, StrongroomError
 from strongroom.journal.segments import decode_changes, decode_front, number_in
 from strongroom.repository import Repository, Store, read_config
 from strongroom.repository.blob_index import Place
-from strongroom.repository.crypto import Keys
 from strongroom.repository.framing import require_whole
+from strongroom.repository.keys import Keys
 from strongroom.repository.packs import CodedBlob
 
 Wanted = Mapping[bytes, int | None]

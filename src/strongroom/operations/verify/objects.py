@@ -78,7 +78,7 @@ def _check_epochs(repository: Repository, look: Examination) -> None:
         try:
             beginning = read_beginning(repository.store, epoch.number)
             if before is not None:
-                require_signed(beginning, before, repository.config.repository_id)
+                require_signed(beginning, before.verifying, repository.config.repository_id)
         except NotFound:
             look.find(
                 name_of(epoch.number), "missing: key slots that don't wrap this epoch's keys themselves open nothing without it"
@@ -91,7 +91,7 @@ def _check_closing(repository: Repository, look: Examination) -> None:
     first = repository.keys.epochs[0]
     try:
         closing = read_closing(repository.store, first.number)
-        require_proven(closing, first.number, first.verifying.public_bytes_raw(), repository.config.repository_id)
+        require_proven(closing, first.number, first.verifying, repository.config.repository_id)
     except NotFound:
         look.find(closing_name(first.number), "missing: key slots of closed epochs open nothing without it")
     except Damaged as error:
