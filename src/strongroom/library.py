@@ -6,54 +6,41 @@ What a method works with is imported when it is called: a backup needs nothing o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strongroom.access.gate import gated, repairing
 from strongroom.access.recorded import outcome_of, without_secrets
 from strongroom.clock import SYSTEM_CLOCK, Clock
-from strongroom.credentials import secret_of, with_password
+from strongroom.credentials import secret_of
 from strongroom.errors import Damaged, WrongKey, WrongRequest
-from strongroom.governance import Governed
+from strongroom.keeping import Keeping
 from strongroom.model import Selection
 from strongroom.progress import SILENT, UNHURRIED, Pace, Progress
-from strongroom.repository import Argon2Cost, Repository, Secret, Store, holds, open_store
+from strongroom.repository import Argon2Cost, Repository, Secret, Store, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
-from strongroom.snapshots.holding import hold_records
 
 if TYPE_CHECKING:
     from strongroom.operations.backup import BackupReport
-    from strongroom.operations.copy import CopyOptions, CopyReport
     from strongroom.operations.coverage import CoverageReport
     from strongroom.operations.diff import DiffReport
     from strongroom.operations.drill import DrillHistory, DrillReport
-    from strongroom.operations.erase import EraseOptions, EraseReport
     from strongroom.operations.fall_over import Reading, StandIns
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
-    from strongroom.operations.forget import ForgetOptions, ForgetReport
-    from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal_batches import Batch
     from strongroom.operations.journal_status import StreamStatus
-    from strongroom.operations.prune import PruneOptions, PruneReport
     from strongroom.operations.repair import RepairReport
-    from strongroom.operations.replicate import Lag, ReplicateOptions
     from strongroom.operations.restore import RestoreReport
     from strongroom.operations.restore_moment import MomentPlan
     from strongroom.operations.restore_plan import RestorePlan, Rung
-    from strongroom.operations.run import Event as RunEvent
-    from strongroom.operations.run import Service
     from strongroom.operations.undo import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
-    from strongroom.policy.document import Document
-    from strongroom.repository.holds import HoldRecord, Release
-    from strongroom.repository.policies import Published
-    from strongroom.repository.region import Region
 
 
 @gated
-class Strongroom(Governed):
+class Strongroom(Keeping):
     """An opened repository and all that can be asked of it. Methods raise subclasses of StrongroomError. Each passes the gate:
     may this key do it (access/roles), and who did what (the audit log)?"""
 
@@ -266,77 +253,6 @@ class Strongroom(Governed):
 
         return coverage(self.repository)
 
-    def forget(self, options: ForgetOptions) -> ForgetReport:
-        """Forget snapshots by name or by rules; with `dry_run` only say which, and why."""
-        from strongroom.operations.forget import forget
-
-        return forget(self.repository, options)
-
-    def prune(self, options: PruneOptions | None = None, progress: Progress = SILENT) -> PruneReport:
-        """Free the room of what no snapshot needs; takes no lock."""
-        from strongroom.access.tokens import remove_ended
-        from strongroom.operations.prune import prune
-
-        if options is None or not options.dry_run:
-            remove_ended(self.repository)
-        return prune(self.repository, options, progress)
-
-    def copy(self, to: str, options: CopyOptions | None = None, *, progress: Progress = SILENT) -> CopyReport:
-        """Make or complete a replica in another store: the same repository, in a second place."""
-        from strongroom.operations.copy import copy
-
-        return copy(self.repository, open_store(to), options, progress)
-
-    def replicate(self, to: Iterable[str], options: ReplicateOptions | None = None, **wish: Any) -> list[Lag]:
-        """Keep replicas in step, each at its own pace, until `stop` (an Event) is set; `tell` hears of each one's `Lag`."""
-        from strongroom.operations.replicate import replicate
-
-        return replicate(self.repository, [open_store(one) for one in to], options, **wish)
-
-    def name_region(self, region: str) -> Region:
-        """Say, signed, in which region the store lies: what residency rules look at."""
-        from strongroom.repository.region import name_region
-
-        return name_region(self.repository, region)
-
-    def publish_policy(self, document: Mapping[str, Any]) -> Published:
-        """Store a policy document, signed, as the newest that holds for this repository."""
-        from strongroom.repository.policies import publish
-
-        return publish(self.repository, document)
-
-    def published_policy(self) -> Published | None:
-        """The newest policy document that was published here."""
-        from strongroom.repository.policies import newest
-
-        return newest(self.repository)
-
-    def hold(self, options: HoldOptions) -> HoldReport:
-        """Put snapshots, collections, a tenant or a source under a legal hold: nothing of them may go by any road."""
-        from strongroom.operations.hold import place_hold
-
-        return place_hold(self.repository, options)
-
-    def holds(self) -> list[HoldRecord]:
-        """All holds that were ever placed, oldest first, with their releases."""
-        return hold_records(self.repository)
-
-    def release_hold(self, hold: str, *, reason: str, authority: str) -> Release:
-        """End the hold whose id begins so; the hold and its release stay in the repository."""
-        return holds.release(self.repository, hold, reason, authority)
-
-    def erase(self, options: EraseOptions, progress: Progress = SILENT) -> EraseReport:
-        """See to it that rows never come back by any restore, say in which snapshots they still lie, destroy a tenant's keys."""
-        from strongroom.operations.erase import erase
-
-        return erase(self.repository, options, progress)
-
-    def certificate(self, erasure: str) -> dict[str, Any]:
-        """What was erased, by whom, where it still lies: signed, to be checked by `certificate.check` without the repository."""
-        from strongroom.operations.certificate import certify
-
-        return certify(self.repository, erasure)
-
 
 def init_repository(
     location: str,
@@ -373,41 +289,6 @@ def open_repository(
     from strongroom.operations.fall_over import open_with_stand_ins
 
     return Strongroom(*open_with_stand_ins(location, secret, reading, clock))
-
-
-def open_named(document: Document, name: str, clock: Clock = SYSTEM_CLOCK) -> Strongroom:
-    """Open a repository of a policy file, with the secret that it names. Raises as `open_repository`."""
-    from strongroom.credentials import secret_named
-
-    one = document.repositories[name]
-    secret = secret_named(one.password_file, one.password_command, one.password_env, one.key_file)
-    return Strongroom(Repository.open(open_store(one.url), secret, clock=clock))
-
-
-def policy_service(
-    document: Document, file: Path, program: Sequence[str], tell: Callable[[RunEvent], None], clock: Clock = SYSTEM_CLOCK
-) -> Service:
-    """What does the work of a policy file: `serve` it, or do what is due `once`. `program` is how `strongroom` is called."""
-    from strongroom.credentials import naming, password_named
-    from strongroom.operations.run import RunState, Service, Surroundings
-
-    def environment(name: str) -> dict[str, str]:
-        one = document.repositories[name]
-        return naming(one.password_file, one.password_command, one.password_env, one.key_file)
-
-    def url(name: str) -> str:
-        one = document.sources[name]
-        return with_password(one.url, password_named(one.password_file, one.password_command, one.password_env))
-
-    around = Surroundings(
-        lambda name: open_named(document, name, clock),
-        url,
-        lambda smtp: password_named(smtp.password_file, smtp.password_command, smtp.password_env),
-        environment,
-        program,
-        document.variables(),
-    )
-    return Service(document, RunState.of(file), around, tell, clock)
 
 
 def capture_index(

@@ -13,9 +13,9 @@ import faiss
 import numpy as np
 from commands import COMMAND
 
-from strongroom.library import policy_service
 from strongroom.operations.run import Event
 from strongroom.policy import marked, reading
+from strongroom.serving import policy_service
 
 PATIENCE = 60.0
 

@@ -74,7 +74,7 @@ def config_schema() -> None:
 def config_publish(file: File = DEFAULT, json: AsJson = False) -> None:
     """Store the policy file, signed, in each repository that backups go to, and say there in which region it lies."""
     from strongroom.cli import render
-    from strongroom.library import open_named
+    from strongroom.serving import open_named
 
     document = _reading().read_file(file)
     from strongroom.operations.publishing import publish_in_all
@@ -116,7 +116,7 @@ def run(
 
         typer.echo(unit_of(file.absolute(), Path(sys.argv[0]).absolute()), nl=False)
         return
-    from strongroom.library import policy_service
+    from strongroom.serving import policy_service
 
     journald = "JOURNAL_STREAM" in os.environ
     service = policy_service(document, file, [sys.argv[0]], lambda event: _tell(event, journald=journald))
