@@ -31,11 +31,16 @@ def read_exactly(place: Path, path: str, offset: int, length: int) -> bytes:
     was meddled with."""
     descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content = os.pread(descriptor, length, offset)
-        while len(content) < length and (more := os.pread(descriptor, length - len(content), offset + len(content))):
-            content += more
+        return read_all_of(descriptor, path, offset, length)
     finally:
         os.close(descriptor)
+
+
+def read_all_of(descriptor: int, path: str, offset: int, length: int) -> bytes:
+    """As `read_exactly`, of a file that is open."""
+    content = os.pread(descriptor, length, offset)
+    while len(content) < length and (more := os.pread(descriptor, length - len(content), offset + len(content))):
+        content += more
     if len(content) != length:
         raise SourceChanged(f"{path} in the private copy ends early")
     return content

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,19 +12,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines import isolation
+from strongroom.engines.copied_file import CopiedFile, CopyFrozen, copied, require, stamps_of
 from strongroom.engines.duckdb import catalog, moment
 from strongroom.engines.duckdb.catalog import Catalog
 from strongroom.engines.duckdb.definition import Table
 from strongroom.engines.duckdb.streaming import streamed
 from strongroom.engines.indexfile.held import unchanged_since
-from strongroom.engines.private_copy import private_directory
 from strongroom.engines.protocol import rows_per_block
 from strongroom.engines.regions import fixed_blocks
 from strongroom.engines.staged_file import FILE
-from strongroom.errors import EngineFailed, SourceChanged, Unreadable
+from strongroom.errors import EngineFailed, Unreadable
 from strongroom.model import ROLE, Answers, Cut, Description, Position, Region, RowBlock
 from strongroom.progress import Progress
 
+_CAPTURE = "strongroom.engines.duckdb.moment:capture"
 _LIBRARY = "strongroom.engines.duckdb.library"
 _HEADERS = 3 << 12
 """After that come the file's blocks, of 256 KiB unless somebody chose otherwise."""
@@ -48,34 +47,24 @@ class DuckSource:
     def freeze(self, progress: Progress) -> Iterator[DuckFrozen]:
         """A consistent view. Takes the room of a copy where the file system has no reflinks. Raises NotFound, Unreadable, Locked (a
         process has it open for writing) or SourceChanged."""
-        moment.require(self._path)
+        require(self._path)
         if self._still:
-            with closing(DuckFrozen(self._path, self, moment.stamps_of(self._path))) as frozen:
+            with closing(DuckFrozen(self._path, self, stamps_of(self._path, moment.beside(self._path)))) as frozen:
                 yield frozen
             return
-        with private_directory(self._path.parent) as (place, lock):
-            copy = place / self._path.name
-            progress.begin("copying the database", None, "bytes")
-            arguments = str(self._path), str(copy), isolation.Descriptor(lock)
-            stamps = isolation.call("strongroom.engines.duckdb.moment:capture", *arguments)
-            progress.advance(copy.stat().st_size)
-            with closing(DuckFrozen(copy, self, Position("file", stamps))) as frozen:
-                yield frozen
+        with copied(self._path, _CAPTURE, progress) as (copy, position), closing(DuckFrozen(copy, self, position)) as frozen:
+            yield frozen
 
 
-class DuckFrozen:
+class DuckFrozen(CopyFrozen):
     """One moment of a database, in files that nobody changes."""
 
-    rows_in_artifacts = False
-    search_disturbs = False
-
     def __init__(self, copy: Path, source: DuckSource, position: Position) -> None:
-        self._copy = copy
-        self._source = source
-        self.position = position
         self._catalog = _catalog_of(copy)
+        paths = (copy, *moment.beside(copy))
+        files = [CopiedFile(path, FILE + path.name.removeprefix(copy.name), Cut.BLOCKS, _regions) for path in paths]
+        super().__init__(copy, source, position, files)
         self.description = Description("duckdb", _installed(), self._catalog.collections(), {}, self._catalog.ledger())
-        self._artifacts = tuple(_File(path, copy.name) for path in (copy, *moment.beside(copy)))
 
     def rows(self, collection: str) -> Iterator[RowBlock]:
         """As they lie in the table."""
@@ -85,10 +74,6 @@ class DuckFrozen:
         for batch in streamed(f"{_LIBRARY}:rows", *arguments):
             yield RowBlock(_with_roles(table, batch))
 
-    def artifacts(self) -> Sequence[_File]:
-        """The file, and its log."""
-        return self._artifacts
-
     def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
         """What DuckDB answers, in a child process: by the index, or looking at every vector where there is none."""
         table = self._catalog.table(collection)
@@ -97,22 +82,6 @@ class DuckFrozen:
         arguments = str(self._copy), place, table.id_expression(), field, known.metric, bool(known.index), queries, k
         ids, distances = isolation.ask(f"{_LIBRARY}:search", *arguments)
         return Answers(tuple(map(tuple, ids)), tuple(distances))
-
-    def unchanged_since(self, position: Position, moment: float) -> bool:
-        return self._source.unchanged_since(position, moment)
-
-    def repeatable(self, collection: str) -> bool:
-        return True
-
-    def check(self) -> None:
-        """The copy can't change under us, unless someone removed it. Raises SourceChanged then."""
-        if not self._copy.exists():
-            raise SourceChanged(f"the private copy {self._copy} was removed", hint="run the backup again")
-
-    def close(self) -> None:
-        """Let go of the files."""
-        for one in self._artifacts:
-            one.close()
 
 
 def _catalog_of(copy: Path) -> Catalog:
@@ -138,43 +107,11 @@ def _with_roles(table: Table, batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=pa.schema(fields))
 
 
-class _File:
-    """The database, or what lies beside it, as an artifact."""
-
-    collection: str | None = None
-    immutable = False
-    cut = Cut.BLOCKS
-
-    def __init__(self, place: Path, name: str) -> None:
-        self._place = place
-        self._lock = threading.Lock()
-        self._descriptor = -1
-        self.path = FILE + place.name.removeprefix(name)
-        self.size = place.stat().st_size
-
-    def regions(self) -> Iterable[Region]:
-        """Vectors lie there compressed, or between checksums: they are not found again."""
-        head = min(self.size, _HEADERS)
-        yield from fixed_blocks("head", 0, head)
-        yield from fixed_blocks("block", head, self.size, _BLOCK)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly these bytes, from any thread. Raises SourceChanged if the copy was meddled with."""
-        with self._lock:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._place, os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(self._descriptor, length, offset)
-        while len(content) < length and (more := os.pread(self._descriptor, length - len(content), offset + len(content))):
-            content += more
-        if len(content) != length:
-            raise SourceChanged(f"{self.path} in the private copy ends early")
-        return content
-
-    def close(self) -> None:
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
+def _regions(file: CopiedFile) -> Iterable[Region]:
+    """Vectors lie there compressed, or between checksums: they are not found again."""
+    head = min(file.size, _HEADERS)
+    yield from fixed_blocks("head", 0, head)
+    yield from fixed_blocks("block", head, file.size, _BLOCK)
 
 
 def _installed() -> str:

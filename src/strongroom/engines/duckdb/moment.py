@@ -12,10 +12,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from strongroom.engines.indexfile.held import position_of
+from strongroom.engines.copied_file import copying, require, stamps_of
 from strongroom.engines.private_copy import copy_bytes, copy_file
-from strongroom.errors import Locked, NotFound, SourceChanged, Unreadable
-from strongroom.model import Position
+from strongroom.errors import Locked, SourceChanged, Unreadable
 
 SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
 """Of what DuckDB keeps beside the file: its log, and what a checkpoint under way or a recovery makes of it."""
@@ -28,41 +27,22 @@ def capture(source: str, copy: str, lock: int = -1) -> str:
     require(path)
     database = _opened(path)
     try:
-        _share(database, path)
-        if os.fstat(database).st_ino != path.stat().st_ino:
-            raise SourceChanged(f"{path} was replaced while it was copied")
-        stamps = stamps_of(path).value
-        copy_bytes(database, target)
-        for one in beside(path):
-            copy_file(one, target.with_name(target.name + one.name.removeprefix(path.name)))
-        return stamps
-    except FileNotFoundError as error:
-        raise SourceChanged(f"{error.filename} vanished while it was copied") from error
-    except PermissionError as error:
-        raise Unreadable(f"{error.filename} can't be read", hint="run as a user who may read it") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        hint = "free as much space as it takes, or keep it on a file system with reflinks (XFS, Btrfs)"
-        raise Unreadable(f"no room for a private copy of {path}", hint=hint) from error
+        with copying(path):
+            _share(database, path)
+            if os.fstat(database).st_ino != path.stat().st_ino:
+                raise SourceChanged(f"{path} was replaced while it was copied")
+            stamps = stamps_of(path, beside(path)).value
+            copy_bytes(database, target)
+            for one in beside(path):
+                copy_file(one, target.with_name(target.name + one.name.removeprefix(path.name)))
+            return stamps
     finally:
         os.close(database)
-
-
-def require(path: Path) -> None:
-    """Raises NotFound."""
-    if not path.exists():
-        raise NotFound(f"there is no file {path}", hint="check the path; after three slashes it is absolute")
 
 
 def beside(path: Path) -> tuple[Path, ...]:
     """What DuckDB keeps beside the file."""
     return tuple(one for suffix in SUFFIXES if (one := path.with_name(path.name + suffix)).exists())
-
-
-def stamps_of(path: Path) -> Position:
-    """By the stamps of the file and of what lies beside it."""
-    return position_of([path.stat(), *(one.stat() for one in beside(path))])
 
 
 def _opened(path: Path) -> int:

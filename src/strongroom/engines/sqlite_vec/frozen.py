@@ -3,10 +3,8 @@ probes."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,16 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from strongroom.engines import isolation
+from strongroom.engines.copied_file import CopiedFile, CopyFrozen, copied, require, stamps_of
 from strongroom.engines.indexfile.held import unchanged_since
-from strongroom.engines.private_copy import private_directory
 from strongroom.engines.sqlite_file import settle
 from strongroom.engines.sqlite_vec import catalog, moment, shadow
 from strongroom.engines.sqlite_vec.catalog import Catalog
 from strongroom.engines.sqlite_vec.pages import Pages
 from strongroom.engines.staged_file import FILE
-from strongroom.errors import SourceChanged, Unreadable
+from strongroom.errors import Unreadable
 from strongroom.model import Answers, Cut, Description, Position, Region, RowBlock
 from strongroom.progress import Progress
+
+_CAPTURE = "strongroom.engines.sqlite_vec.moment:capture"
 
 
 class SqliteVecSource:
@@ -42,47 +42,32 @@ class SqliteVecSource:
     def freeze(self, progress: Progress) -> Iterator[SqliteVecFrozen]:
         """A consistent view. In WAL mode writers go on; otherwise their commits wait while what changed last is copied. Takes the
         room of a copy where the file system has no reflinks. Raises NotFound, Unreadable, Locked or SourceChanged."""
-        moment.require(self._path)
+        require(self._path)
         if self._still:
             settle(self._path)
-            with closing(SqliteVecFrozen(self._path, self, moment.stamps_of(self._path))) as frozen:
+            with closing(SqliteVecFrozen(self._path, self, stamps_of(self._path, moment.beside(self._path)))) as frozen:
                 yield frozen
             return
-        with private_directory(self._path.parent) as (place, lock):
-            copy = place / self._path.name
-            progress.begin("copying the database", None, "bytes")
-            arguments = str(self._path), str(copy), isolation.Descriptor(lock)
-            stamps = isolation.call("strongroom.engines.sqlite_vec.moment:capture", *arguments)
-            progress.advance(copy.stat().st_size)
-            with closing(SqliteVecFrozen(copy, self, Position("file", stamps))) as frozen:
-                yield frozen
+        with copied(self._path, _CAPTURE, progress) as (copy, position), closing(SqliteVecFrozen(copy, self, position)) as frozen:
+            yield frozen
 
 
-class SqliteVecFrozen:
+class SqliteVecFrozen(CopyFrozen):
     """One moment of a database, in a file that nobody changes."""
 
-    rows_in_artifacts = False
-    search_disturbs = False
-
     def __init__(self, copy: Path, source: SqliteVecSource, position: Position) -> None:
-        self._copy = copy
-        self._source = source
-        self.position = position
+        super().__init__(copy, source, position, [CopiedFile(copy, FILE, Cut.FORMAT, self._regions)])
         with self._reading() as connection:
             self._catalog: Catalog = catalog.read(connection)
         self.description = Description(
             "sqlite-vec", _installed(), self._catalog.collections(), dict(self._catalog.settings), self._catalog.ledger()
         )
-        self._artifact = _File(copy, self._catalog)
 
     def rows(self, collection: str) -> Iterator[RowBlock]:
         """The slots of all chunks."""
         table = self._catalog.table(collection)
         with self._reading() as connection:
             yield from shadow.blocks(connection, table)
-
-    def artifacts(self) -> Sequence[_File]:
-        return (self._artifact,)
 
     def search(self, collection: str, field: str, queries: npt.NDArray[np.float32], k: int) -> Answers:
         """What vec0 answers, in a child process: it looks at every vector."""
@@ -92,20 +77,8 @@ class SqliteVecFrozen:
         ids, distances = isolation.ask("strongroom.engines.sqlite_vec.library:search", *arguments)
         return Answers(tuple(map(tuple, ids)), tuple(distances))
 
-    def unchanged_since(self, position: Position, moment: float) -> bool:
-        return self._source.unchanged_since(position, moment)
-
-    def repeatable(self, collection: str) -> bool:
-        return True
-
-    def check(self) -> None:
-        """The copy can't change under us, unless someone removed it. Raises SourceChanged then."""
-        if not self._copy.exists():
-            raise SourceChanged(f"the private copy {self._copy} was removed", hint="run the backup again")
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._artifact.close()
+    def _regions(self, file: CopiedFile) -> Iterable[Region]:
+        return Pages(file.read, file.size).regions(self._catalog.placed)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -118,43 +91,6 @@ class SqliteVecFrozen:
         except sqlite3.DatabaseError as error:
             hint = "check it with 'PRAGMA integrity_check'; if it is damaged restore it from an earlier snapshot"
             raise Unreadable(f"the database can't be read: {error}", hint=hint) from error
-
-
-class _File:
-    """The database as an artifact."""
-
-    path = FILE
-    collection: str | None = None
-    immutable = False
-    cut = Cut.FORMAT
-
-    def __init__(self, copy: Path, tables: Catalog) -> None:
-        self._copy = copy
-        self._tables = tables
-        self._lock = threading.Lock()
-        self._descriptor = -1
-        self.size = copy.stat().st_size
-
-    def regions(self) -> Iterable[Region]:
-        return Pages(self.read, self.size).regions(self._tables.placed)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly these bytes, from any thread. Raises SourceChanged if the copy was meddled with."""
-        with self._lock:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._copy, os.O_RDONLY | os.O_CLOEXEC)
-        content = os.pread(self._descriptor, length, offset)
-        while len(content) < length and (more := os.pread(self._descriptor, length - len(content), offset + len(content))):
-            content += more
-        if len(content) != length:
-            raise SourceChanged("the private copy of the database ends early")
-        return content
-
-    def close(self) -> None:
-        with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-                self._descriptor = -1
 
 
 def _installed() -> str:

@@ -7,14 +7,13 @@ if it changed. What the copy's journal or log holds is settled in the copy, so t
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from strongroom.engines.indexfile.held import position_of
+from strongroom.engines.copied_file import copying, require, stamps_of
 from strongroom.engines.private_copy import TooLong, copy_bytes
 from strongroom.engines.sqlite_file import (
     HOLD_SECONDS,
@@ -31,8 +30,7 @@ from strongroom.engines.sqlite_file import (
     signature_of,
     take_sidecars,
 )
-from strongroom.errors import NotFound, SourceChanged, Unreadable
-from strongroom.model import Position
+from strongroom.errors import SourceChanged
 
 _ATTEMPTS = 4
 
@@ -45,26 +43,12 @@ def capture(source: str, copy: str, lock: int = -1, hold: float = HOLD_SECONDS) 
     require(path)
     database = opened(path)
     try:
-        stamps = _one_moment(path, database, Path(copy), hold)
-    except FileNotFoundError as error:
-        raise SourceChanged(f"{error.filename} vanished while it was copied") from error
-    except PermissionError as error:
-        raise Unreadable(f"{error.filename} can't be read", hint="run as a user who may read it") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        hint = "free as much space as it takes, or keep it on a file system with reflinks (XFS, Btrfs)"
-        raise Unreadable(f"no room for a private copy of {path}", hint=hint) from error
+        with copying(path):
+            stamps = _one_moment(path, database, Path(copy), hold)
     finally:
         os.close(database)
     settle(Path(copy))
     return stamps
-
-
-def require(path: Path) -> None:
-    """Raises NotFound."""
-    if not path.exists():
-        raise NotFound(f"there is no file {path}", hint="check the path; after three slashes it is absolute")
 
 
 def beside(path: Path) -> tuple[Path, ...]:
@@ -76,11 +60,6 @@ def beside(path: Path) -> tuple[Path, ...]:
             if sidecar.stat().st_size:
                 found.append(sidecar)
     return tuple(found)
-
-
-def stamps_of(path: Path) -> Position:
-    """By the stamps of a database and of what lies beside it."""
-    return position_of([path.stat(), *(one.stat() for one in beside(path))])
 
 
 def _one_moment(path: Path, database: int, copy: Path, hold: float) -> str:
@@ -115,7 +94,7 @@ def _ahead(path: Path, database: int, copy: Path) -> object:
 def _under_lock(path: Path, database: int, copy: Path, ahead: object, deadline: float) -> str:
     if signature(path) is None or os.fstat(database).st_ino != path.stat().st_ino:
         raise SourceChanged(f"{path} was replaced while it was copied")
-    stamps = stamps_of(path).value
+    stamps = stamps_of(path, beside(path)).value
     if ahead is None or ahead != (signature_of(os.fstat(database)), _changes(database)):
         copy_bytes(database, copy, deadline)
     take_sidecars(path, database, copy)
