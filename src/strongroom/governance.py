@@ -105,8 +105,8 @@ class Governed:
         or those that the replica at the URL `to` keeps. `without` are the URLs of replicas that are no more."""
         from strongroom.operations.close_epochs import close_epochs
         from strongroom.operations.copy import open_replica
+        from strongroom.operations.machine.replicas import known
         from strongroom.operations.prune import GRACE
-        from strongroom.operations.replicas import known
 
         grace, gone = GRACE if grace is None else grace, set(without)
         if to is not None:

@@ -64,7 +64,7 @@ class Strongroom(Keeping):
         look as they did at the snapshot before; `pace` may hold the reading and writing back. `tenant_column` says whose each row
         is: rows are kept under keys of their tenants."""
         from strongroom.operations.backup import BackupOptions, backup
-        from strongroom.operations.witness import Witness
+        from strongroom.operations.machine.witness import Witness
 
         count = BackupOptions().probes if probes is None else probes
         options = BackupOptions(model, dict(tags or {}), count, reread, pace, tenant_column)

@@ -17,8 +17,8 @@ from strongroom import cli
 from strongroom.errors import Damaged, Refused, Unreachable
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.machine.witness import Witness
 from strongroom.operations.verify import Level
-from strongroom.operations.witness import Witness
 from strongroom.repository import Argon2Cost, Repository, Secret, open_store
 
 SECRET = Secret.passphrase(PASSWORD)

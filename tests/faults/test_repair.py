@@ -24,9 +24,9 @@ from worlds import CHEAP, PASSWORD, STRONGROOM, Sources, World, build_source, fi
 
 from strongroom.errors import Damaged, NoRepository, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository, repair_repository
+from strongroom.operations.machine.witness import Witness
 from strongroom.operations.repair import RepairOptions, RepairReport, repair
 from strongroom.operations.verify import Level, verify
-from strongroom.operations.witness import Witness
 from strongroom.repository import Repository, Secret, Store, open_store
 from strongroom.snapshots import history
 from strongroom.snapshots.parts import ArtifactReader

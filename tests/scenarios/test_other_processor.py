@@ -17,7 +17,7 @@ from strongroom.engines.faiss.freeze import FaissFrozen
 from strongroom.errors import VerificationFailed
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Answers, RowBlock
-from strongroom.operations import processor as processors
+from strongroom.operations.machine import processor as processors
 from strongroom.operations.verify import Level
 from strongroom.repository import Argon2Cost
 

@@ -28,7 +28,7 @@ def open_to_read(
 ) -> Strongroom:
     """As `_open` where no replica is known."""
     from strongroom.cli.app import _asked_password, _open
-    from strongroom.operations.replicas import known
+    from strongroom.operations.machine.replicas import known
     from strongroom.repository import open_store
 
     if not replicas and not known(open_store(repo).url):

@@ -18,11 +18,11 @@ from strongroom.engines.protocol import ChangeFeed, Frozen
 from strongroom.errors import Damaged, Refused, WrongRequest
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
 from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
+from strongroom.operations.machine.processor import processor
+from strongroom.operations.machine.witness import Witness
 from strongroom.operations.predecessor import VERSION, Predecessor, predecessor_of
-from strongroom.operations.processor import processor
 from strongroom.operations.residence import Residence
 from strongroom.operations.tenant_reading import CollectionByTenant, TenantReading, column_wanted
-from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository
 from strongroom.snapshots import history

@@ -8,7 +8,7 @@ from typing import Any
 
 from strongroom.errors import NotFound, VerificationFailed
 from strongroom.operations.erase import sealed_rows, where_it_lies
-from strongroom.operations.replicas import known
+from strongroom.operations.machine.replicas import known
 from strongroom.repository import Repository
 from strongroom.repository.crypto import signed_by
 from strongroom.repository.erasures import Erasure, destructions, erasures

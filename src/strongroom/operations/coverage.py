@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from strongroom.operations.machine.witness import Witness
 from strongroom.operations.proving import read_notes
-from strongroom.operations.witness import Witness
 from strongroom.repository import PACKS, Repository
 from strongroom.repository.blob_index import Place
 from strongroom.repository.proofs import Notes

@@ -11,8 +11,8 @@ from typing import TypeVar
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.errors import Damaged, NoRepository, NotFound, Refused, StoreDenied, StrongroomError, Unreachable, WrongKey
 from strongroom.model import Bytes
-from strongroom.operations.replicas import known
-from strongroom.operations.witness import Witness
+from strongroom.operations.machine.replicas import known
+from strongroom.operations.machine.witness import Witness
 from strongroom.repository import Repository, Secret, Store, open_store
 from strongroom.repository.packs import CodedBlob
 from strongroom.repository.tombstones import What, earliest

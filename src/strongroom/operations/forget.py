@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
-from strongroom.operations.witness import Witness
+from strongroom.operations.machine.witness import Witness
 from strongroom.policy.retention import Dated, Decision, Rules, Trust, decide, fullest_day
 from strongroom.repository import SNAPSHOTS, Repository
 from strongroom.repository.store import require_deletes

@@ -13,7 +13,7 @@ from strongroom.engines.staging import remove
 from strongroom.errors import EngineFailed, VerificationFailed, WrongRequest
 from strongroom.journal.outcome import Outcome
 from strongroom.model import Collection, Fidelity, Selection
-from strongroom.operations import pace
+from strongroom.operations.machine import pace
 from strongroom.operations.restore_moment import MomentPlan, changes_of
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository

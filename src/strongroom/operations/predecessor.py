@@ -18,7 +18,7 @@ from blake3 import blake3
 from strongroom.engines.protocol import Frozen, Source
 from strongroom.errors import Damaged
 from strongroom.model import Collection, Lineage, Status
-from strongroom.operations.processor import processor
+from strongroom.operations.machine.processor import processor
 from strongroom.repository import BlobWriter, Repository
 from strongroom.repository.state import state_directory
 from strongroom.snapshots import history

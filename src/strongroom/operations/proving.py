@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 
 from strongroom.errors import Damaged, StrongroomError
-from strongroom.operations.witness import Witness
+from strongroom.operations.machine.witness import Witness
 from strongroom.repository import PACKS, Repository, proofs
 from strongroom.repository.blob_index import Place
 from strongroom.repository.proofs import Look, Notes

@@ -13,10 +13,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from strongroom.errors import Damaged
+from strongroom.operations.machine.witness import Witness
 from strongroom.operations.prune_plan import PackPlan, PackUse, plan_packs, uses_of
 from strongroom.operations.sweep import SKEW, Needs, Sweep, sweep
 from strongroom.operations.trim import trim_journals
-from strongroom.operations.witness import Witness
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Pack, Repository, leaving
 from strongroom.repository.evacuation import Standing, copy

@@ -26,7 +26,8 @@ from strongroom.operations.consistency import has_rows_alone
 from strongroom.operations.erased import erased_in
 from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.journal_replay import JournalReplay
-from strongroom.operations.processor import reproducible, rounds_alike
+from strongroom.operations.machine.processor import reproducible, rounds_alike
+from strongroom.operations.machine.witness import remembering_damage
 from strongroom.operations.replay import Replayed, actual_name, names_of, replay
 from strongroom.operations.restore_files import Installation
 from strongroom.operations.restore_moment import MomentPlan, log_of
@@ -34,7 +35,6 @@ from strongroom.operations.restore_overlay import OverlayLoading
 from strongroom.operations.restore_plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.operations.restore_rows import RowsLoading
 from strongroom.operations.restore_state import RestoreState
-from strongroom.operations.witness import remembering_damage
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history, probes

@@ -16,7 +16,7 @@ from strongroom.journal.times import parse_time
 from strongroom.journal.undoing import Undone, UndoPreview
 from strongroom.model import Until
 from strongroom.operations.journal_status import iso
-from strongroom.operations.pace import seconds_for
+from strongroom.operations.machine.pace import seconds_for
 from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot

@@ -21,7 +21,7 @@ from strongroom.journal.identities import identities_of
 from strongroom.journal.overlay import Overlay, ids_of
 from strongroom.model import Collection, Fidelity, Selection
 from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
-from strongroom.operations.processor import reproducible
+from strongroom.operations.machine.processor import reproducible
 from strongroom.operations.replay import actual_name, ask
 from strongroom.operations.restore_moment import MomentPlan, changes_before, changes_of
 from strongroom.operations.restore_rows import SAMPLE, Vectors, core_rows, reshaping_for, same_directions, vectors_by_id

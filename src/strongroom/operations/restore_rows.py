@@ -17,8 +17,8 @@ from strongroom.errors import Damaged, VerificationFailed, WrongRequest
 from strongroom.model import Collection, Fidelity, Role, RowBlock
 from strongroom.operations.consistency import contradiction_of
 from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
+from strongroom.operations.machine.processor import reproducible
 from strongroom.operations.prefetch import ahead
-from strongroom.operations.processor import reproducible
 from strongroom.operations.replay import actual_name
 from strongroom.operations.reshaping import Reshaping, reshaping
 from strongroom.progress import SILENT, Progress

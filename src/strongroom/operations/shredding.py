@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from strongroom.errors import StrongroomError
 from strongroom.operations.copy.replica import open_replica
 from strongroom.operations.copy.tenant_keys import send_erasures
-from strongroom.operations.replicas import known
+from strongroom.operations.machine.replicas import known
 from strongroom.repository import Repository, open_store
 from strongroom.repository.erasures import Erasure, destroyed, destructions
 from strongroom.repository.repository import REPAIRS

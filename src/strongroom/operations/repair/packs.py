@@ -14,13 +14,13 @@ from itertools import islice
 
 from strongroom.errors import Damaged, NotFound
 from strongroom.model import Bytes
+from strongroom.operations.machine.witness import Witness
 from strongroom.operations.repair.derived import derive
 from strongroom.operations.repair.live import LiveSource
 from strongroom.operations.repair.replacing import is_object, is_whole, read_if_there
 from strongroom.operations.repair.replicas import Replica, blobs_at
 from strongroom.operations.repair.report import Notes, RepairOptions
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
-from strongroom.operations.witness import Witness
 from strongroom.repository import INDEX, BlobWriter, Pack
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.packs import CodedBlob

@@ -8,8 +8,8 @@ from contextlib import suppress
 from functools import partial
 
 from strongroom.errors import Damaged, NotFound
+from strongroom.operations.machine.witness import Witness
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
-from strongroom.operations.witness import Witness
 from strongroom.repository import Pack, Repository
 from strongroom.repository.packs import read_pack
 from strongroom.snapshots.history import Snapshot

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from strongroom.errors import Damaged, NotFound
 from strongroom.operations.consistency import contradictions
+from strongroom.operations.machine.witness import Witness
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
-from strongroom.operations.witness import Witness
 from strongroom.repository import REPAIRS, SNAPSHOTS, Pack, Repository
 from strongroom.repository.closing import closing_name, require_proven
 from strongroom.repository.keyring import name_of, read_beginning, read_closing, require_signed

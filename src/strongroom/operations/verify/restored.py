@@ -14,7 +14,7 @@ from strongroom.engines.protocol import Frozen, ScratchElsewhere
 from strongroom.errors import Damaged, EngineFailed, StrongroomError, VerificationFailed
 from strongroom.model import Collection, Selection
 from strongroom.operations.consistency import has_rows_alone
-from strongroom.operations.processor import reproducible
+from strongroom.operations.machine.processor import reproducible
 from strongroom.operations.replay import actual_name, names_of
 from strongroom.operations.restore import RestoreOptions, restore
 from strongroom.operations.restore_plan import Rung
