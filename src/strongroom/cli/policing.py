@@ -77,7 +77,7 @@ def config_publish(file: File = DEFAULT, json: AsJson = False) -> None:
     from strongroom.serving import open_named
 
     document = _reading().read_file(file)
-    from strongroom.operations.publishing import publish_in_all
+    from strongroom.operations.policy.publishing import publish_in_all
 
     found = publish_in_all(document, lambda name: open_named(document, name))
     done = {name: {"id": one.id, "version": one.version, "at": one.at} for name, one in found.items()}

@@ -20,8 +20,8 @@ from strongroom.model import Collection, Description, FoundBy, LedgerItem, Posit
 from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
 from strongroom.operations.machine.processor import processor
 from strongroom.operations.machine.witness import Witness
+from strongroom.operations.policy.residence import Residence
 from strongroom.operations.predecessor import VERSION, Predecessor, predecessor_of
-from strongroom.operations.residence import Residence
 from strongroom.operations.tenant_reading import CollectionByTenant, TenantReading, column_wanted
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository

@@ -15,7 +15,7 @@ from strongroom.journal.segments import number_in, segment_name
 from strongroom.journal.stream import read_front, read_tail, streams
 from strongroom.operations.copy import CopyOptions, Selection, copy, open_replica
 from strongroom.operations.machine.replicas import known, remember, synced
-from strongroom.operations.residence import Residence
+from strongroom.operations.policy.residence import Residence
 from strongroom.repository import PACKS, SNAPSHOTS, Repository, Store, open_store
 from strongroom.repository.region import region_of
 from strongroom.repository.tombstones import What, earliest

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from strongroom.errors import Refused
 from strongroom.journal.stream import read_tail, streams
-from strongroom.operations.residence import Residence
+from strongroom.operations.policy.residence import Residence
 from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot

@@ -16,7 +16,7 @@ from strongroom.operations.copy.tenant_keys import send_tenant_keys
 from strongroom.operations.copy.transport import Pace, Transport
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.machine.replicas import remember
-from strongroom.operations.residence import Residence
+from strongroom.operations.policy.residence import Residence
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import (
     PACKS,

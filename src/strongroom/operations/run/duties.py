@@ -10,8 +10,8 @@ from typing import Protocol
 from strongroom.errors import NotFound, VerificationFailed, WrongRequest
 from strongroom.operations.backup import without_password
 from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.policy.publishing import require_region
 from strongroom.operations.prune import is_locking
-from strongroom.operations.publishing import require_region
 from strongroom.operations.run import backing, holding
 from strongroom.operations.run.replicating import Replicas
 from strongroom.operations.run.room import Drills, Room

@@ -11,7 +11,7 @@ from strongroom.errors import PartlyDone, Stopped, StrongroomError
 from strongroom.operations.backup import without_password
 from strongroom.operations.copy import CopyOptions, Selection
 from strongroom.operations.machine.replicas import remember
-from strongroom.operations.publishing import require_region
+from strongroom.operations.policy.publishing import require_region
 from strongroom.operations.replicate import Lag, ReplicateOptions, behind, write_metrics
 from strongroom.operations.run.room import Room
 from strongroom.policy.document import Document
