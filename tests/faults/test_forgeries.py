@@ -18,7 +18,6 @@ from worlds import DIMENSION, PASSWORD, ROWS, World, restored
 from strongroom import cli
 from strongroom.errors import Damaged, StrongroomError
 from strongroom.model import Answers, RowBlock
-from strongroom.operations.backup import root_of
 from strongroom.operations.restore import RestoreOptions, restore
 from strongroom.operations.restore_plan import Rung
 from strongroom.repository import Repository
@@ -35,6 +34,7 @@ from strongroom.snapshots.manifest import (
     encode,
     encode_schema,
     pack_dead,
+    root_of,
 )
 from strongroom.snapshots.segments import encode_rest, read_segment, vector_columns
 from strongroom.snapshots.slots import Slots

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from blake3 import blake3
 
 from strongroom import engines
 from strongroom.engines.protocol import ChangeFeed, Frozen
@@ -31,9 +30,9 @@ from strongroom.snapshots.commit import commit
 from strongroom.snapshots.fingerprints import Fingerprinter
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.holding import TENANT
-from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection
+from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection, root_of
 
-__all__ = ["BackupOptions", "BackupReport", "backup", "root_of", "without_password"]
+__all__ = ["BackupOptions", "BackupReport", "backup", "without_password"]
 
 _WAITING_BLOCKS = 4
 _WORKING = 2
@@ -354,12 +353,6 @@ class _Timed:
 
     def __exit__(self, *_: object) -> None:
         self._table[self._name] = self._table.get(self._name, 0.0) + self._timer() - self._start
-
-
-def root_of(collections: Sequence[StoredCollection]) -> str:
-    """The root over all collections: BLAKE3 of their names and roots, in order of name."""
-    lines = sorted(f"{collection.name}\0{collection.rows_root}\0{collection.count}" for collection in collections)
-    return blake3("\n".join(lines).encode()).hexdigest()
 
 
 def without_password(url: str) -> str:

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from strongroom.errors import Damaged, NotFound, WrongRequest
-from strongroom.operations.consistency import contradiction_of
 from strongroom.operations.diff_rows import RowDifferences, row_differences
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.changes import Change, FileChange, collection_changes, file_changes, source_changes
+from strongroom.snapshots.consistency import contradiction_of
 from strongroom.snapshots.fingerprints import Fingerprinter
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredCollection

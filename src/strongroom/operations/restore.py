@@ -22,7 +22,6 @@ from strongroom import engines
 from strongroom.engines.protocol import Frozen, Recovering, Source, Stage, Target
 from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
 from strongroom.model import Fidelity, Selection, Until
-from strongroom.operations.consistency import has_rows_alone
 from strongroom.operations.erased import erased_in
 from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.journal_replay import JournalReplay
@@ -38,6 +37,7 @@ from strongroom.operations.restore_state import RestoreState
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history, probes
+from strongroom.snapshots.consistency import has_rows_alone
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import ProbeSet

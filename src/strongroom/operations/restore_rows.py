@@ -15,7 +15,6 @@ import pyarrow as pa
 from strongroom.engines.protocol import Columnar, Frozen, Source, Stage, Target
 from strongroom.errors import Damaged, VerificationFailed, WrongRequest
 from strongroom.model import Collection, Fidelity, Role, RowBlock
-from strongroom.operations.consistency import contradiction_of
 from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.machine.processor import reproducible
 from strongroom.operations.prefetch import ahead
@@ -23,6 +22,7 @@ from strongroom.operations.replay import actual_name
 from strongroom.operations.reshaping import Reshaping, reshaping
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
+from strongroom.snapshots.consistency import contradiction_of
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot, role_of, row_key
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredCollection

@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import zstandard
+from blake3 import blake3
 from pyroaring import BitMap
 
 from strongroom.errors import Damaged
@@ -390,3 +391,9 @@ def _dead_of_bits(name: str, dead: str, rows: int) -> str:
 
 def encode_schema(schema: pa.Schema) -> str:
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def root_of(collections: Sequence[StoredCollection]) -> str:
+    """The root over all collections: BLAKE3 of their names and roots, in order of name."""
+    lines = sorted(f"{collection.name}\0{collection.rows_root}\0{collection.count}" for collection in collections)
+    return blake3("\n".join(lines).encode()).hexdigest()

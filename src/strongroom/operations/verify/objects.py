@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from strongroom.errors import Damaged, NotFound
-from strongroom.operations.consistency import contradictions
 from strongroom.operations.machine.witness import Witness
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
 from strongroom.repository import REPAIRS, SNAPSHOTS, Pack, Repository
@@ -14,6 +13,7 @@ from strongroom.repository.keyring import name_of, read_beginning, read_closing,
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import history
 from strongroom.snapshots.commit import forgotten
+from strongroom.snapshots.consistency import contradictions
 from strongroom.snapshots.history import Snapshot
 
 

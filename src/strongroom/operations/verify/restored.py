@@ -13,7 +13,6 @@ from strongroom import engines
 from strongroom.engines.protocol import Frozen, ScratchElsewhere
 from strongroom.errors import Damaged, EngineFailed, StrongroomError, VerificationFailed
 from strongroom.model import Collection, Selection
-from strongroom.operations.consistency import has_rows_alone
 from strongroom.operations.machine.processor import reproducible
 from strongroom.operations.replay import actual_name, names_of
 from strongroom.operations.restore import RestoreOptions, restore
@@ -23,6 +22,7 @@ from strongroom.operations.verify.answers import check_answers, check_probes
 from strongroom.operations.verify.examination import Examination, subject_of
 from strongroom.operations.verify.report import Level
 from strongroom.repository import SNAPSHOTS
+from strongroom.snapshots.consistency import has_rows_alone
 from strongroom.snapshots.fingerprints import RowsRoot
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredCollection

@@ -7,8 +7,7 @@ from pathlib import PurePosixPath
 
 from strongroom.errors import Damaged
 from strongroom.model import INDEX_FILES, Status
-from strongroom.operations.backup import root_of
-from strongroom.snapshots.manifest import Manifest, StoredCollection
+from strongroom.snapshots.manifest import Manifest, StoredCollection, root_of
 
 ROWS_PLANES = ("segments", "artifacts")
 
