@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.fall_over import Reading, StandIns
     from strongroom.operations.follow import Event, FollowOptions, FollowReport
-    from strongroom.operations.journal_batches import Batch
-    from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.journal.batches import Batch
+    from strongroom.operations.journal.moment import MomentPlan
+    from strongroom.operations.journal.status import StreamStatus
     from strongroom.operations.repair import RepairReport
     from strongroom.operations.restore import RestoreReport
-    from strongroom.operations.restore_moment import MomentPlan
     from strongroom.operations.restore_plan import RestorePlan, Rung
     from strongroom.operations.undo import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
@@ -163,7 +163,7 @@ class Strongroom(Keeping):
     def _moment(
         self, at: str | None, source: str | None, undo: UndoRequest | None, selection: Selection, progress: Progress
     ) -> MomentPlan | None:
-        from strongroom.operations.restore_moment import plan_moment
+        from strongroom.operations.journal.moment import plan_moment
         from strongroom.operations.undo import plan_undo
 
         if undo is not None:
@@ -191,13 +191,13 @@ class Strongroom(Keeping):
 
     def journal_status(self, source: str | None = None, *, ask: bool = False) -> list[StreamStatus]:
         """What each journal covers and how far behind it is; with `ask` the sources are asked too."""
-        from strongroom.operations.journal_status import journal_status
+        from strongroom.operations.journal.status import journal_status
 
         return journal_status(self.repository, source, ask=ask)
 
     def journal_batches(self, source: str | None = None) -> list[Batch]:
         """The ingest batches in the journal of a source, by time: what `restore(undo=...)` can take back."""
-        from strongroom.operations.journal_batches import journal_batches
+        from strongroom.operations.journal.batches import journal_batches
 
         return journal_batches(self.repository, source)
 

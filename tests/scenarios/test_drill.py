@@ -30,8 +30,8 @@ from strongroom.operations.drill import DrillReport, restarted, run
 from strongroom.operations.drill.objectives import parse
 from strongroom.operations.follow import FollowOptions
 from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.journal.moment import plan_moment
 from strongroom.operations.prune import PruneOptions
-from strongroom.operations.restore_moment import plan_moment
 from strongroom.repository import Argon2Cost, Store
 from strongroom.snapshots import manifest, probes
 from strongroom.snapshots.manifest import ProbeSet

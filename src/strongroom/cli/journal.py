@@ -14,7 +14,7 @@ from strongroom.errors import NotFound
 
 if TYPE_CHECKING:
     from strongroom.operations.follow import Event, FollowReport
-    from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.journal.status import StreamStatus
 
 journal = typer.Typer(rich_markup_mode=None)
 app.add_typer(journal, name="journal")

@@ -20,10 +20,10 @@ from strongroom.model import LedgerItem, Status, Verdict
 if TYPE_CHECKING:
     from strongroom.model import Conversion
     from strongroom.operations.backup import BackupReport
-    from strongroom.operations.journal_status import Hole, StreamStatus
+    from strongroom.operations.journal.moment import PlannedMoment
+    from strongroom.operations.journal.status import Hole, StreamStatus
     from strongroom.operations.repair import RepairReport
     from strongroom.operations.restore import RestoreReport
-    from strongroom.operations.restore_moment import PlannedMoment
     from strongroom.operations.restore_plan import RestorePlan
     from strongroom.operations.verify import VerifyReport
     from strongroom.repository import KeySlot

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from strongroom.cli.render import line
 from strongroom.journal.undoing import Fate, RowFate, UndoPreview
-from strongroom.operations.journal_batches import Batch
+from strongroom.operations.journal.batches import Batch
 
 _MEANINGS = {
     Fate.REMOVED: "only this had made them",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from strongroom.model import Selection
 from strongroom.operations.erased_rows import NOTHING_ERASED, Erased, erased_among
-from strongroom.operations.restore_moment import MomentPlan
+from strongroom.operations.journal.moment import MomentPlan
 from strongroom.repository import Repository
 from strongroom.repository.erasures import Erasure, erasures
 from strongroom.snapshots.history import Snapshot

@@ -24,12 +24,12 @@ from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, 
 from strongroom.model import Fidelity, Selection, Until
 from strongroom.operations.erased import erased_in
 from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
-from strongroom.operations.journal_replay import JournalReplay
+from strongroom.operations.journal.moment import MomentPlan, log_of
+from strongroom.operations.journal.replay import JournalReplay
 from strongroom.operations.machine.processor import reproducible, rounds_alike
 from strongroom.operations.machine.witness import remembering_damage
 from strongroom.operations.replay import Replayed, actual_name, names_of, replay
 from strongroom.operations.restore_files import Installation
-from strongroom.operations.restore_moment import MomentPlan, log_of
 from strongroom.operations.restore_overlay import OverlayLoading
 from strongroom.operations.restore_plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.operations.restore_rows import RowsLoading

@@ -15,8 +15,8 @@ from strongroom.engines.protocol import Engine, LearnsDimension, Target, WholeOn
 from strongroom.errors import NotFound, Refused, WrongRequest
 from strongroom.journal.marks import LOGS, SCAN
 from strongroom.model import ROLE, Conversion, Role, Selection
+from strongroom.operations.journal.moment import MomentPlan, PlannedMoment
 from strongroom.operations.reshaping import presumed, presumed_payload
-from strongroom.operations.restore_moment import MomentPlan, PlannedMoment
 from strongroom.snapshots.consistency import has_rows_alone
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredArtifact, StoredCollection

@@ -29,7 +29,7 @@ from strongroom.journal.spans import spans
 from strongroom.journal.stream import read_chain
 from strongroom.journal.timeline import Moment
 from strongroom.model import ROLE, Collection, Json, Position, Role
-from strongroom.operations.restore_moment import base_of, changes_before, changes_of, plan_from, reader
+from strongroom.operations.journal.moment import base_of, changes_before, changes_of, plan_from, reader
 from strongroom.operations.scan_state import Flags, ScanState
 from strongroom.operations.snapshot_rows import snapshot_rows
 from strongroom.progress import SILENT

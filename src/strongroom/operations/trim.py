@@ -9,7 +9,7 @@ from strongroom.journal.retention import first_needed, trim
 from strongroom.journal.segments import segment_name
 from strongroom.journal.spans import spans
 from strongroom.journal.stream import read_chain, streams
-from strongroom.operations.restore_moment import reader
+from strongroom.operations.journal.moment import reader
 from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot

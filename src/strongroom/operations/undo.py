@@ -25,9 +25,8 @@ from strongroom.journal.stream import read_chain
 from strongroom.journal.timeline import Moment
 from strongroom.journal.times import parse_time
 from strongroom.journal.undoing import Fate, RowFate, Undo, Undone, UndoPreview
-from strongroom.operations.journal_batches import batches_of, named
-from strongroom.operations.journal_status import iso
-from strongroom.operations.restore_moment import (
+from strongroom.operations.journal.batches import batches_of, named
+from strongroom.operations.journal.moment import (
     MomentPlan,
     base_of,
     changes_before,
@@ -37,6 +36,7 @@ from strongroom.operations.restore_moment import (
     reader,
     stream_named,
 )
+from strongroom.operations.journal.status import iso
 from strongroom.operations.snapshot_rows import snapshot_rows
 from strongroom.operations.undo_neighbours import Changed, Neighbours
 from strongroom.progress import SILENT, Progress

@@ -12,8 +12,8 @@ import numpy as np
 from strongroom.errors import Damaged, NotFound, Refused, StrongroomError, WrongRequest
 from strongroom.journal.marks import SCAN
 from strongroom.operations.drill.report import RecoveryPoint
-from strongroom.operations.journal_status import StreamStatus, journal_status
-from strongroom.operations.restore_moment import MomentPlan, plan_moment
+from strongroom.operations.journal.moment import MomentPlan, plan_moment
+from strongroom.operations.journal.status import StreamStatus, journal_status
 from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
-    from strongroom.operations.journal_status import StreamStatus
+    from strongroom.operations.journal.status import StreamStatus
     from strongroom.operations.lock.extend import ExtendReport
     from strongroom.operations.prune import PruneReport
     from strongroom.operations.replicate import Lag, ReplicateOptions

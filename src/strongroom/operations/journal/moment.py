@@ -15,7 +15,7 @@ from strongroom.journal.timeline import Moment, at_mark, at_time, before_batch, 
 from strongroom.journal.times import parse_time
 from strongroom.journal.undoing import Undone, UndoPreview
 from strongroom.model import Until
-from strongroom.operations.journal_status import iso
+from strongroom.operations.journal.status import iso
 from strongroom.operations.machine.pace import seconds_for
 from strongroom.repository import Repository
 from strongroom.snapshots import history

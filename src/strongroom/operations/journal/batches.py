@@ -9,8 +9,8 @@ from strongroom.engines.changes import BATCH, CatalogChange
 from strongroom.journal.overlay import ids_of
 from strongroom.journal.spans import Read, Span, spans
 from strongroom.journal.stream import read_chain
-from strongroom.operations.journal_status import iso
-from strongroom.operations.restore_moment import reader, stream_named
+from strongroom.operations.journal.moment import reader, stream_named
+from strongroom.operations.journal.status import iso
 from strongroom.repository import Repository
 
 _TOLD = 4

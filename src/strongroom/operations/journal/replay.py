@@ -13,8 +13,8 @@ from strongroom.engines.staging import remove
 from strongroom.errors import EngineFailed, VerificationFailed, WrongRequest
 from strongroom.journal.outcome import Outcome
 from strongroom.model import Collection, Fidelity, Selection
+from strongroom.operations.journal.moment import MomentPlan, changes_of
 from strongroom.operations.machine import pace
-from strongroom.operations.restore_moment import MomentPlan, changes_of
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
