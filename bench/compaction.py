@@ -28,7 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from strongroom.model import ROLE, Collection, Field, Role, RowBlock
-from strongroom.operations.restore_rows import stored_rows
+from strongroom.operations.restore.rows import stored_rows
 from strongroom.repository import Argon2Cost, Repository, Secret, open_store
 from strongroom.snapshots.fingerprints import Fingerprinter
 from strongroom.snapshots.known import KnownRows, KnownWriter

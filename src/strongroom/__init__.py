@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from strongroom.library import init_repository as init
     from strongroom.library import open_repository as open
     from strongroom.library import repair_repository as repair
-    from strongroom.operations.restore_plan import Rung
+    from strongroom.operations.restore.plan import Rung
     from strongroom.operations.verify import Level
 
 __all__ = ["Level", "Rung", "Strongroom", "capture", "init", "open", "repair"]
 
 _HOMES = {
     "Level": ("strongroom.operations.verify", "Level"),
-    "Rung": ("strongroom.operations.restore_plan", "Rung"),
+    "Rung": ("strongroom.operations.restore.plan", "Rung"),
     "Strongroom": ("strongroom.library", "Strongroom"),
     "capture": ("strongroom.library", "capture_index"),
     "init": ("strongroom.library", "init_repository"),

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from strongroom.operations.journal.moment import MomentPlan
     from strongroom.operations.journal.status import StreamStatus
     from strongroom.operations.repair import RepairReport
-    from strongroom.operations.restore import RestoreReport
-    from strongroom.operations.restore_plan import RestorePlan, Rung
+    from strongroom.operations.restore.plan import RestorePlan, Rung
+    from strongroom.operations.restore.run import RestoreReport
     from strongroom.operations.undo import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
 
@@ -118,8 +118,8 @@ class Strongroom(Keeping):
         progress: Progress = SILENT,
     ) -> RestorePlan:
         """What `restore` would do; touches nothing. `moment.undo` says what becomes of the rows."""
-        from strongroom.operations.erased import erased_in
-        from strongroom.operations.restore_plan import plan_restore
+        from strongroom.operations.restore.erased import erased_in
+        from strongroom.operations.restore.plan import plan_restore
         from strongroom.operations.undo import UndoRequest
         from strongroom.snapshots.tenant_parts import opened
 
@@ -152,7 +152,7 @@ class Strongroom(Keeping):
         position of the engine's, or 'before:BATCH'. `undo` names an ingest batch that is left out, while later good writes stay;
         `where` and `between` say instead on which rows (`source=crawler-7 and year>2020`) and from when to when. `tell` is called
         with the plan before something is done."""
-        from strongroom.operations.restore import RestoreOptions, restore
+        from strongroom.operations.restore.run import RestoreOptions, restore
         from strongroom.operations.undo import UndoRequest
 
         selection = Selection(tuple(collections), dict(renames or {}))

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from strongroom.operations.restore import RestoreOptions, restore
-from strongroom.operations.restore_rows import stored_rows
+from strongroom.operations.restore.rows import stored_rows
+from strongroom.operations.restore.run import RestoreOptions, restore
 from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.parts import ArtifactReader

@@ -18,8 +18,8 @@ from worlds import DIMENSION, PASSWORD, ROWS, World, restored
 from strongroom import cli
 from strongroom.errors import Damaged, StrongroomError
 from strongroom.model import Answers, RowBlock
-from strongroom.operations.restore import RestoreOptions, restore
-from strongroom.operations.restore_plan import Rung
+from strongroom.operations.restore.plan import Rung
+from strongroom.operations.restore.run import RestoreOptions, restore
 from strongroom.repository import Repository
 from strongroom.snapshots import history, probes
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot

@@ -20,7 +20,7 @@ from strongroom.errors import StrongroomError
 from strongroom.operations.backup import BackupOptions, backup
 from strongroom.operations.copy import copy
 from strongroom.operations.erase import EraseOptions, erase
-from strongroom.operations.restore_rows import stored_rows
+from strongroom.operations.restore.rows import stored_rows
 from strongroom.operations.verify import verify
 from strongroom.repository import Repository, Secret, Store
 from strongroom.repository.erasures import destructions, erased_tenants, erasures

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from strongroom.library import Strongroom, init_repository, open_repository
-from strongroom.operations.restore import RestoreOptions, RestoreReport, restore
+from strongroom.operations.restore.run import RestoreOptions, RestoreReport, restore
 from strongroom.repository import Argon2Cost, Repository, Secret, Store, new_key_file
 
 STRONGROOM = str(Path(sys.executable).with_name("strongroom"))

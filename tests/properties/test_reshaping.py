@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from strongroom.model import ROLE, Role
-from strongroom.operations.reshaping import MOST_COLUMNS, reshaping
+from strongroom.operations.restore.reshaping import MOST_COLUMNS, reshaping
 
 TEXT = st.text('aé😀"\0 ', max_size=3)
 SCALARS = st.one_of(st.booleans(), st.integers(-(1 << 70), 1 << 70), st.floats(allow_nan=False, allow_infinity=False), TEXT)

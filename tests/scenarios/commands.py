@@ -19,7 +19,7 @@ import faiss
 import numpy as np
 
 from strongroom.library import Strongroom, open_repository
-from strongroom.operations.restore import RestoreOptions, restore
+from strongroom.operations.restore.run import RestoreOptions, restore
 
 PASSWORD = "correct horse"
 ROWS, DIMENSION = 2_000, 32

@@ -15,7 +15,7 @@ from commands import DIMENSION, Place
 
 from strongroom import engines
 from strongroom.errors import Refused
-from strongroom.operations.restore_plan import Rung
+from strongroom.operations.restore.plan import Rung
 from strongroom.progress import SILENT
 from strongroom.repository import erasures
 from strongroom.snapshots.fingerprints import role_of

@@ -26,7 +26,7 @@ from strongroom.engines.milvus.stage import ServerStage
 from strongroom.errors import EngineFailed, NotFound, Refused, SourceChanged, Unreachable, Unreadable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import ROLE, Status
-from strongroom.operations.restore_plan import Rung
+from strongroom.operations.restore.plan import Rung
 from strongroom.operations.verify import Level
 from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost

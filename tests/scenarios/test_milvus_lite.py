@@ -18,7 +18,7 @@ from pymilvus import CollectionSchema, DataType, FieldSchema, Function, Function
 from strongroom.errors import Locked, Unreadable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Status
-from strongroom.operations.restore_plan import Rung
+from strongroom.operations.restore.plan import Rung
 from strongroom.repository import Argon2Cost
 
 ROWS = 60

@@ -13,7 +13,7 @@ from test_undo import Row, World, bad_batch, good_writes, names, same, world  # 
 
 from strongroom import engines
 from strongroom.errors import NotFound, WrongRequest
-from strongroom.operations.restore_plan import Rung
+from strongroom.operations.restore.plan import Rung
 from strongroom.progress import SILENT
 
 

@@ -20,7 +20,7 @@ from strongroom.engines.qdrant.server.cutover import CutOver
 from strongroom.errors import EngineFailed, Locked, NotFound, Refused, SourceChanged, StrongroomError, Unreadable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Status
-from strongroom.operations.restore_plan import Rung
+from strongroom.operations.restore.plan import Rung
 from strongroom.operations.verify import Level
 from strongroom.repository import Argon2Cost
 

@@ -21,7 +21,7 @@ from strongroom.errors import NotFound, Refused, Unreachable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Status
 from strongroom.operations.follow import FollowOptions
-from strongroom.operations.restore_plan import Rung
+from strongroom.operations.restore.plan import Rung
 from strongroom.operations.verify import Level
 from strongroom.repository import Argon2Cost
 

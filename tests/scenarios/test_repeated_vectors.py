@@ -104,7 +104,7 @@ def test_what_a_killed_restore_left_torn_is_written_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("strongroom.operations.restore_files.Installation.read_back", killed)
+        patch.setattr("strongroom.operations.restore.files.Installation.read_back", killed)
         room.restore("latest", f"faiss://{tmp_path}/out/x.faiss")
     (staged,) = (path for path in (tmp_path / "out").rglob(torn))
     with staged.open("r+b") as file:

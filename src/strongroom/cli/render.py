@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from strongroom.operations.journal.moment import PlannedMoment
     from strongroom.operations.journal.status import Hole, StreamStatus
     from strongroom.operations.repair import RepairReport
-    from strongroom.operations.restore import RestoreReport
-    from strongroom.operations.restore_plan import RestorePlan
+    from strongroom.operations.restore.plan import RestorePlan
+    from strongroom.operations.restore.run import RestoreReport
     from strongroom.operations.verify import VerifyReport
     from strongroom.repository import KeySlot
     from strongroom.snapshots.history import Snapshot

@@ -55,11 +55,11 @@ def restore(
     snapshot, place = _places(what, target, at, source, undoing=undoing)
     renames = _pairs(rename or [], "--rename")
     with nullcontext() if dry_run else engines.prepared(place):
-        load = lambda: (import_module("strongroom.operations.restore"), engines.target_of(place))  # noqa: E731
+        load = lambda: (import_module("strongroom.operations.restore.run"), engines.target_of(place))  # noqa: E731
         room = open_to_read(repo, key_file, replica, stale_ok=stale_ok, load=load)
         _say_experimental(place)
         from strongroom.cli import render
-        from strongroom.operations.restore_plan import Rung
+        from strongroom.operations.restore.plan import Rung
 
         rungs = {RungName.EXACT: Rung.EXACT, RungName.REBUILD: Rung.REBUILD, None: None}
         wish: dict[str, Any] = {"collections": collection or [], "renames": renames, "rung": rungs[rung]}

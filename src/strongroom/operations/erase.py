@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from strongroom.errors import Refused, WrongRequest
 from strongroom.journal import filters
-from strongroom.operations.erased import concerning, rows_in
+from strongroom.operations.restore.erased import concerning, rows_in
 from strongroom.operations.shredding import NOT_SHREDDED, Shredded, has_keys, shred
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository

@@ -37,7 +37,7 @@ from strongroom.operations.journal.moment import (
     stream_named,
 )
 from strongroom.operations.journal.status import iso
-from strongroom.operations.snapshot_rows import snapshot_rows
+from strongroom.operations.restore.snapshot_rows import snapshot_rows
 from strongroom.operations.undo_neighbours import Changed, Neighbours
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository

@@ -12,7 +12,7 @@ from strongroom.engines.protocol import Frozen
 from strongroom.model import Answers
 from strongroom.operations.drill.restarted import Question, Reply
 from strongroom.operations.machine.processor import rounds_alike
-from strongroom.operations.replay import actual_name, field_name, names_of
+from strongroom.operations.restore.replay import actual_name, field_name, names_of
 from strongroom.operations.verify.answers import unprobed
 from strongroom.operations.verify.examination import Examination, subject_of
 from strongroom.operations.verify.restored import compare_catalog, read_rows

@@ -13,7 +13,7 @@ from strongroom.engines import isolation, stopwatch
 from strongroom.engines.protocol import Engine, ScratchRestarts
 from strongroom.errors import StrongroomError
 from strongroom.model import Answers
-from strongroom.operations.replay import actual_name, ask
+from strongroom.operations.restore.replay import actual_name, ask
 from strongroom.progress import SILENT
 from strongroom.snapshots.probes import Probes
 

@@ -23,8 +23,8 @@ from strongroom.operations.drill.came_back import CameBack, Judged, judge
 from strongroom.operations.drill.point import Chosen, choose, unrestorable
 from strongroom.operations.drill.report import Checked, DrillReport, Latency, RecoveryPoint
 from strongroom.operations.drill.restarted import Question, Reply
-from strongroom.operations.restore import RestoreOptions, RestoreReport, restore
-from strongroom.operations.restore_plan import plan_restore
+from strongroom.operations.restore.plan import plan_restore
+from strongroom.operations.restore.run import RestoreOptions, RestoreReport, restore
 from strongroom.operations.verify.data import check_data
 from strongroom.operations.verify.examination import Examination
 from strongroom.operations.verify.journals import check_journals

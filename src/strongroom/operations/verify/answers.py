@@ -6,7 +6,7 @@ from strongroom.engines.protocol import Frozen
 from strongroom.errors import Damaged, EngineFailed
 from strongroom.model import Answers
 from strongroom.operations.machine.processor import rounds_alike
-from strongroom.operations.replay import actual_name, ask
+from strongroom.operations.restore.replay import actual_name, ask
 from strongroom.operations.verify.examination import Examination, subject_of
 from strongroom.snapshots import probes
 from strongroom.snapshots.history import Snapshot

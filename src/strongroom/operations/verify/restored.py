@@ -14,10 +14,10 @@ from strongroom.engines.protocol import Frozen, ScratchElsewhere
 from strongroom.errors import Damaged, EngineFailed, StrongroomError, VerificationFailed
 from strongroom.model import Collection, Selection
 from strongroom.operations.machine.processor import reproducible
-from strongroom.operations.replay import actual_name, names_of
-from strongroom.operations.restore import RestoreOptions, restore
-from strongroom.operations.restore_plan import Rung
-from strongroom.operations.restore_rows import stored_rows
+from strongroom.operations.restore.plan import Rung
+from strongroom.operations.restore.replay import actual_name, names_of
+from strongroom.operations.restore.rows import stored_rows
+from strongroom.operations.restore.run import RestoreOptions, restore
 from strongroom.operations.verify.answers import check_answers, check_probes
 from strongroom.operations.verify.examination import Examination, subject_of
 from strongroom.operations.verify.report import Level

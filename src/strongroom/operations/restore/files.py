@@ -18,7 +18,7 @@ from strongroom.engines.staging import start_writing
 from strongroom.errors import Damaged, VerificationFailed
 from strongroom.model import Bytes
 from strongroom.operations.prefetch import ahead
-from strongroom.operations.restore_state import RestoreState
+from strongroom.operations.restore.state import RestoreState
 from strongroom.progress import Progress
 from strongroom.repository import Repository
 from strongroom.snapshots.manifest import Part, StoredArtifact, StoredCollection, Vectors

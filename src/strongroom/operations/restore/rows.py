@@ -15,11 +15,11 @@ import pyarrow as pa
 from strongroom.engines.protocol import Columnar, Frozen, Source, Stage, Target
 from strongroom.errors import Damaged, VerificationFailed, WrongRequest
 from strongroom.model import Collection, Fidelity, Role, RowBlock
-from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.machine.processor import reproducible
 from strongroom.operations.prefetch import ahead
-from strongroom.operations.replay import actual_name
-from strongroom.operations.reshaping import Reshaping, reshaping
+from strongroom.operations.restore.erased_rows import NOTHING_ERASED, Erased
+from strongroom.operations.restore.replay import actual_name
+from strongroom.operations.restore.reshaping import Reshaping, reshaping
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots.consistency import contradiction_of

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from strongroom import engines
 from strongroom.model import Selection
-from strongroom.operations.replay import actual_name
-from strongroom.operations.restore_rows import stored_rows
+from strongroom.operations.restore.replay import actual_name
+from strongroom.operations.restore.rows import stored_rows
 from strongroom.progress import SILENT
 from strongroom.repository import Repository
 from strongroom.snapshots.history import Snapshot
@@ -26,7 +26,7 @@ def snapshot_rows(
             for block in stored_rows(snapshot.reading(repository), collection, directory):
                 yield block.live()
         return
-    from strongroom.operations.restore import RestoreOptions, restore
+    from strongroom.operations.restore.run import RestoreOptions, restore
 
     url = engines.find(snapshot.manifest.engine).scratch(directory, [collection.name])
     options = RestoreOptions(Selection((collection.name,)), require_exact=True, overwrite=True, replay=False, erasing=False)

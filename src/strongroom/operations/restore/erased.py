@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from strongroom.model import Selection
-from strongroom.operations.erased_rows import NOTHING_ERASED, Erased, erased_among
 from strongroom.operations.journal.moment import MomentPlan
+from strongroom.operations.restore.erased_rows import NOTHING_ERASED, Erased, erased_among
 from strongroom.repository import Repository
 from strongroom.repository.erasures import Erasure, erasures
 from strongroom.snapshots.history import Snapshot
@@ -72,7 +72,7 @@ def _is_of(one: Erasure, snapshot: Snapshot, collection: StoredCollection) -> bo
 
 
 def _count(repository: Repository, mine: Sequence[Erasure], snapshot: Snapshot, collection: StoredCollection) -> int:
-    from strongroom.operations.snapshot_rows import snapshot_rows  # it restores what has no rows of its own
+    from strongroom.operations.restore.snapshot_rows import snapshot_rows  # it restores what has no rows of its own
 
     with tempfile.TemporaryDirectory(prefix="strongroom-erase-") as scratch:
         rows = snapshot_rows(repository, snapshot, collection, Path(scratch))

@@ -22,18 +22,18 @@ from strongroom import engines
 from strongroom.engines.protocol import Frozen, Recovering, Source, Stage, Target
 from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
 from strongroom.model import Fidelity, Selection, Until
-from strongroom.operations.erased import erased_in
-from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.journal.moment import MomentPlan, log_of
 from strongroom.operations.journal.replay import JournalReplay
 from strongroom.operations.machine.processor import reproducible, rounds_alike
 from strongroom.operations.machine.witness import remembering_damage
-from strongroom.operations.replay import Replayed, actual_name, names_of, replay
-from strongroom.operations.restore_files import Installation
-from strongroom.operations.restore_overlay import OverlayLoading
-from strongroom.operations.restore_plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
-from strongroom.operations.restore_rows import RowsLoading
-from strongroom.operations.restore_state import RestoreState
+from strongroom.operations.restore.erased import erased_in
+from strongroom.operations.restore.erased_rows import NOTHING_ERASED, Erased
+from strongroom.operations.restore.files import Installation
+from strongroom.operations.restore.overlay import OverlayLoading
+from strongroom.operations.restore.plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
+from strongroom.operations.restore.replay import Replayed, actual_name, names_of, replay
+from strongroom.operations.restore.rows import RowsLoading
+from strongroom.operations.restore.state import RestoreState
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history, probes

@@ -16,7 +16,7 @@ from strongroom.errors import NotFound, Refused, WrongRequest
 from strongroom.journal.marks import LOGS, SCAN
 from strongroom.model import ROLE, Conversion, Role, Selection
 from strongroom.operations.journal.moment import MomentPlan, PlannedMoment
-from strongroom.operations.reshaping import presumed, presumed_payload
+from strongroom.operations.restore.reshaping import presumed, presumed_payload
 from strongroom.snapshots.consistency import has_rows_alone
 from strongroom.snapshots.history import Snapshot
 from strongroom.snapshots.manifest import StoredArtifact, StoredCollection

@@ -20,13 +20,13 @@ from strongroom.errors import Damaged, NotFound, VerificationFailed, WrongReques
 from strongroom.journal.identities import identities_of
 from strongroom.journal.overlay import Overlay, ids_of
 from strongroom.model import Collection, Fidelity, Selection
-from strongroom.operations.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.journal.moment import MomentPlan, changes_before, changes_of
 from strongroom.operations.machine.processor import reproducible
-from strongroom.operations.replay import actual_name, ask
-from strongroom.operations.restore_rows import SAMPLE, Vectors, core_rows, reshaping_for, same_directions, vectors_by_id
-from strongroom.operations.restore_state import RestoreState
-from strongroom.operations.snapshot_rows import snapshot_rows
+from strongroom.operations.restore.erased_rows import NOTHING_ERASED, Erased
+from strongroom.operations.restore.replay import actual_name, ask
+from strongroom.operations.restore.rows import SAMPLE, Vectors, core_rows, reshaping_for, same_directions, vectors_by_id
+from strongroom.operations.restore.snapshot_rows import snapshot_rows
+from strongroom.operations.restore.state import RestoreState
 from strongroom.progress import Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import probes
