@@ -23,7 +23,7 @@ from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 
 if TYPE_CHECKING:
-    from strongroom.operations.backup import BackupReport
+    from strongroom.operations.backup.run import BackupReport
     from strongroom.operations.coverage import CoverageReport
     from strongroom.operations.diff import DiffReport
     from strongroom.operations.drill import DrillHistory, DrillReport
@@ -63,7 +63,7 @@ class Strongroom(Keeping):
         """Make a snapshot of the source that a URL names, such as 'chroma:///srv/chroma'. `reread` has it read even if its files
         look as they did at the snapshot before; `pace` may hold the reading and writing back. `tenant_column` says whose each row
         is: rows are kept under keys of their tenants."""
-        from strongroom.operations.backup import BackupOptions, backup
+        from strongroom.operations.backup.run import BackupOptions, backup
         from strongroom.operations.machine.witness import Witness
 
         count = BackupOptions().probes if probes is None else probes

@@ -14,7 +14,7 @@ from towns import empty_store, files_in
 from worlds import CHEAP, files_of
 
 from strongroom.clock import Clock
-from strongroom.operations.backup import BackupOptions, BackupReport, backup
+from strongroom.operations.backup.run import BackupOptions, BackupReport, backup
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.prune import PruneOptions, prune
 from strongroom.operations.verify import Level, VerifyOptions, verify

@@ -25,8 +25,9 @@ from worlds import CHEAP, PASSWORD
 from strongroom.clock import Clock
 from strongroom.engines.indexfile import held
 from strongroom.errors import Damaged, NotFound, Overtaken, StrongroomError
-from strongroom.operations import predecessor, prune_plan
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations import prune_plan
+from strongroom.operations.backup import predecessor
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.forget import ForgetOptions, ForgetReport, forget
 from strongroom.operations.prune import PruneOptions, prune
 from strongroom.operations.repair import RepairOptions, repair

@@ -17,7 +17,7 @@ from test_mutations import flip, index_of, manifest_of, pack_of
 from worlds import PASSWORD, Sources, World, build_source, files_of, restored
 
 from strongroom.errors import Damaged, NotFound
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.verify import Level
 from strongroom.repository import Repository, Secret, open_store
 from strongroom.repository import cache as cache_module

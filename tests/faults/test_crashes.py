@@ -18,7 +18,7 @@ from towns import empty_store, files_in, stored_copy
 from worlds import CHEAP, PASSWORD, Sources, World, build_source, files_of, restored
 
 from strongroom.errors import AlreadyExists, StrongroomError, UnsafeStore, WrongKey
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
 from strongroom.repository import Repository, Secret, Store, open_store
 

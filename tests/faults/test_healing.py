@@ -16,7 +16,7 @@ from worlds import PASSWORD, Sources, World, restored
 from strongroom import cli
 from strongroom.errors import Damaged, Refused, Unreachable
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.machine.witness import Witness
 from strongroom.operations.verify import Level
 from strongroom.repository import Argon2Cost, Repository, Secret, open_store

@@ -10,7 +10,7 @@ from faulty_store import FaultyStore
 from lives import SEEN, Life, Mood, draw_of, make_small
 from living_sources import made
 
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.snapshots import history
 from strongroom.snapshots.manifest import StoredCollection
 

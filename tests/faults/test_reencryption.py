@@ -22,7 +22,7 @@ from strongroom.clock import Clock
 from strongroom.errors import AlreadyExists, Damaged, Overtaken, Refused, StrongroomError
 from strongroom.journal.stream import read_chain, streams
 from strongroom.library import init_repository, open_repository
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.close_epochs import close_epochs
 from strongroom.operations.copy import CopyOptions, copy, open_replica
 from strongroom.operations.drill.past import drill_history

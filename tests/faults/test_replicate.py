@@ -15,7 +15,7 @@ from worlds import CHEAP, PASSWORD
 
 from strongroom.errors import Refused
 from strongroom.library import init_repository, open_repository
-from strongroom.operations.collection_reading import CollectionReading
+from strongroom.operations.backup.collection_reading import CollectionReading
 from strongroom.operations.copy import Selection
 from strongroom.operations.follow import FollowOptions
 from strongroom.operations.replicate import Lag, ReplicateOptions, behind, replicate

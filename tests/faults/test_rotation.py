@@ -14,7 +14,7 @@ from towns import empty_store
 from worlds import CHEAP, Sources, restored
 
 from strongroom.errors import Damaged, Overtaken, Refused, StrongroomError, UnsafeStore, WrongKey
-from strongroom.operations.backup import backup
+from strongroom.operations.backup.run import backup
 from strongroom.operations.key_status import key_status
 from strongroom.operations.repair import repair
 from strongroom.operations.verify import Level, VerifyOptions, verify

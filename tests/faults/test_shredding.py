@@ -17,7 +17,7 @@ from towns import empty_store
 from worlds import CHEAP, PASSWORD
 
 from strongroom.errors import StrongroomError
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.copy import copy
 from strongroom.operations.erase import EraseOptions, erase
 from strongroom.operations.restore.rows import stored_rows

@@ -22,7 +22,7 @@ from worlds import CHEAP, Sources, build_source, files_of, restored
 
 from strongroom.errors import Damaged, Overtaken, Refused, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, open_repository
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.close_epochs import close_epochs
 from strongroom.operations.copy import copy
 from strongroom.operations.prune import PruneOptions, prune

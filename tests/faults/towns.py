@@ -14,7 +14,7 @@ from faulty_store import FaultyStore
 from worlds import PASSWORD, World, files_of, restored
 
 from strongroom.clock import Clock
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.prune import PruneOptions, PruneReport, prune
 from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify

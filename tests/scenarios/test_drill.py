@@ -25,7 +25,7 @@ from strongroom import capture
 from strongroom.clock import Clock
 from strongroom.errors import NotFound, Refused, StoreDenied, StrongroomError, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository
-from strongroom.operations.backup import BackupOptions, backup
+from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.drill import DrillReport, restarted, run
 from strongroom.operations.drill.objectives import parse
 from strongroom.operations.follow import FollowOptions

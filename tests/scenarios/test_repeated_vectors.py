@@ -16,7 +16,7 @@ from commands import DIMENSION, PASSWORD
 
 from strongroom.errors import Damaged
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.backup import backup
+from strongroom.operations.backup.run import backup
 from strongroom.operations.verify import Level
 from strongroom.repository import Argon2Cost
 from strongroom.snapshots.manifest import Part

@@ -123,7 +123,7 @@ def backup(
     from strongroom import engines
 
     def load() -> None:
-        import_module("strongroom.operations.backup")
+        import_module("strongroom.operations.backup.run")
         import_module("strongroom.cli.render")
         engines.source_of(source)
 

@@ -19,7 +19,7 @@ from strongroom.model import LedgerItem, Status, Verdict
 
 if TYPE_CHECKING:
     from strongroom.model import Conversion
-    from strongroom.operations.backup import BackupReport
+    from strongroom.operations.backup.run import BackupReport
     from strongroom.operations.journal.moment import PlannedMoment
     from strongroom.operations.journal.status import Hole, StreamStatus
     from strongroom.operations.repair import RepairReport

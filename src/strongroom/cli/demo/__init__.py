@@ -23,7 +23,7 @@ from strongroom.cli.demo.mistake import TakenBack, take_back
 from strongroom.engines.isolation import call
 from strongroom.errors import VerificationFailed, WrongRequest
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.backup import BackupReport
+from strongroom.operations.backup.run import BackupReport
 
 QUERIES = 200
 MODEL = "all-MiniLM-L6-v2@1"

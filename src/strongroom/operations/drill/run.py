@@ -16,7 +16,7 @@ from strongroom import engines
 from strongroom.engines.protocol import ScratchElsewhere
 from strongroom.errors import Damaged, Refused, StrongroomError
 from strongroom.model import Selection
-from strongroom.operations.backup import without_password
+from strongroom.operations.backup.run import without_password
 from strongroom.operations.coverage import coverage
 from strongroom.operations.drill import objectives, restarted, signing
 from strongroom.operations.drill.came_back import CameBack, Judged, judge

@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 
 from strongroom.errors import Damaged
-from strongroom.operations.predecessor import cache_of
+from strongroom.operations.backup.predecessor import cache_of
 from strongroom.repository import Repository
 from strongroom.snapshots.fingerprints import Fingerprinter, Short, short
 from strongroom.snapshots.history import Snapshot

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from strongroom.errors import Damaged, StoreFull, StrongroomError, Unreachable, UnsafeStore
 from strongroom.model import Bytes
-from strongroom.operations.backup import BackupOptions, backup, without_password
+from strongroom.operations.backup.run import BackupOptions, backup, without_password
 from strongroom.operations.repair.remaking import remake
 from strongroom.progress import Progress
 from strongroom.repository import BlobWriter, Pack, Repository

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from strongroom.errors import NotFound, VerificationFailed, WrongRequest
-from strongroom.operations.backup import without_password
+from strongroom.operations.backup.run import without_password
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.policy.publishing import require_region
 from strongroom.operations.prune import is_locking

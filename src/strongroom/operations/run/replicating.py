@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from strongroom.errors import PartlyDone, Stopped, StrongroomError
-from strongroom.operations.backup import without_password
+from strongroom.operations.backup.run import without_password
 from strongroom.operations.copy import CopyOptions, Selection
 from strongroom.operations.machine.replicas import remember
 from strongroom.operations.policy.publishing import require_region

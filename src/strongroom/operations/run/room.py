@@ -13,7 +13,7 @@ from strongroom.repository import Repository
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from strongroom.operations.backup import BackupReport
+    from strongroom.operations.backup.run import BackupReport
     from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport

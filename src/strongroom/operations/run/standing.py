@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from strongroom.errors import StrongroomError
-from strongroom.operations.backup import without_password
+from strongroom.operations.backup.run import without_password
 from strongroom.operations.replicate import Lag
 from strongroom.operations.run.room import Drills, Room
 from strongroom.policy.document import Document

@@ -13,7 +13,7 @@ import pyarrow as pa
 from strongroom.errors import Damaged, Overtaken, Refused, WrongRequest
 from strongroom.journal.stream import stream_of, streams
 from strongroom.model import INDEX_FILES, Collection, Description, FoundBy, LedgerItem, RowBlock, Status
-from strongroom.operations.predecessor import Predecessor, said_lineage
+from strongroom.operations.backup.predecessor import Predecessor, said_lineage
 from strongroom.repository import BlobWriter, Repository
 from strongroom.repository.erasures import erased_tenants, erasures
 from strongroom.repository.tenants import FOLDER, TenantKey, destroy_keys, keys_of, keys_of_all, make_key, with_key

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from strongroom.engines.protocol import ChangeFeed, Frozen
 from strongroom.errors import Damaged
 from strongroom.model import Collection, Stretch
-from strongroom.operations.predecessor import Predecessor
+from strongroom.operations.backup.predecessor import Predecessor
 from strongroom.snapshots import probes
 from strongroom.snapshots.probes import Probes
 

@@ -19,8 +19,8 @@ from strongroom.engines import stopwatch
 from strongroom.engines.protocol import Frozen
 from strongroom.errors import Damaged, EngineFailed
 from strongroom.model import Answers, Bytes, Collection, Field, FoundBy, LedgerItem, Region, RowBlock, Status, Stretch
-from strongroom.operations.change_feed import sealed, unread
-from strongroom.operations.predecessor import Predecessor, said_lineage
+from strongroom.operations.backup.change_feed import sealed, unread
+from strongroom.operations.backup.predecessor import Predecessor, said_lineage
 from strongroom.progress import UNHURRIED, Pace
 from strongroom.repository import BlobWriter
 from strongroom.snapshots import latency, manifest, probes

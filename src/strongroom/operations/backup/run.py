@@ -16,12 +16,12 @@ from strongroom import engines
 from strongroom.engines.protocol import ChangeFeed, Frozen
 from strongroom.errors import Damaged, Refused, WrongRequest
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
-from strongroom.operations.collection_reading import BackupOptions, CollectionReading, Measured
+from strongroom.operations.backup.collection_reading import BackupOptions, CollectionReading, Measured
+from strongroom.operations.backup.predecessor import VERSION, Predecessor, predecessor_of
+from strongroom.operations.backup.tenant_reading import CollectionByTenant, TenantReading, column_wanted
 from strongroom.operations.machine.processor import processor
 from strongroom.operations.machine.witness import Witness
 from strongroom.operations.policy.residence import Residence
-from strongroom.operations.predecessor import VERSION, Predecessor, predecessor_of
-from strongroom.operations.tenant_reading import CollectionByTenant, TenantReading, column_wanted
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import BlobWriter, Repository
 from strongroom.snapshots import history
