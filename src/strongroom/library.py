@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from strongroom.operations.diff import DiffReport
     from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.fall_over import Reading, StandIns
-    from strongroom.operations.follow import Event, FollowOptions, FollowReport
+    from strongroom.operations.follow.run import Event, FollowOptions, FollowReport
     from strongroom.operations.journal.batches import Batch
     from strongroom.operations.journal.moment import MomentPlan
     from strongroom.operations.journal.status import StreamStatus
@@ -179,13 +179,13 @@ class Strongroom(Keeping):
         tell: Callable[[Event], None] = lambda _: None,
     ) -> FollowReport:
         """Keep every change of a source in the journal until `stop` is set. Not in a process that has the source open itself."""
-        from strongroom.operations.follow import follow
+        from strongroom.operations.follow.run import follow
 
         return follow(self.repository, source, options, stop=stop, tell=tell)
 
     def release(self, source: str) -> bool:
         """Follow a source no more: its engine need not hold its log back. Gives whether it did."""
-        from strongroom.operations.follow import release
+        from strongroom.operations.follow.run import release
 
         return release(self.repository, source)
 
@@ -309,8 +309,8 @@ def capture_index(
     the index from its file and capture it: what the file lacks comes from the log. With `anew` the file is replaced by what is in
     memory. Raises Refused where the two don't hold the same, WrongRequest for what can't be captured, Locked.
     """
-    from strongroom.operations.capture import capture
-    from strongroom.operations.follow import FollowOptions
+    from strongroom.operations.follow.capture import capture
+    from strongroom.operations.follow.run import FollowOptions
 
     if ship and room is None:
         raise WrongRequest("there is no repository to ship to", hint="give strongroom.open(...)")

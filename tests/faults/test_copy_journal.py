@@ -15,7 +15,7 @@ from strongroom.errors import StrongroomError
 from strongroom.journal.stream import read_chain, streams
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.copy import CopyOptions, copy
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.replicate import lag_of
 from strongroom.repository.local_store import LocalStore
 from strongroom.repository.policies import publish

@@ -29,7 +29,7 @@ from strongroom.operations.drill.past import drill_history
 from strongroom.operations.drill.report import DrillReport
 from strongroom.operations.drill.signing import signed
 from strongroom.operations.epochs_left import by_epoch, sealed_by
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.key_status import key_status
 from strongroom.operations.prune import PruneOptions, prune

@@ -17,7 +17,7 @@ from strongroom.errors import Refused
 from strongroom.library import init_repository, open_repository
 from strongroom.operations.backup.collection_reading import CollectionReading
 from strongroom.operations.copy import Selection
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.replicate import Lag, ReplicateOptions, behind, replicate
 from strongroom.repository import open_store
 from strongroom.repository.policies import publish

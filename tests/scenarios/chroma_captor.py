@@ -16,7 +16,7 @@ import chromadb
 import strongroom
 from strongroom.engines.oplog.calls import CallRecorder
 from strongroom.engines.oplog.layout import Kind
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 
 
 def die() -> None:

@@ -30,7 +30,7 @@ from strongroom import capture
 from strongroom.engines.oplog import writer as oplog_writer
 from strongroom.errors import Locked, NotFound, Refused, StoreFull, StrongroomError, WrongRequest
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.repository import Argon2Cost
 
 DIMENSION, IDS = 16, 120

@@ -28,7 +28,7 @@ from strongroom.engines.qdrant.edge.live import LiveShard
 from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder
 from strongroom.errors import Gap, Locked, NotFound, Refused, WrongRequest
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.repository import Argon2Cost
 
 ONCE = FollowOptions(once=True, probes=5)

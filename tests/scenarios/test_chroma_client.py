@@ -27,7 +27,7 @@ from strongroom.engines.chroma.server.captured import log_of
 from strongroom.engines.chroma.server.place import Place
 from strongroom.engines.oplog.calls import end_of
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
 

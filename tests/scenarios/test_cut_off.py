@@ -30,7 +30,7 @@ from strongroom.engines.redis.stage import RedisStage
 from strongroom.errors import StrongroomError, Unreachable, Unreadable
 from strongroom.journal.stream import read_chain, read_changes, streams
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.follow import Event, FollowOptions, FollowReport
+from strongroom.operations.follow.run import Event, FollowOptions, FollowReport
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Argon2Cost
 

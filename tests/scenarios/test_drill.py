@@ -28,7 +28,7 @@ from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.drill import DrillReport, restarted, run
 from strongroom.operations.drill.objectives import parse
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.journal.moment import plan_moment
 from strongroom.operations.prune import PruneOptions

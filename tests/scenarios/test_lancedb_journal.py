@@ -31,7 +31,7 @@ from strongroom.engines.lancedb.prints import names
 from strongroom.engines.lancedb.versions import manifests
 from strongroom.errors import Gap, Locked, Refused, WrongRequest
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.follow import FollowOptions, FollowReport
+from strongroom.operations.follow.run import FollowOptions, FollowReport
 from strongroom.repository import Argon2Cost
 
 HERE = Path(__file__).parent

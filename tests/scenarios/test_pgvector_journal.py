@@ -25,7 +25,7 @@ from strongroom.journal.spans import Span, spans
 from strongroom.journal.stream import read_chain, read_changes, streams
 from strongroom.journal.timeline import at_time
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.follow import FollowOptions, FollowReport
+from strongroom.operations.follow.run import FollowOptions, FollowReport
 from strongroom.operations.verify import Level
 from strongroom.repository import Argon2Cost
 

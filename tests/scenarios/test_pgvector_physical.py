@@ -25,7 +25,7 @@ from strongroom.journal.spans import spans
 from strongroom.journal.stream import read_chain, read_changes, streams
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Status
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.verify import Level
 from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost

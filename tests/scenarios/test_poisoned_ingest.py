@@ -19,7 +19,7 @@ from strongroom import capture
 from strongroom.clock import Clock
 from strongroom.engines.oplog import writer
 from strongroom.library import init_repository
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.repository import Argon2Cost
 
 DIMENSION, DAY = 8, 86_400

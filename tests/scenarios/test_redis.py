@@ -20,7 +20,7 @@ from strongroom.engines.redis.stage import RedisStage
 from strongroom.errors import NotFound, Refused, Unreachable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Status
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.restore.plan import Rung
 from strongroom.operations.verify import Level
 from strongroom.repository import Argon2Cost

@@ -25,7 +25,7 @@ from strongroom.engines.redis.feed import RedisFeed
 from strongroom.errors import NotFound, Refused
 from strongroom.journal.stream import read_chain, read_changes, streams
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.follow import Event, FollowOptions
+from strongroom.operations.follow.run import Event, FollowOptions
 from strongroom.repository import Argon2Cost
 
 DIMENSION, ROWS = 8, 40
@@ -290,7 +290,7 @@ def test_moments_in_the_middle_of_writing(servers: tuple[Server, Server], room: 
 
 FOLLOW = """
 import sys, strongroom
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 room = strongroom.open(sys.argv[1], password="x")
 room.follow(sys.argv[2], FollowOptions(every=0.7, poll=0.02), tell=lambda event: print(event.what, flush=True))
 """

@@ -27,8 +27,8 @@ from strongroom.engines.changes import Act, RowChanges
 from strongroom.errors import Refused
 from strongroom.journal.stream import read_chain, read_changes, stream_of
 from strongroom.library import Strongroom, init_repository, open_repository
-from strongroom.operations import scan
-from strongroom.operations.follow import Event, FollowOptions
+from strongroom.operations.follow import scan
+from strongroom.operations.follow.run import Event, FollowOptions
 from strongroom.operations.restore.plan import Rung
 from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost

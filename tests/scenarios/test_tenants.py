@@ -411,7 +411,7 @@ def test_no_journal_beside_tenants_keys(town: Town, tmp_path: Path) -> None:
 
 
 def followed(town: Town, url: str) -> None:
-    from strongroom.operations.follow import FollowOptions
+    from strongroom.operations.follow.run import FollowOptions
 
     town.room.follow(url, FollowOptions(once=True))
 

@@ -12,7 +12,7 @@ from postgres import Postgres
 from strongroom import capture
 from strongroom.errors import WrongRequest
 from strongroom.library import Strongroom, init_repository
-from strongroom.operations.follow import FollowOptions
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.repository import Argon2Cost
 
 KEYED = FollowOptions(once=True, probes=4, batch_key="batch")

@@ -13,7 +13,7 @@ from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _require_com
 from strongroom.errors import NotFound
 
 if TYPE_CHECKING:
-    from strongroom.operations.follow import Event, FollowReport
+    from strongroom.operations.follow.run import Event, FollowReport
     from strongroom.operations.journal.status import StreamStatus
 
 journal = typer.Typer(rich_markup_mode=None)
@@ -49,7 +49,7 @@ def journal_follow(
     quiet: Quiet = False,
 ) -> None:
     """Follow a source until interrupted. What is pending is sealed on Ctrl-C or SIGTERM."""
-    from strongroom.operations.follow import FollowOptions
+    from strongroom.operations.follow.run import FollowOptions
 
     room = _open(repo, key_file)
     stop = threading.Event()

@@ -15,7 +15,7 @@ import numpy as np
 from strongroom.cli.demo.database import Rows, Seen
 from strongroom.engines.isolation import call
 from strongroom.library import Strongroom
-from strongroom.operations.follow import Event, FollowOptions
+from strongroom.operations.follow.run import Event, FollowOptions
 
 _PROGRAM = "strongroom.cli.demo.database"
 BATCH = "nightly"

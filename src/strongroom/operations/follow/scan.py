@@ -29,9 +29,9 @@ from strongroom.journal.spans import spans
 from strongroom.journal.stream import read_chain
 from strongroom.journal.timeline import Moment
 from strongroom.model import ROLE, Collection, Json, Position, Role
+from strongroom.operations.follow.scan_state import Flags, ScanState
 from strongroom.operations.journal.moment import base_of, changes_before, changes_of, plan_from, reader
 from strongroom.operations.restore.snapshot_rows import snapshot_rows
-from strongroom.operations.scan_state import Flags, ScanState
 from strongroom.progress import SILENT
 from strongroom.repository import Repository
 from strongroom.repository.state import state_directory

@@ -20,10 +20,10 @@ from strongroom.journal.spans import spans
 from strongroom.journal.stream import claim_epoch, last_epoch, read_chain, read_changes, read_tail, stream_of
 from strongroom.operations.backup.run import BackupOptions, backup, without_password
 from strongroom.operations.backup.tenant_reading import require_followable
+from strongroom.operations.follow.scan import ScanFeed, Scanned
+from strongroom.operations.follow.scan import release as forget_scans
 from strongroom.operations.journal.status import unseen_of
 from strongroom.operations.policy.residence import Residence
-from strongroom.operations.scan import ScanFeed, Scanned
-from strongroom.operations.scan import release as forget_scans
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history

@@ -8,7 +8,7 @@ from typing import Any
 from strongroom import engines
 from strongroom.engines.protocol import Capturing
 from strongroom.errors import StrongroomError, WrongRequest
-from strongroom.operations.follow import FollowOptions, follow
+from strongroom.operations.follow.run import FollowOptions, follow
 from strongroom.repository import Repository
 
 _AGAIN_SECONDS = 30.0
