@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from strongroom.operations.repair import RepairReport
     from strongroom.operations.restore.plan import RestorePlan, Rung
     from strongroom.operations.restore.run import RestoreReport
-    from strongroom.operations.undo import UndoRequest
+    from strongroom.operations.undo.run import UndoRequest
     from strongroom.operations.verify import Level, VerifyReport
 
 
@@ -120,7 +120,7 @@ class Strongroom(Keeping):
         """What `restore` would do; touches nothing. `moment.undo` says what becomes of the rows."""
         from strongroom.operations.restore.erased import erased_in
         from strongroom.operations.restore.plan import plan_restore
-        from strongroom.operations.undo import UndoRequest
+        from strongroom.operations.undo.run import UndoRequest
         from strongroom.snapshots.tenant_parts import opened
 
         selection = Selection(tuple(collections), dict(renames or {}))
@@ -153,7 +153,7 @@ class Strongroom(Keeping):
         `where` and `between` say instead on which rows (`source=crawler-7 and year>2020`) and from when to when. `tell` is called
         with the plan before something is done."""
         from strongroom.operations.restore.run import RestoreOptions, restore
-        from strongroom.operations.undo import UndoRequest
+        from strongroom.operations.undo.run import UndoRequest
 
         selection = Selection(tuple(collections), dict(renames or {}))
         moment = self._moment(at, source, UndoRequest.of(undo, where, between), selection, progress)
@@ -164,7 +164,7 @@ class Strongroom(Keeping):
         self, at: str | None, source: str | None, undo: UndoRequest | None, selection: Selection, progress: Progress
     ) -> MomentPlan | None:
         from strongroom.operations.journal.moment import plan_moment
-        from strongroom.operations.undo import plan_undo
+        from strongroom.operations.undo.run import plan_undo
 
         if undo is not None:
             return plan_undo(self.repository, undo, at, source, progress)

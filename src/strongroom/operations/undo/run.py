@@ -38,7 +38,7 @@ from strongroom.operations.journal.moment import (
 )
 from strongroom.operations.journal.status import iso
 from strongroom.operations.restore.snapshot_rows import snapshot_rows
-from strongroom.operations.undo_neighbours import Changed, Neighbours
+from strongroom.operations.undo.neighbours import Changed, Neighbours
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history
