@@ -25,7 +25,7 @@ from strongroom.snapshots.history import Snapshot
 if TYPE_CHECKING:
     from strongroom.operations.backup.run import BackupReport
     from strongroom.operations.coverage import CoverageReport
-    from strongroom.operations.diff import DiffReport
+    from strongroom.operations.diff.run import DiffReport
     from strongroom.operations.drill import DrillHistory, DrillReport
     from strongroom.operations.fall_over import Reading, StandIns
     from strongroom.operations.follow.run import Event, FollowOptions, FollowReport
@@ -96,7 +96,7 @@ class Strongroom(Keeping):
         progress: Progress = SILENT,
     ) -> DiffReport:
         """What differs between two snapshots: rows by collection, catalog, files. Fetches no vectors."""
-        from strongroom.operations.diff import DiffOptions, diff
+        from strongroom.operations.diff.run import DiffOptions, diff
 
         options = DiffOptions(tuple(collections), DiffOptions().sample if sample is None else sample)
         return diff(self.repository, before, after, options, progress)

@@ -182,7 +182,7 @@ def diff(
     quiet: Quiet = False,
 ) -> None:
     """Show what differs between two snapshots. Exit code 3 if rows of theirs could not be told apart."""
-    room = _open(repo, key_file, lambda: import_module("strongroom.operations.diff"))
+    room = _open(repo, key_file, lambda: import_module("strongroom.operations.diff.run"))
     with _progress(quiet) as progress:
         report = room.diff(before, after, collections=collection or [], sample=sample, progress=progress)
     from strongroom.cli import differences

@@ -9,8 +9,8 @@ from typing import Any
 from strongroom.cli.bars import amount
 from strongroom.cli.render import line, plain, show_problem
 from strongroom.model import Json
-from strongroom.operations.diff import CollectionDifferences, DiffReport
-from strongroom.operations.diff_rows import ChangedRow, Id, RowDifferences
+from strongroom.operations.diff.rows import ChangedRow, Id, RowDifferences
+from strongroom.operations.diff.run import CollectionDifferences, DiffReport
 from strongroom.snapshots.changes import Change, FileChange
 from strongroom.snapshots.history import Snapshot
 

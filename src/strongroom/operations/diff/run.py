@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from strongroom.errors import Damaged, NotFound, WrongRequest
-from strongroom.operations.diff_rows import RowDifferences, row_differences
+from strongroom.operations.diff.rows import RowDifferences, row_differences
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots import history
