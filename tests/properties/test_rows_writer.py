@@ -213,7 +213,7 @@ class Chain:
         self.known = table.finish(self.stored, identify)
 
     def lost_for_good(self) -> bool:
-        """Blobs without which nothing can be relied on, as `operations.predecessor` has it."""
+        """Blobs without which nothing can be relied on, as `operations.backup.predecessor` has it."""
         assert self.stored is not None
         mapped = [blob for segment in self.stored.segments for blob in segment.vectors.values()]
         prints = [one.prints for one in self.stored.segments]
