@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from strongroom.errors import Damaged
 from strongroom.operations.machine.witness import Witness
-from strongroom.operations.prune_plan import PackPlan, PackUse, plan_packs, uses_of
+from strongroom.operations.prune_plan import PackPlan, plan_packs
 from strongroom.operations.sweep import SKEW, Needs, Sweep, sweep
 from strongroom.operations.trim import trim_journals
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Pack, Repository, leaving
 from strongroom.repository.evacuation import Standing, copy
+from strongroom.repository.pack_uses import PackUse, uses_of
 from strongroom.repository.packs import pack_name
 from strongroom.repository.rewriting import drop_settled, merge_forgotten, rewrite_index
 from strongroom.repository.sessions import FOLDER

@@ -16,7 +16,6 @@ from datetime import datetime
 from strongroom.errors import Damaged, NotFound
 from strongroom.journal.retention import trimmed
 from strongroom.journal.segments import number_in
-from strongroom.operations.prune_plan import uses_of
 from strongroom.repository import INDEX, PACKS, SNAPSHOTS, Pack, Repository
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.carrying import START_BYTES, carrier_of, plain_name, start_of, take_out
@@ -27,6 +26,7 @@ from strongroom.repository.framing import MAGIC, Kind, unseal
 from strongroom.repository.key_slots import FOLDER as KEYS
 from strongroom.repository.keyring import name_of, numbers
 from strongroom.repository.lock_rules import FREE
+from strongroom.repository.pack_uses import uses_of
 from strongroom.repository.tombstones import FOLDER as TOMBSTONES
 from strongroom.repository.tombstones import What, earliest, read_tombstone
 from strongroom.snapshots import history
