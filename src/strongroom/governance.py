@@ -106,7 +106,7 @@ class Governed:
         from strongroom.operations.close_epochs import close_epochs
         from strongroom.operations.copy import open_replica
         from strongroom.operations.machine.replicas import known
-        from strongroom.operations.prune import GRACE
+        from strongroom.operations.prune.run import GRACE
 
         grace, gone = GRACE if grace is None else grace, set(without)
         if to is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from strongroom.operations.erase import EraseOptions, EraseReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
-    from strongroom.operations.prune import PruneOptions, PruneReport
+    from strongroom.operations.prune.run import PruneOptions, PruneReport
     from strongroom.operations.replicate import Lag, ReplicateOptions
     from strongroom.repository.holds import HoldRecord, Release
     from strongroom.repository.policies import Published
@@ -36,7 +36,7 @@ class Keeping(Governed):
     def prune(self, options: PruneOptions | None = None, progress: Progress = SILENT) -> PruneReport:
         """Free the room of what no snapshot needs; takes no lock."""
         from strongroom.access.tokens import remove_ended
-        from strongroom.operations.prune import prune
+        from strongroom.operations.prune.run import prune
 
         if options is None or not options.dry_run:
             remove_ended(self.repository)

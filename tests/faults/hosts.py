@@ -16,7 +16,7 @@ from worlds import CHEAP, files_of
 from strongroom.clock import Clock
 from strongroom.operations.backup.run import BackupOptions, BackupReport, backup
 from strongroom.operations.forget import ForgetOptions, forget
-from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import KeySlot, Repository, Secret, Store
 from strongroom.repository.host_repository import HostRepository

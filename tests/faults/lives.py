@@ -25,11 +25,11 @@ from worlds import CHEAP, PASSWORD
 from strongroom.clock import Clock
 from strongroom.engines.indexfile import held
 from strongroom.errors import Damaged, NotFound, Overtaken, StrongroomError
-from strongroom.operations import prune_plan
 from strongroom.operations.backup import predecessor
 from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.forget import ForgetOptions, ForgetReport, forget
-from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.prune import plan as prune_plan
+from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.operations.repair import RepairOptions, repair
 from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
 from strongroom.policy.retention import Rules, Trust

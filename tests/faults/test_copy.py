@@ -17,7 +17,7 @@ from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.copy import CopyOptions, Selection, copy, open_replica
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.hold import HoldOptions
-from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.operations.verify import verify
 from strongroom.repository import Repository, Secret, open_store
 from strongroom.repository.holds import Scope

@@ -16,7 +16,7 @@ from worlds import Sources, World, build_source, build_world
 from strongroom.errors import NotFound, Overtaken, Refused, StrongroomError
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.hold import HoldOptions, HoldReport, place_hold
-from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.repository import Store
 from strongroom.repository.holds import Scope
 from strongroom.snapshots import history

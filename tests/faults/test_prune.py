@@ -16,7 +16,7 @@ from worlds import CHEAP, Sources, World, build_source, restored
 
 from strongroom.errors import Damaged, Overtaken, StrongroomError
 from strongroom.operations.forget import ForgetOptions, forget
-from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.repository import Repository, Secret
 from strongroom.repository.tombstones import What
 

@@ -32,7 +32,7 @@ from strongroom.operations.epochs_left import by_epoch, sealed_by
 from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.key_status import key_status
-from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.operations.reencrypt import ReencryptOptions, ReencryptReport, reencrypt
 from strongroom.operations.repair import repair
 from strongroom.operations.repair.epochs import mend_epochs

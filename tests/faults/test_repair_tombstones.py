@@ -10,7 +10,7 @@ from test_repair import flip_every_blob, mend, require_whole
 from worlds import World
 
 from strongroom.operations.forget import ForgetOptions
-from strongroom.operations.prune import PruneOptions
+from strongroom.operations.prune.run import PruneOptions
 from strongroom.repository import INDEX, REPAIRS, SNAPSHOTS, Pack
 from strongroom.repository.evacuation import Standing, copy
 from strongroom.repository.tombstones import What

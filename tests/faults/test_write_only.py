@@ -25,7 +25,7 @@ from strongroom.library import Strongroom, open_repository
 from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.close_epochs import close_epochs
 from strongroom.operations.copy import copy
-from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.operations.reencrypt import ReencryptOptions, reencrypt
 from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store, blob_index, leaving, sessions

@@ -16,7 +16,7 @@ from worlds import PASSWORD, World, files_of, restored
 from strongroom.clock import Clock
 from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.forget import ForgetOptions, forget
-from strongroom.operations.prune import PruneOptions, PruneReport, prune
+from strongroom.operations.prune.run import PruneOptions, PruneReport, prune
 from strongroom.operations.verify import Level, VerifyOptions, VerifyReport, verify
 from strongroom.repository import Repository, Secret, Store, open_store
 from strongroom.snapshots import history

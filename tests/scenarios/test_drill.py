@@ -31,7 +31,7 @@ from strongroom.operations.drill.objectives import parse
 from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.journal.moment import plan_moment
-from strongroom.operations.prune import PruneOptions
+from strongroom.operations.prune.run import PruneOptions
 from strongroom.repository import Argon2Cost, Store
 from strongroom.snapshots import manifest, probes
 from strongroom.snapshots.manifest import ProbeSet

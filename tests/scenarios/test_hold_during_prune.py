@@ -11,7 +11,7 @@ from commands import Place, build_index
 from runbooks import runbook
 
 from strongroom.operations.forget import ForgetOptions
-from strongroom.operations.prune import PruneOptions
+from strongroom.operations.prune.run import PruneOptions
 from strongroom.policy.retention import Rules
 from strongroom.repository.local_store import LocalStore
 

@@ -10,10 +10,10 @@ from commands import Place, build_index
 
 from strongroom.clock import Clock
 from strongroom.errors import Damaged, Refused
-from strongroom.operations import prune as pruning
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.hold import HoldOptions, place_hold
-from strongroom.operations.prune import PruneOptions, prune
+from strongroom.operations.prune import run as pruning
+from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.policy.retention import Rules
 from strongroom.repository import Repository, holds
 from strongroom.repository.holds import Scope

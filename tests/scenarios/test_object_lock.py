@@ -26,7 +26,7 @@ from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.lock import looking
 from strongroom.operations.lock.recover import RecoverReport
-from strongroom.operations.prune import PruneOptions
+from strongroom.operations.prune.run import PruneOptions
 from strongroom.operations.reencrypt import ReencryptOptions
 from strongroom.operations.verify import Level
 from strongroom.policy.retention import Rules, Trust

@@ -35,7 +35,7 @@ from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.certificate import check
 from strongroom.operations.erase import EraseOptions, EraseReport, erase
 from strongroom.operations.hold import HoldOptions
-from strongroom.operations.prune import PruneOptions
+from strongroom.operations.prune.run import PruneOptions
 from strongroom.operations.reencrypt import ReencryptOptions
 from strongroom.operations.verify import Level
 from strongroom.progress import Pace

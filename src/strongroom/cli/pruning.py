@@ -12,7 +12,7 @@ from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
     from strongroom.operations.forget import Fate, ForgetReport
-    from strongroom.operations.prune import Amount, PruneReport
+    from strongroom.operations.prune.run import Amount, PruneReport
 
 Count = Annotated[int | None, typer.Option(min=1, help="How many to keep.")]
 
@@ -73,7 +73,7 @@ def prune(
     quiet: Quiet = False,
 ) -> None:
     """Free the room of what no snapshot needs. Safe beside backups, restores and prunes. Exit code 4 if a pack can't be read."""
-    from strongroom.operations.prune import PruneOptions
+    from strongroom.operations.prune.run import PruneOptions
 
     options = PruneOptions(days_and_hours(grace, "--grace"), max_unused / 100, dry_run)
     room = _open(repo, key_file)

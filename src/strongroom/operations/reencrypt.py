@@ -16,8 +16,8 @@ from strongroom.journal.segments import decode_changes, decode_front
 from strongroom.operations.copy.transport import Pace
 from strongroom.operations.epochs_left import EpochLeft, Sealed, by_epoch, sealed_by
 from strongroom.operations.machine.witness import Witness
-from strongroom.operations.prune import GRACE, Amount
-from strongroom.operations.sweep import Needs, sweep
+from strongroom.operations.prune.run import GRACE, Amount
+from strongroom.operations.prune.sweep import Needs, sweep
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import REPAIRS, SNAPSHOTS, Pack, Repository
 from strongroom.repository.carrying import MARK, START_BYTES, Carried, carried_name, carry, plain_name, start_of, take_out

@@ -11,7 +11,7 @@ from strongroom.errors import NotFound, VerificationFailed, WrongRequest
 from strongroom.operations.backup.run import without_password
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.policy.publishing import require_region
-from strongroom.operations.prune import is_locking
+from strongroom.operations.prune.run import is_locking
 from strongroom.operations.run import backing, holding
 from strongroom.operations.run.replicating import Replicas
 from strongroom.operations.run.room import Drills, Room

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.journal.status import StreamStatus
     from strongroom.operations.lock.extend import ExtendReport
-    from strongroom.operations.prune import PruneReport
+    from strongroom.operations.prune.run import PruneReport
     from strongroom.operations.replicate import Lag, ReplicateOptions
     from strongroom.operations.verify import Level, VerifyReport
     from strongroom.repository.holds import HoldRecord

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from strongroom.errors import Damaged
 from strongroom.operations.machine.witness import Witness
-from strongroom.operations.prune_plan import PackPlan, plan_packs
-from strongroom.operations.sweep import SKEW, Needs, Sweep, sweep
-from strongroom.operations.trim import trim_journals
+from strongroom.operations.prune.plan import PackPlan, plan_packs
+from strongroom.operations.prune.sweep import SKEW, Needs, Sweep, sweep
+from strongroom.operations.prune.trim import trim_journals
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Pack, Repository, leaving
 from strongroom.repository.evacuation import Standing, copy
