@@ -13,7 +13,7 @@ from strongroom.snapshots.holding import hold_records
 
 if TYPE_CHECKING:
     from strongroom.operations.copy import CopyOptions, CopyReport
-    from strongroom.operations.erase import EraseOptions, EraseReport
+    from strongroom.operations.erase.run import EraseOptions, EraseReport
     from strongroom.operations.forget import ForgetOptions, ForgetReport
     from strongroom.operations.hold import HoldOptions, HoldReport
     from strongroom.operations.prune.run import PruneOptions, PruneReport
@@ -58,13 +58,13 @@ class Keeping(Governed):
 
     def erase(self, options: EraseOptions, progress: Progress = SILENT) -> EraseReport:
         """See to it that rows never come back by any restore, say in which snapshots they still lie, destroy a tenant's keys."""
-        from strongroom.operations.erase import erase
+        from strongroom.operations.erase.run import erase
 
         return erase(self.repository, options, progress)
 
     def certificate(self, erasure: str) -> dict[str, Any]:
         """What was erased, by whom, where it still lies: signed, to be checked by `certificate.check` without the repository."""
-        from strongroom.operations.certificate import certify
+        from strongroom.operations.erase.certificate import certify
 
         return certify(self.repository, erasure)
 

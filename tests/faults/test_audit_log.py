@@ -25,7 +25,7 @@ from strongroom.access.audit import Findings, check_export
 from strongroom.clock import Clock
 from strongroom.errors import Refused, StoreDenied, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository
-from strongroom.operations.erase import EraseOptions
+from strongroom.operations.erase.run import EraseOptions
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.hold import HoldOptions
 from strongroom.operations.replicate import ReplicateOptions

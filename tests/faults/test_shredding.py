@@ -19,7 +19,7 @@ from worlds import CHEAP, PASSWORD
 from strongroom.errors import StrongroomError
 from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.copy import copy
-from strongroom.operations.erase import EraseOptions, erase
+from strongroom.operations.erase.run import EraseOptions, erase
 from strongroom.operations.restore.rows import stored_rows
 from strongroom.operations.verify import verify
 from strongroom.repository import Repository, Secret, Store

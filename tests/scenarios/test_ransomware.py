@@ -18,7 +18,7 @@ from runbooks import runbook
 from strongroom.clock import Clock
 from strongroom.errors import Refused
 from strongroom.library import init_repository, open_repository
-from strongroom.operations.erase import EraseOptions, erase
+from strongroom.operations.erase.run import EraseOptions, erase
 from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.replicate import ReplicateOptions
 from strongroom.policy.retention import Rules

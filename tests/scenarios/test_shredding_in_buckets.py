@@ -10,7 +10,7 @@ from seaweed import ACCESS, SECRET, SeaweedFS
 from tenants import CHEAP, PASSWORD, Letters, write_faiss
 
 from strongroom.library import init_repository
-from strongroom.operations.erase import EraseOptions
+from strongroom.operations.erase.run import EraseOptions
 from strongroom.repository.bucket import Bucket
 from strongroom.repository.bucket_versions import kept_below
 from strongroom.repository.tenants import folder_of, key_objects

@@ -32,8 +32,8 @@ from strongroom.errors import Damaged, Overtaken, Refused, WrongRequest
 from strongroom.library import init_repository, open_repository
 from strongroom.model import ROLE, Role
 from strongroom.operations.backup.run import BackupOptions, backup
-from strongroom.operations.certificate import check
-from strongroom.operations.erase import EraseOptions, EraseReport, erase
+from strongroom.operations.erase.certificate import check
+from strongroom.operations.erase.run import EraseOptions, EraseReport, erase
 from strongroom.operations.hold import HoldOptions
 from strongroom.operations.prune.run import PruneOptions
 from strongroom.operations.reencrypt import ReencryptOptions

@@ -11,7 +11,7 @@ from strongroom.cli.app import AsJson, KeyFile, Quiet, Repo, _open, _progress, _
 from strongroom.errors import StrongroomError, WrongRequest, from_os_error
 
 if TYPE_CHECKING:
-    from strongroom.operations.erase import EraseReport
+    from strongroom.operations.erase.run import EraseReport
 
 certificates = typer.Typer(help="Certificates of erasures.", invoke_without_command=True)
 app.add_typer(certificates, name="certificate")
@@ -43,7 +43,7 @@ def erase(
 ) -> None:
     """See to it that rows never come back, by any restore; a tenant's own keys are destroyed. Exit code 5 if a hold covers
     them, 3 if a key may still be somewhere: run it again."""
-    from strongroom.operations.erase import EraseOptions
+    from strongroom.operations.erase.run import EraseOptions
 
     options = EraseOptions(tuple(id_ or ()), where, tenant, collection, source, reason, dry_run, tuple(replica or ()))
     room = _open(repo, key_file)
@@ -58,7 +58,7 @@ def erase(
 def certificate_list(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
     """List the erasures."""
     from strongroom.cli import render
-    from strongroom.operations.certificate import described
+    from strongroom.operations.erase.certificate import described
     from strongroom.repository.erasures import erasures
 
     found = erasures(_open(repo, key_file).repository)
@@ -104,7 +104,7 @@ def certificate_verify(
     json: AsJson = False,
 ) -> None:
     """Check a certificate; needs neither repository nor password. Exit code 4 if it was altered or forged."""
-    from strongroom.operations.certificate import check
+    from strongroom.operations.erase.certificate import check
 
     document = _read(file)
     body = check(document, public_key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from strongroom.errors import NotFound, Refused
-from strongroom.operations.erase import conflict
+from strongroom.operations.erase.run import conflict
 from strongroom.repository import Repository
 from strongroom.repository.erasures import erasures
 from strongroom.repository.holds import Hold, Scope, place, release

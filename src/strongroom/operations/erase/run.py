@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from strongroom.errors import Refused, WrongRequest
 from strongroom.journal import filters
+from strongroom.operations.erase.shredding import NOT_SHREDDED, Shredded, has_keys, shred
 from strongroom.operations.restore.erased import concerning, rows_in
-from strongroom.operations.shredding import NOT_SHREDDED, Shredded, has_keys, shred
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.repository.erasures import Erased, Erasure, add, erased_tenants, erasures, hashed, new_key, revoke

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from strongroom.errors import NotFound, VerificationFailed
-from strongroom.operations.erase import sealed_rows, where_it_lies
+from strongroom.operations.erase.run import sealed_rows, where_it_lies
 from strongroom.operations.machine.replicas import known
 from strongroom.repository import Repository
 from strongroom.repository.crypto import signed_by
