@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from strongroom.access.approvals import Request, Rule
     from strongroom.access.audit import Export, Findings, Operation
     from strongroom.access.tokens import Token
-    from strongroom.operations.close_epochs import ClosingReport
-    from strongroom.operations.key_status import KeyStatus
+    from strongroom.operations.keys.close_epochs import ClosingReport
+    from strongroom.operations.keys.reencrypt import ReencryptOptions, ReencryptReport
+    from strongroom.operations.keys.status import KeyStatus
     from strongroom.operations.lock.extend import ExtendReport
     from strongroom.operations.lock.recover import RecoverReport
     from strongroom.operations.lock.status import LockStatus
-    from strongroom.operations.reencrypt import ReencryptOptions, ReencryptReport
     from strongroom.repository.lock_mode import Mode
     from strongroom.repository.rotation import Rotation
 
@@ -88,7 +88,7 @@ class Governed:
         """Write under the newest keys what older ones seal, here or in the replica at the URL `to`, within a budget; run it again
         for the rest. Takes no lock."""
         from strongroom.operations.copy import open_replica
-        from strongroom.operations.reencrypt import reencrypt
+        from strongroom.operations.keys.reencrypt import reencrypt
 
         where = self.repository if to is None else open_replica(self.repository, open_store(to))
         return reencrypt(where, options, progress)
@@ -103,8 +103,8 @@ class Governed:
     ) -> ClosingReport:
         """Give up the keys of all epochs but the newest, once neither this store nor a replica that this machine knows needs them;
         or those that the replica at the URL `to` keeps. `without` are the URLs of replicas that are no more."""
-        from strongroom.operations.close_epochs import close_epochs
         from strongroom.operations.copy import open_replica
+        from strongroom.operations.keys.close_epochs import close_epochs
         from strongroom.operations.machine.replicas import known
         from strongroom.operations.prune.run import GRACE
 
@@ -122,7 +122,7 @@ class Governed:
 
     def key_status(self, max_age: timedelta | None = None) -> KeyStatus:
         """Each slot and epoch with its age, against the greatest that is allowed: by the published policy, if nothing is said."""
-        from strongroom.operations.key_status import key_status
+        from strongroom.operations.keys.status import key_status
 
         return key_status(self.repository, max_age)
 

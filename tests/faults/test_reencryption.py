@@ -23,17 +23,17 @@ from strongroom.errors import AlreadyExists, Damaged, Overtaken, Refused, Strong
 from strongroom.journal.stream import read_chain, streams
 from strongroom.library import init_repository, open_repository
 from strongroom.operations.backup.run import BackupOptions, backup
-from strongroom.operations.close_epochs import close_epochs
 from strongroom.operations.copy import CopyOptions, copy, open_replica
 from strongroom.operations.drill.past import drill_history
 from strongroom.operations.drill.report import DrillReport
 from strongroom.operations.drill.signing import signed
-from strongroom.operations.epochs_left import by_epoch, sealed_by
 from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.forget import ForgetOptions, forget
-from strongroom.operations.key_status import key_status
+from strongroom.operations.keys.close_epochs import close_epochs
+from strongroom.operations.keys.epochs_left import by_epoch, sealed_by
+from strongroom.operations.keys.reencrypt import ReencryptOptions, ReencryptReport, reencrypt
+from strongroom.operations.keys.status import key_status
 from strongroom.operations.prune.run import PruneOptions, prune
-from strongroom.operations.reencrypt import ReencryptOptions, ReencryptReport, reencrypt
 from strongroom.operations.repair import repair
 from strongroom.operations.repair.epochs import mend_epochs
 from strongroom.operations.repair.report import Notes

@@ -15,7 +15,7 @@ from worlds import CHEAP, Sources, restored
 
 from strongroom.errors import Damaged, Overtaken, Refused, StrongroomError, UnsafeStore, WrongKey
 from strongroom.operations.backup.run import backup
-from strongroom.operations.key_status import key_status
+from strongroom.operations.keys.status import key_status
 from strongroom.operations.repair import repair
 from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store

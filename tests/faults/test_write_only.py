@@ -23,10 +23,10 @@ from worlds import CHEAP, Sources, build_source, files_of, restored
 from strongroom.errors import Damaged, Overtaken, Refused, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, open_repository
 from strongroom.operations.backup.run import BackupOptions, backup
-from strongroom.operations.close_epochs import close_epochs
 from strongroom.operations.copy import copy
+from strongroom.operations.keys.close_epochs import close_epochs
+from strongroom.operations.keys.reencrypt import ReencryptOptions, reencrypt
 from strongroom.operations.prune.run import PruneOptions, prune
-from strongroom.operations.reencrypt import ReencryptOptions, reencrypt
 from strongroom.operations.verify import Level, VerifyOptions, verify
 from strongroom.repository import Repository, Secret, Store, blob_index, leaving, sessions
 from strongroom.repository.crypto import NotAuthentic, Signer, new_exchange_key, open_sealed

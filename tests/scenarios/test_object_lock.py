@@ -24,10 +24,10 @@ from strongroom.errors import AlreadyExists, Refused, StoreDenied, StrongroomErr
 from strongroom.governance import recover_repository
 from strongroom.library import Strongroom, init_repository, open_repository
 from strongroom.operations.forget import ForgetOptions
+from strongroom.operations.keys.reencrypt import ReencryptOptions
 from strongroom.operations.lock import looking
 from strongroom.operations.lock.recover import RecoverReport
 from strongroom.operations.prune.run import PruneOptions
-from strongroom.operations.reencrypt import ReencryptOptions
 from strongroom.operations.verify import Level
 from strongroom.policy.retention import Rules, Trust
 from strongroom.repository import Argon2Cost, Secret, object_lock

@@ -35,8 +35,8 @@ from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.operations.erase.certificate import check
 from strongroom.operations.erase.run import EraseOptions, EraseReport, erase
 from strongroom.operations.hold import HoldOptions
+from strongroom.operations.keys.reencrypt import ReencryptOptions
 from strongroom.operations.prune.run import PruneOptions
-from strongroom.operations.reencrypt import ReencryptOptions
 from strongroom.operations.verify import Level
 from strongroom.progress import Pace
 from strongroom.repository import Repository, Secret, open_store

@@ -14,9 +14,9 @@ from strongroom.errors import WrongRequest
 
 if TYPE_CHECKING:
     from strongroom.library import Strongroom
-    from strongroom.operations.close_epochs import ClosingReport
-    from strongroom.operations.key_status import KeyStatus
-    from strongroom.operations.reencrypt import ReencryptOptions, ReencryptReport
+    from strongroom.operations.keys.close_epochs import ClosingReport
+    from strongroom.operations.keys.reencrypt import ReencryptOptions, ReencryptReport
+    from strongroom.operations.keys.status import KeyStatus
     from strongroom.repository import Secret
     from strongroom.repository.rotation import Rotation
 
@@ -158,7 +158,7 @@ def _age(text: str) -> timedelta | None:
 
 
 def _options(bandwidth: str, budget: str, grace: str, *, dry_run: bool = False) -> ReencryptOptions:
-    from strongroom.operations.reencrypt import ReencryptOptions
+    from strongroom.operations.keys.reencrypt import ReencryptOptions
 
     return ReencryptOptions(size_of(budget) or None, size_of(bandwidth), days_and_hours(grace, "--grace"), dry_run)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from strongroom.operations.epochs_left import EpochLeft, by_epoch, sealed_by
+from strongroom.operations.keys.epochs_left import EpochLeft, by_epoch, sealed_by
 from strongroom.policy.quantities import seconds
 from strongroom.repository import KeySlot, Repository, policies
 from strongroom.repository.rotation import sealable

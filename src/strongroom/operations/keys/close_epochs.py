@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from strongroom.errors import AlreadyExists, NotFound, Overtaken, Refused, Unreachable, UnsafeStore
 from strongroom.operations.copy import open_replica
-from strongroom.operations.epochs_left import by_epoch, sealed_by
+from strongroom.operations.keys.epochs_left import by_epoch, sealed_by
 from strongroom.operations.prune.run import GRACE
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository, Store

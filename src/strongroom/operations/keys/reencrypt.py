@@ -14,7 +14,7 @@ from datetime import timedelta
 from strongroom.errors import AlreadyExists, Damaged, NotFound, Refused, Unreachable
 from strongroom.journal.segments import decode_changes, decode_front
 from strongroom.operations.copy.transport import Pace
-from strongroom.operations.epochs_left import EpochLeft, Sealed, by_epoch, sealed_by
+from strongroom.operations.keys.epochs_left import EpochLeft, Sealed, by_epoch, sealed_by
 from strongroom.operations.machine.witness import Witness
 from strongroom.operations.prune.run import GRACE, Amount
 from strongroom.operations.prune.sweep import Needs, sweep
