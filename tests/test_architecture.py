@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -139,6 +140,20 @@ def test_imports_point_downward() -> None:
     steps = {(above, below) for _, above, below in found}
     assert {("cli", "library"), ("library", "operations"), ("operations", "engines"), ("snapshots", "repository")} <= steps
     assert {("engines", "errors"), ("repository", "codecs"), ("codecs", "model"), ("", "library")} <= steps
+
+
+def test_parts_of_operations_know_each_other_in_one_direction() -> None:
+    def part(module: str) -> str:
+        return module.split(".")[2]
+
+    known: dict[str, set[str]] = {}
+    for module, tree in TREES.items():
+        if module.startswith("strongroom.operations."):
+            reached = {part(name) for name in imports(tree) if name.startswith("strongroom.operations.")}
+            known.setdefault(part(module), set()).update(reached - {part(module)})
+    list(graphlib.TopologicalSorter(known).static_order())  # raises CycleError
+    assert {"backup", "journal", "restore"} <= known["follow"]
+    assert {"machine", "policy", "journal", "prefetch"} <= {name for name, below in known.items() if not below - {"machine"}}
 
 
 def test_no_engine_knows_another() -> None:
