@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+from faulty_store import FaultyStore
+from sampling import part_of
 from test_repair import flip_every_blob, mend, require_whole
+from towns import OLD, stored_copy
+from towns import files_in as stored_files
 from worlds import World
 
 from strongroom.operations.forget import ForgetOptions
-from strongroom.operations.prune.run import PruneOptions
-from strongroom.repository import INDEX, REPAIRS, SNAPSHOTS, Pack
+from strongroom.operations.prune.run import PruneOptions, prune
+from strongroom.operations.repair import RepairOptions, RepairReport, repair
+from strongroom.repository import INDEX, REPAIRS, SNAPSHOTS, Pack, Repository, Store
 from strongroom.repository.evacuation import Standing, copy
 from strongroom.repository.tombstones import What
 
@@ -92,13 +99,55 @@ def test_an_unlisted_pack_that_is_relied_on_is_repaired_too(world: World) -> Non
     first, last = min(pack.blobs, key=lambda one: one.offset), max(twin.blobs, key=lambda one: one.offset)
     assert first.id != last.id
     for name, offset in ((pack.name, first.offset), (twin.name, last.offset)):
-        content = bytearray((world.folder / name).read_bytes())
-        content[offset + 1] ^= 1
-        (world.folder / name).write_bytes(content)
+        flip(world.folder / name, offset + 1)
     report = mend(world)
     assert report.passed, report
     assert {one.finding.subject.split(",")[0] for one in report.outcomes} == {pack.name, twin.name}
     require_whole(world)
+
+
+@pytest.mark.parametrize("hurt", ["every blob", "one blob"])
+@pytest.mark.parametrize("when", part_of(["before the pack goes"], ["before the pack goes", "ever"]))
+def test_a_pack_that_a_repair_counts_on_is_pruned_meanwhile(when: str, hurt: str, world: World) -> None:
+    """The prune counts on what it finds whole in the damaged pack, and copies the rest. So the repair condemns that pack first,
+    and lets it go too if it had to stay until the prune had copied."""
+    pack, twin, _ = condemned_copy(world)
+    for tombstone in (world.folder / "tombstones" / "condemned").iterdir():
+        tombstone.unlink()
+    if hurt == "every blob":
+        flip_every_blob(world.folder / pack.name)
+    else:
+        flip(world.folder / pack.name, pack.blobs[0].offset + 1)
+
+    def mended(number: int) -> tuple[RepairReport, FaultyStore]:
+        inner = stored_copy(world)
+        store = FaultyStore(inner, lambda operation: swept(inner, twin) if operation.number == number else None)
+        return repair(store, OLD, options=RepairOptions(own_sources=False)), store
+
+    untroubled, counted = mended(-1)
+    assert untroubled.passed
+    goes = next(one.number for one in counted.operations if (one.verb, one.name) == ("delete", pack.name))
+    for operation in counted.operations if when == "ever" else counted.operations[goes - 40 : goes + 1]:
+        report, store = mended(operation.number)
+        assert report.passed, (operation, report)
+        assert not {pack.name, twin.name} & {one.name for one in store.inner.list("packs/")}, operation
+        repository = Repository.open(store.inner, OLD)
+        assert {snapshot: stored_files(repository, snapshot) for snapshot in world.order} == world.expected, operation
+
+
+def flip(path: Path, place: int) -> None:
+    """One bit of a byte."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def swept(store: Store, condemned: Pack) -> None:
+    """Another machine, which knows of no damage, condemns a pack, and deletes it a time of grace later."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as state:
+        patch.setenv("STRONGROOM_STATE_DIR", state)
+        Repository.open(store, OLD).bury(What.CONDEMNED, [condemned.id])
+        prune(Repository.open(store, OLD), PruneOptions(timedelta(0)))
 
 
 def test_a_prune_after_a_repair_keeps_all(world: World) -> None:

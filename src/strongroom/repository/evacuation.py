@@ -6,17 +6,18 @@ and then reads the manifests. Whichever comes second sees the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 from strongroom.errors import Damaged, NotFound, Overtaken
+from strongroom.repository import leaving, sessions
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.packs import CodedBlob, Pack, pack_name
 from strongroom.repository.repository import Repository
-from strongroom.repository.tombstones import What, earliest
+from strongroom.repository.tombstones import Tombstone, What, earliest
 from strongroom.repository.unlocking import PACKS
 from strongroom.repository.writer import BlobWriter
 
@@ -82,6 +83,13 @@ class Standing:
     def somewhere(self, blob_id: bytes) -> bool:
         """Does any pack that can be relied on say that it holds the blob?"""
         return any(self.holds(place.pack) for place in self.repository.index.places(blob_id))
+
+
+def condemn(repository: Repository, packs: Collection[str]) -> Tombstone:
+    """Say that nobody may rely on these packs, by id, any more."""
+    if any(True for _ in repository.store.list(sessions.FOLDER)):
+        leaving.say(repository.store, packs)  # hosts that can't read tombstones
+    return repository.bury(What.CONDEMNED, packs)
 
 
 def secure(repository: Repository, needs: Iterable[bytes], host: str = "") -> list[Pack]:

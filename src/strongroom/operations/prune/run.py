@@ -18,12 +18,11 @@ from strongroom.operations.prune.plan import PackPlan, plan_packs
 from strongroom.operations.prune.sweep import SKEW, Needs, Sweep, sweep
 from strongroom.operations.prune.trim import trim_journals
 from strongroom.progress import SILENT, Progress
-from strongroom.repository import Pack, Repository, leaving
-from strongroom.repository.evacuation import Standing, copy
+from strongroom.repository import Pack, Repository
+from strongroom.repository.evacuation import Standing, condemn, copy
 from strongroom.repository.pack_uses import PackUse, uses_of
 from strongroom.repository.packs import pack_name
 from strongroom.repository.rewriting import drop_settled, merge_forgotten, rewrite_index
-from strongroom.repository.sessions import FOLDER
 from strongroom.repository.store import KeepsLeftovers, require_deletes
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots.commit import finish_forgotten
@@ -241,10 +240,8 @@ class _Prune:
         return fresh, stale
 
     def _bury(self, going: Collection[str], fresh: Collection[str]) -> None:
-        if going and any(True for _ in self.repository.store.list(FOLDER)):
-            leaving.say(self.repository.store, going)  # hosts that can't read tombstones
         if going:
-            self.repository.bury(What.CONDEMNED, going)
+            condemn(self.repository, going)
         if fresh:
             self.repository.bury(What.UNLISTED, fresh)
 

@@ -31,7 +31,8 @@ from strongroom.repository.reading_back import as_written
 __all__ = ["Outcome", "RepairOptions", "RepairReport", "repair"]
 
 _ROUNDS = 3
-"""A pack that nobody needed, and so nobody read, may be relied on now: by a repair, or by others who work meanwhile."""
+"""A pack that nobody needed, and so nobody read, may be relied on now: by a repair, or by others who work meanwhile. And what is
+needed of one that had to stay may lie elsewhere by now, copied by a prune, so that it may go."""
 
 
 def repair(
@@ -76,7 +77,7 @@ def repair(
     for left in reversed(range(_ROUNDS if found or looking.level > Level.DATA else 0)):
         reopened = Repository.open(store, secret, clock=clock)  # as another process would see it
         look, after = _examined(reopened, snapshot, looking, progress, look.proven)
-        if not left or look.bad <= known:
+        if not left or not look.bad - known | look.spare:
             break
         known |= look.bad
         found += after.findings

@@ -21,8 +21,9 @@ from strongroom.operations.repair.replacing import is_object, is_whole, read_if_
 from strongroom.operations.repair.replicas import Replica, blobs_at
 from strongroom.operations.repair.report import Notes, RepairOptions
 from strongroom.operations.verify.examination import Examination, Needs, needs_of, users_of
-from strongroom.repository import INDEX, BlobWriter, Pack
+from strongroom.repository import INDEX, BlobWriter, Pack, leaving
 from strongroom.repository.blob_index import BlobIndex
+from strongroom.repository.evacuation import Standing, condemn, copy, unproven
 from strongroom.repository.packs import CodedBlob
 from strongroom.repository.rewriting import rewrite_index
 from strongroom.repository.tombstones import What, earliest
@@ -219,15 +220,38 @@ class PackRepair:
         snapshots, unreadable = history.read_all(self._repository)
         certain = not unreadable and not history.missing_parents(snapshots, unreadable)
         needs = needs_of(snapshots)
-        gone = [pack for pack in self._bad.values() if self._may_go(pack, needs, certain=certain)]
-        for pack in gone:
-            self._store.delete(pack.name)
-        if gone:
-            rewrite_index(self._repository, {pack.id for pack in gone})
-            if not self.options.dry_run:
-                Witness(self._repository).judged(0.0, gone=[pack.id for pack in gone])
+        going = [pack for pack in self._bad.values() if self._may_go(pack, needs, certain=certain)]
+        if going and not self.options.dry_run:
+            self._remove(going, needs)
         for blob in self.look.unplaced:
             self._note_blob(blob)
+
+    def _remove(self, going: Sequence[Pack], needs: Needs) -> None:
+        """They are condemned, and only then it is certain that what was read elsewhere stays: a prune that condemned that before is
+        seen here, one that does so later sees that it can't count on these."""
+        repository = self._repository
+        mark = condemn(repository, [pack.id for pack in going])
+        standing = Standing.now(repository, self.look.bad)
+        kept = {blob.id for pack in going for blob in pack.blobs if blob.id in needs or blob.id not in self._hurt[pack.id]}
+        left = [blob for blob in kept if not self._stays(blob, standing)]
+        lost = set(copy(repository, left))
+        lost |= set(unproven(repository, set(left) - lost, Standing.now(repository, self.look.bad)))
+        gone = [pack for pack in going if lost.isdisjoint(blob.id for blob in pack.blobs)]
+        for pack in going:
+            if pack not in gone:
+                self.notes.could_not(pack.name, "what other packs had of it went meanwhile")
+        for pack in gone:
+            self._store.delete(pack.name)
+        rewrite_index(repository, {pack.id for pack in gone})
+        Witness(repository).judged(0.0, gone=[pack.id for pack in gone])
+        if len(gone) == len(going):  # else it is for a prune
+            self._store.delete(mark.name)
+        leaving.unsay(self._store, leaving.said(self._store).intersection(pack.id for pack in gone))
+
+    def _stays(self, blob: bytes, standing: Standing) -> bool:
+        """Does a pack from which it was read hold it still?"""
+        packs = [place.pack for place in self._repository.index.places(blob)]
+        return any(pack.id in self._relied and standing.holds(pack) for pack in packs)
 
     def _may_go(self, pack: Pack, needs: Needs, *, certain: bool) -> bool:
         """Every blob of the pack lies elsewhere by now, or it is damaged and no snapshot needs it."""

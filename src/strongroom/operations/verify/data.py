@@ -34,15 +34,9 @@ def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, i
     try:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="strongroom-verify") as pool:
             for pack, problems in zip(packs, pool.map(partial(problems_of, look.repository), packs), strict=True):
-                for subject, problem, blob in problems:
-                    hurt = [blob] if blob else [one.id for one in pack.blobs]
-                    lost = [one for one in hurt if one in needs and not _is_served_elsewhere(look, one)]
-                    if problem == _MISSING and not lost:
-                        continue  # pruned since it was listed
-                    look.find(subject, problem, users_of(lost, needs))
                 if problems:
                     damaged.append(pack.id)
-                    _note_damage(look, pack, problems)
+                    _tell(look, pack, problems, needs)
                 else:
                     whole.append(pack.id)
                     look.proving.whole(pack.id)
@@ -81,6 +75,20 @@ def problems_of(repository: Repository, pack: Pack) -> list[tuple[str, str, byte
 
 def _needed(pack: Pack, needs: Needs) -> list[int]:
     return [blob.number for blob in pack.blobs if blob.id in needs]
+
+
+def _tell(look: Examination, pack: Pack, problems: Sequence[tuple[str, str, bytes | None]], needs: Needs) -> None:
+    """Find each problem of a damaged pack, with the snapshots that it breaks."""
+    there = breaks = False
+    for subject, problem, blob in problems:
+        hurt = [blob] if blob else [one.id for one in pack.blobs]
+        lost = [one for one in hurt if one in needs and not _is_served_elsewhere(look, one)]
+        there, breaks = there or problem != _MISSING, breaks or bool(lost)
+        if problem != _MISSING or lost:  # else it was pruned since it was listed
+            look.find(subject, problem, users_of(lost, needs))
+    if there and not breaks:
+        look.spare.add(pack.id)
+    _note_damage(look, pack, problems)
 
 
 def _note_damage(look: Examination, pack: Pack, problems: Sequence[tuple[str, str, bytes | None]]) -> None:

@@ -30,6 +30,8 @@ class Examination:
     """Pack id to length of those that were read and are whole; those that are given from the start are not read again."""
     bad: set[str] = field(default_factory=set)
     """The ids of packs that are missing or not as they were written."""
+    spare: set[str] = field(default_factory=set)
+    """Those of them that are there and whose damage breaks no snapshot: other packs have what is needed."""
     unlisted: set[str] = field(default_factory=set)
     """The ids of packs that are needed and that no index object lists."""
     unplaced: set[bytes] = field(default_factory=set)
