@@ -10,6 +10,7 @@ that a lost index can be made again from the packs. A pack's name is the BLAKE3 
 
 from __future__ import annotations
 
+import mmap
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -97,13 +98,13 @@ class CodedBlob:
 class OpenPack:
     """A pack being filled by several threads: places are reserved in order, then encrypted side by side."""
 
-    def __init__(self, keys: Keys, buffer: bytearray | None = None) -> None:
+    def __init__(self, keys: Keys, buffer: mmap.mmap | None = None) -> None:
         """`buffer` is one that an earlier pack gave back: new pages cost as much as the encryption."""
         salt = keys.new_salt()
         self._salt = salt
         self._keys = keys
         self._box = keys.box(Kind.PACK.purpose, salt)
-        self._buffer = bytearray(PACK_BYTES) if buffer is None else buffer
+        self._buffer = _room(PACK_BYTES) if buffer is None else buffer
         self._buffer[:_START] = header(Kind.PACK) + salt
         self._end = _START
         self._blobs: list[Blob] = []
@@ -117,7 +118,9 @@ class OpenPack:
         if self._blobs and self._end + stored + tail > len(self._buffer):
             return None
         if self._end + stored + tail > len(self._buffer):
-            self._buffer.extend(bytes(self._end + stored + tail - len(self._buffer)))
+            larger = _room(self._end + stored + tail)
+            larger[:_START] = self._buffer[:_START]
+            self._buffer = larger
         blob = Blob(blob_id, codec, plain, self._end, stored, len(self._blobs))
         self._blobs.append(blob)
         self._end += stored
@@ -137,7 +140,7 @@ class OpenPack:
                 self._idle.notify_all()
 
     @property
-    def buffer(self) -> bytearray:
+    def buffer(self) -> mmap.mmap:
         """The buffer, for another pack, once this one's bytes are stored."""
         return self._buffer
 
@@ -152,6 +155,11 @@ class OpenPack:
         self._buffer[self._end : self._end + len(tail)] = tail
         content = memoryview(self._buffer)[: self._end + len(tail)]
         return Pack(content_hash(content).hex(), self._salt, len(content), plain), content
+
+
+def _room(size: int) -> mmap.mmap:
+    """What isn't written of it takes no memory, and it goes back to the system when it is let go of."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def directory_of(blobs: Iterable[Blob]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,7 +59,7 @@ class BlobWriter:
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
         self._open: OpenPack | None = None
-        self._buffers: list[bytearray] = []
+        self._buffers: list[mmap.mmap] = []
         self._packs: list[Pack] = []
         self._failure: BaseException | None = None
         self.stored_bytes = 0
@@ -134,19 +135,15 @@ class BlobWriter:
 
     def _place(self, coded: CodedBlob) -> None:
         length = memoryview(coded.payload).nbytes
-        full: OpenPack | None = None
-        with self._lock:
-            pack = self._open or self._new_pack()
-            blob = pack.reserve(coded.id, coded.codec, coded.plain, length)
-            if blob is None:
-                full, pack = pack, self._new_pack()
+        while True:
+            with self._lock:
+                pack = self._open or self._new_pack()
                 blob = pack.reserve(coded.id, coded.codec, coded.plain, length)
-            self._open = pack
-        if blob is None:  # an empty pack takes a blob of any size
-            raise AssertionError("a new pack refused a blob")
+                self._open = pack if blob is not None else None
+            if blob is not None:
+                break
+            self._upload(pack)  # first of all, so that its buffer can be that of the next one
         pack.fill(blob, coded.payload)
-        if full is not None:
-            self._upload(full)
 
     def _new_pack(self) -> OpenPack:
         return OpenPack(self._keys, self._buffers.pop() if self._buffers else None)

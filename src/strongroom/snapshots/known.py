@@ -27,7 +27,7 @@ from strongroom.codecs.runs import NONE, Numbers
 from strongroom.errors import Damaged
 from strongroom.model import Bytes
 from strongroom.snapshots.fingerprints import SHORT_BYTES, Short, Words
-from strongroom.snapshots.manifest import Block, StoredCollection
+from strongroom.snapshots.manifest import Block, Segment, StoredCollection
 from strongroom.snapshots.slots import Slots
 
 _LINES = 1 << 16
@@ -371,12 +371,13 @@ def _values(array: pa.Array, dtype: type[np.generic], width: int) -> npt.NDArray
 
 def _name_of(collection: StoredCollection) -> str:
     """What the table follows from, as a file name."""
-    said = (
-        [asdict(segment) for segment in collection.segments],
-        {name: [asdict(block) for block in blocks] for name, blocks in collection.vectors.items()},
-        *(collection.order, collection.slots, collection.rows_root, collection.name),
-    )
-    return blake3(json.dumps(said, sort_keys=True, default=list).encode()).hexdigest()
+    said = (collection.segments, collection.vectors, collection.order, collection.slots, collection.rows_root, collection.name)
+    return blake3(json.dumps(said, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """One at a time: of large collections that is less than a copy of them all."""
+    return asdict(value) if isinstance(value, Segment | Block) else dict(value)
 
 
 def _tag(identify: Identify, name: str, file: BinaryIO, size: int) -> bytes:

@@ -132,7 +132,7 @@ class RowsWriter:
         if new.all() and len(seen):
             whole = self._new.store_whole(batch, seen, found, values)
         elif new.any():
-            self._new.gather(batch, seen, found)
+            self._new.gather(batch, seen, found, values)
         checks = {}
         for name, content in values.items():
             known = whole.get(name) or _given((identities or {}).get(name) or self._identify(content))

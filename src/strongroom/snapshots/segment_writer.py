@@ -6,6 +6,7 @@ which belongs to which row.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,10 @@ import pyarrow as pa
 from strongroom.codecs import runs
 from strongroom.codecs.runs import NONE, Numbers
 from strongroom.model import Bytes, Collection, Role
-from strongroom.snapshots.fingerprints import Short, role_of
+from strongroom.snapshots.fingerprints import Octets, Short, role_of
 from strongroom.snapshots.manifest import Block, Segment
 from strongroom.snapshots.matching import Flags, Found, Seen
-from strongroom.snapshots.segments import Submit, encode_rest, vector_columns
+from strongroom.snapshots.segments import Submit, encode_rest
 
 _SEGMENT_BYTES = 8 << 20
 _SEGMENT_ROWS = 1 << 16
@@ -27,21 +28,35 @@ _SEGMENT_ROWS = 1 << 16
 
 @dataclass
 class _Gathered:
-    """Rows for the next segment, from number `start` on, with their fingerprints and the numbers of their vectors."""
+    """Rows for the next segment, from number `start` on, with their fingerprints and the numbers of their vectors. New vectors lie
+    one after another in `room`, (vectors, bytes of one), of which `filled` are there: they are stored from where they lie."""
 
     start: int
-    fields: tuple[str, ...]
+    widths: Mapping[str, int]
     batches: list[pa.RecordBatch] = field(default_factory=list)
     rows: list[Short] = field(default_factory=list)
     places: dict[str, list[Numbers]] = field(default_factory=dict)
     prints: dict[str, list[Short]] = field(default_factory=dict)
-    fresh: dict[str, list[Flags]] = field(default_factory=dict)
+    room: dict[str, Octets] = field(default_factory=dict)
+    filled: dict[str, int] = field(default_factory=dict)
     count: int = 0
     bytes: int = 0
 
-    def has_room(self, batch: pa.RecordBatch, fields: tuple[str, ...]) -> bool:
-        fits = self.count + batch.num_rows <= _SEGMENT_ROWS and self.bytes + batch.nbytes <= _SEGMENT_BYTES
-        return fits and fields == self.fields
+    def has_room(self, count: int, size: int, widths: Mapping[str, int]) -> bool:
+        fits = self.count + count <= _SEGMENT_ROWS and self.bytes + size <= _SEGMENT_BYTES
+        return fits and widths == self.widths
+
+    def keep(self, name: str, vectors: Octets, prints: Short) -> None:
+        """New vectors of a field, and their fingerprints."""
+        filled, room = self.filled.get(name, 0), self.room.get(name, vectors[:0])
+        if filled + len(vectors) > len(room):
+            most = _SEGMENT_BYTES // max(1, sum(self.widths.values()))
+            larger = _room(max(filled + len(vectors), min(2 * len(room), most)), vectors.shape[1])
+            larger[:filled] = room[:filled]
+            room = self.room[name] = larger
+        room[filled : filled + len(vectors)] = vectors
+        self.filled[name] = filled + len(vectors)
+        self.prints.setdefault(name, []).append(prints)
 
 
 class SegmentWriter:
@@ -72,29 +87,35 @@ class SegmentWriter:
             elif fresh.any():
                 self._store_block(name, start, _chosen(content, fresh), seen.vectors[name][fresh])
             found.places[name][fresh] = np.arange(start, start + int(fresh.sum()), dtype=np.uint32)
-        self._store_segment(start, batch, seen.rows, {name: found.places[name] for name in values})
+        others = batch.drop_columns(list(values)) if values else batch
+        self._store_segment(start, others, seen.rows, {name: found.places[name] for name in values})
         return whole
 
-    def gather(self, batch: pa.RecordBatch, seen: Seen, found: Found) -> None:
-        """Keep the rows of a block that are new for a segment to come; `found` gets their numbers and those of new vectors."""
+    def gather(self, batch: pa.RecordBatch, seen: Seen, found: Found, values: Mapping[str, memoryview]) -> None:
+        """Keep the rows of a block that are new for a segment to come; `found` gets their numbers and those of new vectors.
+        `values` are the vectors of the whole block, of each field whose vectors have numbers."""
         new = found.numbers == NONE
-        some, fields = batch.filter(pa.array(new)), tuple(sorted(seen.vectors))
+        some = batch.drop_columns(list(values)).filter(pa.array(new)) if values else batch.filter(pa.array(new))
+        count = int(new.sum())
+        vectors = {name: np.frombuffer(content, np.uint8).reshape(len(seen), -1) for name, content in values.items()}
+        widths = {name: those.shape[1] for name, those in vectors.items()}
+        size = some.nbytes + count * sum(widths.values())
         waiting = self._gathered
-        if waiting is None or not waiting.has_room(some, fields):
+        if waiting is None or not waiting.has_room(count, size, widths):
             self.flush()
-            waiting = self._gathered = _Gathered(self._next, fields)
-        found.numbers[new] = waiting.start + waiting.count + np.arange(some.num_rows, dtype=np.uint32)
+            waiting = self._gathered = _Gathered(self._next, widths)
+        found.numbers[new] = waiting.start + waiting.count + np.arange(count, dtype=np.uint32)
         waiting.batches.append(some)
         waiting.rows.append(seen.rows[new])
-        for name in fields:
+        for name, those in vectors.items():
             fresh = new & (found.places[name] == NONE)
-            first = waiting.start + sum(int(one.sum()) for one in waiting.fresh.get(name, ()))
+            first = waiting.start + waiting.filled.get(name, 0)
             found.places[name][fresh] = first + np.arange(int(fresh.sum()), dtype=np.uint32)
             waiting.places.setdefault(name, []).append(found.places[name][new])
-            waiting.prints.setdefault(name, []).append(seen.vectors[name][new])
-            waiting.fresh.setdefault(name, []).append(fresh[new])
-        waiting.count += some.num_rows
-        waiting.bytes += some.nbytes
+            if fresh.any():
+                waiting.keep(name, those[fresh], seen.vectors[name][fresh])
+        waiting.count += count
+        waiting.bytes += size
         self._next = waiting.start + waiting.count
 
     def flush(self) -> None:
@@ -102,15 +123,12 @@ class SegmentWriter:
         waiting, self._gathered = self._gathered, None
         if waiting is None:
             return
+        for name, room in waiting.room.items():
+            vectors, prints = room[: waiting.filled[name]].data.cast("B"), np.concatenate(waiting.prints[name])
+            self._store_block(name, waiting.start, vectors, prints)
+        waiting.room.clear()
         batch = pa.Table.from_batches(waiting.batches).combine_chunks().to_batches()[0]
-        waiting.batches.clear()
-        values = vector_columns(batch, self._collection.fields) if waiting.fields else {}
-        for name in waiting.fields:
-            fresh = np.concatenate(waiting.fresh[name])
-            if fresh.any():
-                prints = np.concatenate(waiting.prints[name])[fresh]
-                self._store_block(name, waiting.start, _chosen(values[name], fresh), prints)
-        places = {name: np.concatenate(waiting.places[name]) for name in waiting.fields}
+        places = {name: np.concatenate(those) for name, those in waiting.places.items()}
         self._store_segment(waiting.start, batch, np.concatenate(waiting.rows), places)
 
     def store_vectors(self, name: str, content: Bytes, prints: Short) -> Numbers:
@@ -148,17 +166,17 @@ class SegmentWriter:
         return blob
 
     def _store_segment(self, start: int, batch: pa.RecordBatch, rows: Short, places: Mapping[str, Numbers]) -> None:
-        others = batch.drop_columns(list(places)) if places else batch
+        """`batch` are the rows without the vectors that are stored by number, whose numbers are `places`."""
         if not self._with_vectors:
-            others = batch.select([one.name for one in batch.schema if role_of(one) == Role.ID])
-        rest, prints = self._submit(encode_rest(others), "text"), self._submit(rows.tobytes(), "bytes")
-        own = np.arange(start, start + batch.num_rows, dtype=np.uint32)
+            batch = batch.select([one.name for one in batch.schema if role_of(one) == Role.ID])
+        rest, prints = self._submit(encode_rest(batch), "text"), self._submit(rows.tobytes(), "bytes")
+        own = np.arange(start, start + len(rows), dtype=np.uint32)
         mapped = {
             name: self._submit(runs.encode(runs.runs_of(np.arange(len(of)), of)), "int32")
             for name, of in places.items()
             if not np.array_equal(of, own)
         }
-        count = batch.num_rows
+        count = len(rows)
         self._segments.append(
             lambda: Segment(
                 start,
@@ -168,6 +186,12 @@ class SegmentWriter:
                 {name: blob.result().hex() for name, blob in mapped.items()},
             )
         )
+
+
+def _room(count: int, width: int) -> Octets:
+    """For so many vectors. It goes back to the system when it is let go of, and leaves no hole among blocks of rows."""
+    private = mmap.mmap(-1, max(1, count * width), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(private, np.uint8, count * width).reshape(count, width)
 
 
 def _chosen(content: Bytes, flags: Flags) -> memoryview:

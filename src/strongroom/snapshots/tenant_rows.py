@@ -22,6 +22,7 @@ from strongroom.snapshots.manifest import Block, Segment, TenantPart, pack_dead
 from strongroom.snapshots.marks import Marks
 from strongroom.snapshots.matching import Found, Seen
 from strongroom.snapshots.segment_writer import SegmentWriter
+from strongroom.snapshots.segments import vector_columns
 from strongroom.snapshots.tenant_parts import PartRecord, encode
 
 Store = Callable[[Bytes, str], "Future[bytes]"]
@@ -51,6 +52,7 @@ class TenantRows:
         lasting = _lasting(before, place.has)
         self._segments = [one for one in before.segments if one.start in lasting]
         self._blocks = before.vectors or {}
+        self._collection = collection
         self._fields = [one.name for one in collection.fields]
         self._living, self._lookup = Marks(), self._known()
         self._writer = SegmentWriter(collection, self._sealed, before.end(), with_vectors=True)
@@ -62,12 +64,13 @@ class TenantRows:
         self._root.add_prints(prints.rows)
         numbers = self._find(short(prints.rows))
         self._living.mark(numbers[numbers != NONE])
-        vectors = {name: short(one) for name, one in prints.vectors.items()}
+        values = {name: those for name, those in vector_columns(batch, self._collection.fields).items() if name in prints.vectors}
+        vectors = {name: short(prints.vectors[name]) for name in values}
         seen = Seen(0, short(prints.rows), vectors, np.zeros(batch.num_rows, np.bool_))
         new = int((numbers == NONE).sum())
         if new:
             none = {name: np.full(batch.num_rows, NONE, np.uint32) for name in vectors}
-            self._writer.gather(batch, seen, Found(numbers, none))
+            self._writer.gather(batch, seen, Found(numbers, none), values)
             self.gathered += batch.nbytes * new // batch.num_rows
 
     def flush(self) -> None:
