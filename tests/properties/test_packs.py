@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from strongroom import codecs
 from strongroom.errors import Damaged
-from strongroom.repository import blob_index
+from strongroom.repository import BlobWriter, blob_index, open_store
+from strongroom.repository import packs as repository_packs
+from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.crypto import content_hash
 from strongroom.repository.framing import Kind, seal, unseal
 from strongroom.repository.keys import Keys
@@ -50,6 +53,23 @@ def test_a_pack_gives_its_blobs_back(contents) -> None:
     assert opened(KEYS, pack, content) == [plain for plain, _ in contents]
     assert read_pack(KEYS, pack.name, content) == pack
     assert read_directory(KEYS, pack.name, len(content), lambda at, length: content[at : at + length]) == pack
+
+
+def test_one_blob_after_another_needs_the_room_of_one_pack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever stores little at a time holds one pack in memory, however many he writes."""
+    rooms: list[int] = []
+    made = repository_packs._room
+    monkeypatch.setattr(repository_packs, "_room", lambda size: rooms.append(size) or made(size))
+    monkeypatch.setattr(repository_packs, "PACK_BYTES", 4_000)
+    contents = [np.random.default_rng(number).bytes(1_500) for number in range(20)]
+    with BlobWriter(open_store(str(tmp_path)), KEYS, BlobIndex()) as writer:
+        for content in contents:
+            writer.submit(content, "bytes").result()
+        written = writer.close()
+    assert len(written) == 10
+    assert rooms == [4_000]
+    stored = [plain for pack in written for plain in opened(KEYS, pack, (tmp_path / pack.name).read_bytes())]
+    assert stored == contents
 
 
 def test_a_blob_larger_than_the_buffer_gets_a_pack_of_its_own() -> None:
