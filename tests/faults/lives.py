@@ -38,7 +38,9 @@ from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots import artifacts, compaction, history, matching, rows_writer, segment_writer
 
 SECRET = Secret.passphrase(PASSWORD)
-FOLDERS = ("config", "keys", "packs", "index", "snapshots", "tombstones", "proofs")
+FOLDERS = ("config", "keys", "packs", "index", "snapshots", "tombstones", "proofs", "probe")
+"""The last one has what somebody tried the store with who died before it was gone: of no use, and in nobody's way."""
+
 HOUR = 3600.0
 DAY = timedelta(days=1)
 LAG = 2 * HOUR

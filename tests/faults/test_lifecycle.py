@@ -146,6 +146,19 @@ def test_every_kept_snapshot_stays_whole(kind: str, tmp_path: Path) -> None:
     assert {one for one in ("backups", "pieces given up", "crashed", "packs deleted", "forgotten") if not SEEN[one]} == set()
 
 
+@pytest.mark.parametrize("moment", ["crash before", "crash after"])
+def test_a_forget_that_dies_leaves_what_the_model_knows(moment: str, tmp_path: Path) -> None:
+    life = Life(tmp_path, KINDS["faiss"])
+    life.back_up(0)
+    life.back_up(1)
+    crashed = SEEN["crashed"]
+    for number in range(12):
+        one = life.copy()
+        one.forget(0, Mood(moment, number))
+        one.is_whole()
+    assert SEEN["crashed"] == crashed + 12
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kept_snapshot_stays_whole_for_long(kind: str, tmp_path: Path) -> None:
