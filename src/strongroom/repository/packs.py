@@ -33,6 +33,8 @@ ENTRIES = np.dtype([("head", ">u8"), ("tail", "V24"), ("codec", "u1"), ("plain",
 PACK_BYTES = 16 << 20
 """A pack is closed when the next blob would take it past this size."""
 
+Buffer = bytearray | mmap.mmap
+
 _LENGTH = struct.Struct("<I")
 _START = HEADER_BYTES + SALT_BYTES
 
@@ -98,13 +100,13 @@ class CodedBlob:
 class OpenPack:
     """A pack being filled by several threads: places are reserved in order, then encrypted side by side."""
 
-    def __init__(self, keys: Keys, buffer: mmap.mmap | None = None) -> None:
+    def __init__(self, keys: Keys, buffer: Buffer | None = None) -> None:
         """`buffer` is one that an earlier pack gave back: new pages cost as much as the encryption."""
         salt = keys.new_salt()
         self._salt = salt
         self._keys = keys
         self._box = keys.box(Kind.PACK.purpose, salt)
-        self._buffer = _room(PACK_BYTES) if buffer is None else buffer
+        self._buffer: Buffer = _room(PACK_BYTES) if buffer is None else buffer
         self._buffer[:_START] = header(Kind.PACK) + salt
         self._end = _START
         self._blobs: list[Blob] = []
@@ -140,7 +142,7 @@ class OpenPack:
                 self._idle.notify_all()
 
     @property
-    def buffer(self) -> mmap.mmap:
+    def buffer(self) -> Buffer:
         """The buffer, for another pack, once this one's bytes are stored."""
         return self._buffer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from strongroom.model import Bytes
 from strongroom.progress import UNHURRIED, Pace
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.keys import Keys
-from strongroom.repository.packs import CodedBlob, OpenPack, Pack
+from strongroom.repository.packs import Buffer, CodedBlob, OpenPack, Pack
 from strongroom.repository.store import Store
 
 WORKERS = 3
@@ -59,7 +58,7 @@ class BlobWriter:
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
         self._open: OpenPack | None = None
-        self._buffers: list[mmap.mmap] = []
+        self._buffers: list[Buffer] = []
         self._packs: list[Pack] = []
         self._failure: BaseException | None = None
         self.stored_bytes = 0
