@@ -480,6 +480,27 @@ def test_what_is_shipped_is_not_held(world: World) -> None:
         feed.resume(marks)
 
 
+def test_much_that_is_slow_to_read_is_read_in_pieces(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of which goes on where the one before ended, also in another process."""
+    items = world.database.open_table("items")
+    with feeds.following(world.directory, "me", None) as feed:
+        feed.begin()
+        _, marks, _ = feed.read()
+        feed.shipped(marks)
+    for number in range(5):
+        items.add(rows(300 + number, 1))
+    monkeypatch.setattr("strongroom.engines.lancedb.feed._READ_SECONDS", 0.0)
+    found, more = [], True
+    while more:
+        with feeds.following(world.directory, "me", None) as feed:
+            feed.resume(marks)
+            for _ in range(2):
+                changes, marks, more = feed.read()
+                feed.shipped(marks)
+                found.append([len(one) for one in changes])
+    assert [one for one in found if one] == [[1]] * 5
+
+
 # -- what is read from Lance's own bytes ---------------------------------------------------------------------------------------
 
 

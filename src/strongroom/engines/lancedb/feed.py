@@ -35,6 +35,8 @@ KIND = "lance-versions"
 MOST_BYTES = 256 << 20
 """What one version brings at most; a larger load is kept by a snapshot instead, which takes Lance's own files as they are."""
 _READ_BYTES = 8 << 20
+_READ_SECONDS = 2.0
+"""Many small versions take long for their bytes: what is read of them is to be kept before a follower that dies loses it."""
 _SETTLING_SECONDS = 0.3
 """So long after its date a version can be seen, at the latest."""
 _DROPPED = ":dropped"
@@ -121,9 +123,9 @@ class LanceFeed:
             self._look()
             self._until = until
         changes: list[Change] = []
-        size = 0
+        size, started = 0, time.monotonic()
         try:
-            while size < _READ_BYTES:
+            while not changes or (size < _READ_BYTES and time.monotonic() < started + _READ_SECONDS):
                 held = self._earliest(self._until)
                 if held is None:
                     self._until = 0
