@@ -63,7 +63,10 @@ def test_our_errors_come_back_whole():
 def test_nothing_is_imported_from_the_present_directory(tmp_path, monkeypatch):
     (tmp_path / "faiss.py").write_text("raise SystemExit('imported from here')")
     (tmp_path / "numpy.py").write_text("raise SystemExit('imported from here')")
+    (tmp_path / "unheard_of.py").touch()
     monkeypatch.chdir(tmp_path)
+    assert call("os:getcwd") == str(tmp_path)
+    assert call("importlib.util:find_spec", "unheard_of") is None
     assert call("importlib.util:find_spec", "numpy").origin != str(tmp_path / "numpy.py")
     assert call("numpy:array_equal", [1, 2], [1, 2])
 

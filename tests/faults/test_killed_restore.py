@@ -151,6 +151,7 @@ def uninterrupted(name: str, bench: Bench, place: Path) -> tuple[list[str], dict
         scenario = SCENARIOS[name]
         folder = prepared(scenario, bench, place / "uninterrupted")
         bench.commands.done(scenario.arguments(bench.snapshots[scenario.engine], folder))
+        assert {"fsync", "rename", "read_blob", *(["call"] if name == "rebuilt" else [])} <= set(bench.commands.steps)
         _ENDS[name] = bench.commands.steps, files_in(folder)
     return _ENDS[name]
 
