@@ -72,12 +72,12 @@ def test_nothing_is_imported_from_the_present_directory(tmp_path, monkeypatch):
 
 
 def test_an_orphan_dies_with_its_parent(way, tmp_path):
-    code = "from strongroom.engines.isolation import call; call('os:system', sys.argv[3])"
-    told = f"echo $PPID > {tmp_path}/part && mv {tmp_path}/part {tmp_path}/pid && sleep 60"
+    code = "from strongroom.engines.isolation import call; call('builtins:exec', sys.argv[3])"
+    told = f"import os, time; os.symlink(str(os.getpid()), {str(tmp_path / 'pid')!r}); time.sleep(60)"
     arguments = [str(Path(engine_forks.__file__).parent), engine_forks.nursery(), told]
     parent = subprocess.Popen([sys.executable, "-c", (FORKING if way == "forked" else "import sys;") + code, *arguments])
     try:
-        child = int(_wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+        child = int(_wait_for(lambda: (tmp_path / "pid").is_symlink() and (tmp_path / "pid").readlink()).name)
         assert (child in _children(parent.pid)) == (way == "started")
         parent.send_signal(signal.SIGKILL)
         parent.wait()
