@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,11 @@ def name_of(path: Path) -> str:
 
 
 PATHS = {name_of(path): path.relative_to(SOURCE).as_posix() for path in sorted(SOURCE.rglob("*.py"))}
-TREES = {name: ast.parse((SOURCE / path).read_text()) for name, path in PATHS.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse((SOURCE / path).read_text()) for name, path in PATHS.items()}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -135,7 +140,7 @@ def lazy():
 
 
 def test_imports_point_downward() -> None:
-    found = {(PATHS[module], *crossing) for module, tree in TREES.items() for crossing in crossings(module, tree)}
+    found = {(PATHS[module], *crossing) for module, tree in trees().items() for crossing in crossings(module, tree)}
     assert {one for one in found if DEPTH[one[1]] >= DEPTH[one[2]]} == set()
     steps = {(above, below) for _, above, below in found}
     assert {("cli", "library"), ("library", "operations"), ("operations", "engines"), ("snapshots", "repository")} <= steps
@@ -147,7 +152,7 @@ def test_parts_of_operations_know_each_other_in_one_direction() -> None:
         return module.split(".")[2]
 
     known: dict[str, set[str]] = {}
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         if module.startswith("strongroom.operations."):
             reached = {part(name) for name in imports(tree) if name.startswith("strongroom.operations.")}
             known.setdefault(part(module), set()).update(reached - {part(module)})
@@ -161,13 +166,13 @@ def test_no_engine_knows_another() -> None:
     common = {"indexfile", "oplog"}  # what engines have in common: it knows none of them either
     engines = {"chroma", "duckdb", "faiss", "hnswlib", "lancedb", "milvus", "pgvector", "qdrant", "redis", "sqlite_vec", "usearch"}
     assert folders == engines | common
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         known = {name.split(".")[2] for name in imports(tree) if name.startswith("strongroom.engines.")} & engines
         assert known <= {*module.split(".")[2:3]}, module
 
 
 def test_libraries_stay_at_home() -> None:
-    used = {(name.partition(".")[0], PATHS[module]) for module, tree in TREES.items() for name in imports(tree)}
+    used = {(name.partition(".")[0], PATHS[module]) for module, tree in trees().items() for name in imports(tree)}
     assert {(name, path) for name, path in used if name in HOMES and not path.startswith(HOMES[name])} == set()
     homes = {(name, home) for name, places in HOMES.items() for home in places}
     idle = {(name, home) for name, home in homes if not any(one == name and path.startswith(home) for one, path in used)}
@@ -188,7 +193,7 @@ def test_modules_are_called_after_what_they_answer() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    assert {PATHS[module] for module, tree in TREES.items() if tree.body and not ast.get_docstring(tree)} == set()
+    assert {PATHS[module] for module, tree in trees().items() if tree.body and not ast.get_docstring(tree)} == set()
 
 
 def test_the_architecture_names_every_part() -> None:
@@ -268,7 +273,7 @@ def test_every_option_is_documented() -> None:
 
 def variables() -> set[str]:
     """Those that the source names, and those that `credentials` puts together of a prefix and a name."""
-    texts = [node.value for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    texts = [node.value for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     found = {name for text in texts if isinstance(text, str) for name in re.findall("STRONGROOM_[A-Z_]*", text)}
     prefixes = {name for name in found if name.endswith("_")}
     return (found - prefixes) | {prefix + name for prefix in prefixes for name in SECRETS}
@@ -288,7 +293,7 @@ def exit_codes() -> set[int]:
     """Of success, of Ctrl-C, of every error, and of commands that end with one."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.StrongroomError)]
     calls = [
-        node for module, tree in TREES.items() if layer(module) == "cli" for node in ast.walk(tree) if isinstance(node, ast.Call)
+        node for module, tree in trees().items() if layer(module) == "cli" for node in ast.walk(tree) if isinstance(node, ast.Call)
     ]
     exits = [call.args[0] for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "Exit"]
     return {0, INTERRUPTED} | {kind.exit_code for kind in kinds} | {code.value for code in exits if isinstance(code, ast.Constant)}

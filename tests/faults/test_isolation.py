@@ -1,4 +1,7 @@
-"""What becomes of us when an engine's code crashes, prints, fails or is orphaned? Nothing: it runs in a process of its own."""
+"""What becomes of us when an engine's code crashes, prints, fails or is orphaned? Nothing: it runs in a process of its own.
+
+So it does in the forks that other tests run it in.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,22 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import engine_forks
 import pytest
 
 from strongroom.engines import isolation
 from strongroom.engines.isolation import Descriptor, ask, call, prepared
 from strongroom.errors import Damaged, EngineFailed
+
+FORKING = "import sys; sys.path.append(sys.argv[1]); import engine_forks; engine_forks.fork_children(sys.argv[2]);"
+
+
+@pytest.fixture(params=["started", "forked"], autouse=True)
+def way(request, monkeypatch):
+    """How children start."""
+    if request.param == "started":
+        monkeypatch.setattr(isolation, "_started", engine_forks.START)
+    return request.param
 
 
 def test_a_crash_is_a_finding():
@@ -49,21 +63,37 @@ def test_our_errors_come_back_whole():
 def test_nothing_is_imported_from_the_present_directory(tmp_path, monkeypatch):
     (tmp_path / "faiss.py").write_text("raise SystemExit('imported from here')")
     (tmp_path / "numpy.py").write_text("raise SystemExit('imported from here')")
+    (tmp_path / "unheard_of.py").touch()
     monkeypatch.chdir(tmp_path)
+    assert call("os:getcwd") == str(tmp_path)
+    assert call("importlib.util:find_spec", "unheard_of") is None
     assert call("importlib.util:find_spec", "numpy").origin != str(tmp_path / "numpy.py")
     assert call("numpy:array_equal", [1, 2], [1, 2])
 
 
-def test_an_orphan_dies_with_its_parent():
-    parent = subprocess.Popen([sys.executable, "-c", "from strongroom.engines.isolation import call; call('time:sleep', 60)"])
+def test_an_orphan_dies_with_its_parent(way, tmp_path):
+    code = "from strongroom.engines.isolation import call; call('builtins:exec', sys.argv[3])"
+    told = f"import os, time; os.symlink(str(os.getpid()), {str(tmp_path / 'pid')!r}); time.sleep(60)"
+    arguments = [str(Path(engine_forks.__file__).parent), engine_forks.nursery(), told]
+    parent = subprocess.Popen([sys.executable, "-c", (FORKING if way == "forked" else "import sys;") + code, *arguments])
     try:
-        child = _wait_for(lambda: _children(parent.pid))[0]
-        time.sleep(0.5)  # until it has taken its arguments and sleeps
+        child = int(_wait_for(lambda: (tmp_path / "pid").is_symlink() and (tmp_path / "pid").readlink()).name)
+        assert (child in _children(parent.pid)) == (way == "started")
         parent.send_signal(signal.SIGKILL)
         parent.wait()
         assert _wait_for(lambda: not _alive(child))
     finally:
         parent.kill()
+
+
+@pytest.mark.parametrize("way", ["forked"], indirect=True)
+def test_a_child_with_other_surroundings_is_no_fork(monkeypatch):
+    assert call("os:getppid") != os.getpid()
+    assert call("os:getenv", "OMP_NUM_THREADS") == "1"
+    monkeypatch.setenv("STRONGROOM_STATE_DIR", "changed")
+    assert (call("os:getppid") != os.getpid(), call("os:getenv", "STRONGROOM_STATE_DIR")) == (True, "changed")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert (call("os:getppid") == os.getpid(), call("os:getenv", "OMP_NUM_THREADS")) == (True, "2")
 
 
 def test_a_child_outlives_the_thread_that_wanted_it():

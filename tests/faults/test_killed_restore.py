@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from engine_forks import nursery
+from processes import apart
 from sampling import part_of
 from worlds import CHEAP, PASSWORD, STRONGROOM, build_source
 
@@ -60,7 +62,11 @@ class Commands:
     def __init__(self, environment: dict[str, str], place: Path) -> None:
         self._place = place
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "dying.py")], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(HERE / "dying.py"), nursery()],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def run(self, arguments: list[str], last: int = 0) -> int:
@@ -125,9 +131,15 @@ def make(engine: str, folder: Path, other: bool) -> Path:
         build_source(folder, "index", 1 + other, rows=1_500 if other else 3_000)
         return folder
     start, count = (7_000, 300) if other else (0, 600)
-    program = f"from raw_engines import RAW; RAW[{engine!r}].make({str(folder / 'db')!r}, {start}, {count})"
-    subprocess.run([sys.executable, "-c", program], cwd=HERE.parent / "conformance", check=True)
+    apart(made_as_in_conformance, engine, str(folder / "db"), start, count)
     return folder
+
+
+def made_as_in_conformance(engine: str, place: str, start: int, count: int) -> None:
+    sys.path.append(str(HERE.parent / "conformance"))
+    from raw_engines import RAW
+
+    RAW[engine].make(place, start, count)
 
 
 _ENDS: dict[str, tuple[list[str], dict[str, bytes]]] = {}
@@ -139,6 +151,7 @@ def uninterrupted(name: str, bench: Bench, place: Path) -> tuple[list[str], dict
         scenario = SCENARIOS[name]
         folder = prepared(scenario, bench, place / "uninterrupted")
         bench.commands.done(scenario.arguments(bench.snapshots[scenario.engine], folder))
+        assert {"fsync", "rename", "read_blob", *(["call"] if name == "rebuilt" else [])} <= set(bench.commands.steps)
         _ENDS[name] = bench.commands.steps, files_in(folder)
     return _ENDS[name]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from worlds import STRONGROOM
 
 from strongroom.library import open_repository
 
 PASSWORD, SECOND, WRONG = "Pa55word-zebra-quartz", "Second-0sprey-marble", "Wr0ng-walrus-copper"
 SENTENCE = "nobody but the owner may read this sentence"
 ROWS, DIMENSION = 600, 24
+COMMAND = """
+from strongroom.repository.crypto import Argon2Cost
+Argon2Cost.__init__.__defaults__ = (1, 1, 64)
+from strongroom.cli import command
+command()
+"""
+"""The command as installed, but its passwords are as quick to try as those of conftest.py."""
 
 
 @dataclass
@@ -95,7 +102,8 @@ class Stage:
             "TMPDIR": str(temporary),
             **variables,
         }
-        process = subprocess.Popen([STRONGROOM, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        command = [sys.executable, "-c", COMMAND, *arguments]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         with watched(process, temporary, self.seen):
             out, err = process.communicate()
         self.seen.shown += [(f"output of {arguments}", out), (f"error output of {arguments}", err)]

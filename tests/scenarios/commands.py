@@ -17,6 +17,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from engine_forks import nursery
 
 from strongroom.library import Strongroom, open_repository
 from strongroom.operations.restore.run import RestoreOptions, restore
@@ -112,7 +113,7 @@ def forked(arguments: Sequence[str], variables: Mapping[str, str], directory: st
 
 @cache
 def _server() -> subprocess.Popen[str]:
-    program = [sys.executable, str(Path(__file__).with_name("commands_child.py"))]
+    program = [sys.executable, str(Path(__file__).with_name("commands_child.py")), nursery()]
     return subprocess.Popen(program, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

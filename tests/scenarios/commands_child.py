@@ -7,18 +7,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
-import strongroom.cli.render
-import strongroom.library
-import strongroom.operations.run
-import strongroom.policy.reading  # noqa: F401
-from strongroom import cli
-from strongroom.cli.commands import every_command
+from strongroom.cli import command
 from strongroom.repository.crypto import Argon2Cost
 
+sys.path.append(str(Path(__file__).parents[1] / "servers"))
+from engine_forks import fork_children
+from loaded_command import load
+
 Argon2Cost.__init__.__defaults__ = (1, 1, 64)  # as in conftest.py
-every_command()  # so that no order has to load it
 
 
 def carry_out(order: dict[str, Any]) -> int:
@@ -34,11 +33,13 @@ def carry_out(order: dict[str, Any]) -> int:
         os.environ.clear()
         os.environ.update(order["environment"])
         sys.argv[:] = ["strongroom", *order["arguments"]]
-        cli.command()
+        command()
     finally:
         os._exit(99)
 
 
 if __name__ == "__main__":
+    fork_children(sys.argv[1])
+    load()
     for line in sys.stdin:
         print(carry_out(json.loads(line)), flush=True)
