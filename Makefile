@@ -30,6 +30,7 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/incremental.py
 	$(BIN)/python bench/compaction.py
 	$(BIN)/python bench/many_snapshots.py
+	$(BIN)/python bench/many_segments.py
 	$(BIN)/python bench/change_feed.py
 	$(BIN)/python bench/engines.py
 	$(BIN)/python bench/capture.py

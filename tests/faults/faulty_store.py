@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -79,9 +79,13 @@ class FaultyStore:
         with self._operation("size", name):
             return self.inner.size(name)
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
         with self._operation("list", prefix):
-            return iter([listed for listed in self.inner.list(prefix) if listed.name not in self.hidden])
+            return iter([listed for listed in self.inner.list(prefix, after) if listed.name not in self.hidden])
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        with self._operation("list", prefix):
+            return self.inner.folders(prefix)
 
     def delete(self, name: str) -> None:
         with self._operation("delete", name) as fault:

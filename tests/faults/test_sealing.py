@@ -18,8 +18,9 @@ from faulty_store import FaultyStore, SimulatedCrash, at, first_create
 
 from strongroom.engines.changes import MARK, Act
 from strongroom.errors import Damaged, Unreachable
+from strongroom.journal.ends import read_tail
 from strongroom.journal.sealing import Behind, Fenced, Sealer, Writer
-from strongroom.journal.stream import claim_epoch, read_tail, stream_of
+from strongroom.journal.stream import claim_epoch, stream_of
 from strongroom.library import Strongroom
 
 sys.path.append(str(Path(__file__).parents[1] / "properties"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import resource
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +68,7 @@ def write(to: IndexLogFolder, recorded: list[Call]) -> OplogWriter:
     for call in recorded:
         append_rows(writer, call.kind, np.array(call.ids, np.int64), call.vectors, call.tag.encode())
         writer.sync()
+        writer.make_room()
     return writer
 
 
@@ -85,6 +88,7 @@ def read(of: IndexLogFolder, mark: str = End(LOG.id).mark) -> list[tuple[Kind, i
         number = layout.number_of(mark)
         for record in reader.all():
             assert record.last - record.operations == number
+            assert record.offset % 8 == 0
             number = record.last
             vectors = vectors_of(record, NUMBERS.width)
             width = len(vectors) // record.operations
@@ -239,3 +243,26 @@ def test_a_loss_of_power_keeps_all_that_was_made_durable(recorded: list[Call], d
         assert found == rows[: len(found)]
         OplogWriter(place, LOG).close()
         assert read(place) == found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for memory ahead of its use")
+def test_what_is_written_next_is_in_memory_before(tmp_path: Path) -> None:
+    """A page of the log that is touched for the first time costs more than all the rest of a call."""
+
+    def touched(writer: OplogWriter) -> int:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for number in range(200):
+            append_rows(writer, Kind.PUT, np.array([number], np.int64), vectors[number : number + 1], b"")
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    vectors = np.zeros((200, 512), np.float32)
+    place = IndexLogFolder(tmp_path / "x.faiss")
+    place.make()
+    place.set_log(LOG.id)
+    writer = OplogWriter(place, LOG)
+    unprepared = touched(writer)
+    writer.sync()
+    writer.make_room()
+    assert touched(writer) < unprepared / 4
+    writer.close()
+    assert sum(segment.path.stat().st_size for segment in place.segments(LOG.id)) < 1 << 20  # and takes no room in the end

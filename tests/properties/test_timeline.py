@@ -202,6 +202,7 @@ def test_a_span_does_not_cover_the_hole_before_it() -> None:
 
 
 @given(st.integers(0, 400), st.booleans(), st.booleans())
+@settings(deadline=None)
 def test_what_a_part_held_before_it_went_unseen_is_refused(looked: int, sealed: bool, at_once: bool) -> None:
     """From when it was looked at, or from when all was seen, until it was noticed, and nothing else is."""
     room = new_room()

@@ -155,8 +155,8 @@ class Meeting(Unconditional):
         super().__init__()
         self._barrier, self._met = threading.Barrier(2), threading.local()
 
-    def list(self, prefix: str) -> Any:
-        listed = list(self._inner.list(prefix))
+    def list(self, prefix: str, after: str = "") -> Any:
+        listed = list(self._inner.list(prefix, after))
         if prefix == "keys/":
             self._meet("looked")
         return iter(listed)

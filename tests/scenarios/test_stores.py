@@ -183,6 +183,18 @@ def test_a_listing_is_of_one_folder(kept: Kept) -> None:
     assert list(kept.store.list("snapshots/")) == []
 
 
+def test_a_listing_may_begin_after_a_name(kept: Kept) -> None:
+    names = ["j/a/1", "j/a/2", "j/a/2~/1", "j/a/3", "j/a/x/1", "j/b/1", "j/c", "k/a/1"]
+    for name in names:
+        kept.put(name, b"content")
+    for after in ["", "j/a/0", "j/a/1", "j/a/15", "j/a/2", "j/a/3", "j/a/9"]:
+        expected = {name for name in names if name.startswith("j/a/") and name > after}
+        assert {one.name for one in kept.store.list("j/a/", after)} == expected, after
+    assert sorted(kept.store.folders("j/")) == ["a", "b"]
+    assert sorted(kept.store.folders("j/a/")) == ["2~", "x"]
+    assert list(kept.store.folders("none/")) == []
+
+
 def test_a_long_listing_is_whole(kept: Kept) -> None:
     count = 1_100 if "://conformance" in kept.store.url else 2_600  # one page and a part; two pages and a part
     with ThreadPoolExecutor(8) as pool:

@@ -64,7 +64,19 @@ def numbers_of(span: Span, position: Position, read: Read) -> dict[str, int] | N
         if number is None:
             return None
         found[scope] = number
-    return found
+    return {scope: _idle_until(span, scope, number, most) for scope, number in found.items()}
+
+
+def _idle_until(span: Span, scope: str, number: int, most: int) -> int:
+    """The last operation of a segment, up to number `most`, until which nothing happened in a scope after `number`: what came in
+    between is of others, and need not be read for this one. Each operation of a scope changes its mark."""
+    mark = span.begins.get(scope) if number < span.first else None
+    for front in span.fronts if number < most else ():
+        head = front.head
+        if head.last > most or (head.last > number and (head.first <= number or head.ends.get(scope) != mark)):
+            return number
+        number, mark = max(number, head.last), head.ends.get(scope)
+    return number
 
 
 def _number_without(span: Span, scope: str, most: int) -> int | None:

@@ -27,16 +27,16 @@ def trimmed(repository: Repository) -> dict[str, int]:
     return found
 
 
-def first_needed(found: Sequence[Span], bases: Iterable[Position], read: Read) -> int:
-    """The number of the first segment that a moment after the oldest of these snapshots needs: those before it may go. A stream
-    without any such snapshot is kept whole: its follower is about to make one."""
+def first_needed(found: Sequence[Span], bases: Iterable[Position], read: Read) -> int | None:
+    """The number of the first segment that a moment after the oldest of these snapshots needs: those before it may go. None if none
+    of the snapshots lies in these spans: all is needed, for its follower is about to make one."""
     positions = list(bases)
     for span in found:
         numbers = [one for one in (numbers_of(span, position, read) for position in positions) if one is not None]
         if numbers:
             lowest = min(min(one.values()) for one in numbers)
             return next(one.head.sequence for one in span.fronts if one.head.last >= lowest)
-    return found[0].head.sequence if found else 0
+    return None
 
 
 def trim(repository: Repository, stream: str, first: int, present: Mapping[int, int], held: Callable[[], bool]) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from strongroom.engines.changes import BATCH, TIME, CatalogChange, Change
 from strongroom.errors import AlreadyExists, Damaged, NotFound, Overtaken, Unreachable
+from strongroom.journal.marks import SCAN
 from strongroom.journal.segments import Front, Head, Unseen, decode_front, encode
+from strongroom.journal.spans import Span
 from strongroom.repository import Repository
 
 
@@ -36,19 +38,35 @@ class Writer:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the head of a segment says of the stream up to it: see `Head.turn` and `Head.worst`."""
+
+    turn: int
+    worst: int
+
+
 class Sealer:
     """Gathers what a feed gives and seals it. What isn't sealed is lost if the process dies, and read again from the engine."""
 
     def __init__(
-        self, repository: Repository, writer: Writer, tail: Front | None, begins: Mapping[str, str], hole: str = ""
+        self,
+        repository: Repository,
+        writer: Writer,
+        tail: Front | None,
+        begins: Mapping[str, str],
+        hole: str = "",
+        before: Before | None = None,
     ) -> None:
-        """Goes on after `tail`, or, with a `hole`, begins anew after it: what was seen until then doesn't count."""
+        """Goes on after `tail`, or, with a `hole`, begins anew after it: what was seen until then doesn't count. `before` is what
+        the `tail` of an older Strongroom doesn't say of itself."""
         self._repository = repository
         self._writer = writer
         self._tail = tail
         self._begins = dict(begins)
         self._ends = dict(begins)
         self._hole = hole
+        self._before = before or (Before(tail.head.turn, tail.head.worst) if tail else Before(0, -1))
         self._changes: list[Change] = []
         self._unseen: list[Unseen] = []
         self._ready: tuple[Front, bytes] | None = None
@@ -115,6 +133,7 @@ class Sealer:
         except (AlreadyExists, Unreachable) as error:
             self._settle(front, content, error)
         self._tail, self._ready, self._hole = front, None, ""
+        self._before = Before(front.head.turn, front.head.worst)
         self._begins, self._changes, self._unseen, self.bytes = dict(self._ends), [], [], 0
         self.stored += len(content)
         return front
@@ -148,6 +167,9 @@ class Sealer:
             if not isinstance(one, CatalogChange)
             for tag in one.batch.column(BATCH).unique().to_pylist()
         }
+        sealed = int(self._repository.clock.now().timestamp() * 1e6)
+        earliest = min((first for first, _ in times), default=self._seen)
+        before = self._standing(earliest, sealed)
         return Head(
             stream=writer.stream,
             sequence=tail.head.sequence + 1 if tail else 0,
@@ -159,16 +181,43 @@ class Sealer:
             count=self.pending,
             begins=self._begins,
             ends=self._ends,
-            earliest=min((first for first, _ in times), default=self._seen),
+            earliest=earliest,
             latest=max((last for _, last in times), default=max(self._seen, self._floor - 1)),
             seen=self._seen,
-            sealed=int(self._repository.clock.now().timestamp() * 1e6),
+            sealed=sealed,
             previous=tail.hash if tail else "",
             hole=self._hole,
             batches=tuple(sorted(tag for tag in batches if tag is not None)),
             kind=writer.kind,
             unseen=tuple(self._unseen),
+            turn=before.turn,
+            worst=before.worst,
         )
+
+    def _standing(self, earliest: int, sealed: int) -> Before:
+        """What the next segment says of the stream up to it; nothing if that isn't known of the one before."""
+        before, tail = self._before, self._tail
+        if before.turn < 0:
+            return before
+        follows = tail is not None and not self._hole
+        turn = before.turn if follows and not self._unseen else tail.head.sequence + 1 if tail else 0
+        if not self.pending:
+            return replace(before, turn=turn)
+        if self._writer.kind == SCAN:  # what it found may have come just after the scan before
+            return Before(turn, max(before.worst, sealed - tail.head.seen) if tail is not None and follows else before.worst)
+        return Before(turn, max(before.worst, sealed - earliest))
+
+
+def standing(found: Sequence[Span]) -> Before:
+    """What the last segment of these spans would say of the stream, if it doesn't."""
+    before = Before(-1, -1)
+    for span in found:
+        for number, front in enumerate(span.fronts):
+            head = front.head
+            since = span.fronts[number - 1].head.seen if head.kind == SCAN and number else head.earliest
+            waited = head.sealed - since if head.count and (number or head.kind != SCAN) else -1
+            before = Before(head.sequence if not number or head.unseen else before.turn, max(before.worst, waited))
+    return before
 
 
 def _not_before(change: Change, time: int) -> Change:

@@ -14,7 +14,8 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from sys import intern
 from typing import Any
 
 import zstandard
@@ -36,6 +37,7 @@ _LENGTH = struct.Struct("<I")
 _LONGEST_HEAD, _LONGEST_BODY = 64 << 20, 1 << 30
 _NAME = re.compile(FOLDER + r"([0-9a-f]{32})/(\d{12})")
 _START = HEADER_BYTES + SALT_BYTES
+_REPEATED = ("stream", "source", "engine", "host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ class Head:
     are. `begins` and `ends` are the engine's marks, by scope, before and after them. Times are microseconds since 1970: `earliest`
     and `latest` those of its operations, `seen` until when all that happened in the source is in the journal, `sealed` when it was.
 
-    `hole` is '' if this goes on where the segment before ended; else why it doesn't: then what happened between is lost.
+    `hole` is '' if this goes on where the segment before ended; else why it doesn't: then what happened between is lost. `turn` is
+    the number of the last segment up to this one that begins the stream, has a hole or is `unseen` in part, `worst` how many
+    microseconds an operation up to here waited at most until it was stored, -1 if there was none; `turn` is -1 if neither is known.
     """
 
     stream: str
@@ -77,6 +81,8 @@ class Head:
     kind: str = ""
     unseen: tuple[Unseen, ...] = ()
     body: str = ""
+    turn: int = -1
+    worst: int = -1
 
     @property
     def name(self) -> str:
@@ -90,16 +96,22 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """A head that was read, with the hash of the bytes that prove it and where the body begins."""
+    """A head that was read, with the hash of the bytes that prove it and where the body begins. `content` are those bytes, or, in a
+    chain of many, only the first of them, up to the salt's end. `size` are the bytes of the object, 0 if nobody has listed it."""
 
     head: Head
     hash: str
     length: int
     content: bytes = field(repr=False, default=b"")
+    size: int = field(compare=False, default=0)
 
     @property
     def salt(self) -> bytes:
         return self.content[HEADER_BYTES:_START]
+
+    def listed(self, size: int) -> Front:
+        """The same as one of many."""
+        return replace(self, content=self.content[:_START], size=size)
 
 
 def segment_name(stream: str, sequence: int) -> str:
@@ -182,6 +194,7 @@ def _bound(keys: Keys, name: str, content: bytes) -> bytes:
 
 def _head(said: Mapping[str, Any]) -> Head:
     known = {key: value for key, value in said.items() if key != "strongroom_journal"}
+    known |= {key: intern(known[key]) for key in _REPEATED}  # a long chain holds each once
     unseen = tuple(Unseen(**one) for one in known.get("unseen", ()))
     return Head(**{**known, "batches": tuple(known["batches"]), "unseen": unseen})
 

@@ -68,11 +68,16 @@ def spans(chain: Chain) -> tuple[Span, ...]:
     return (*found, Span(tuple(run), why)) if run else ()
 
 
+def why_it_begins(head: Head) -> str:
+    """Why the first segment that is there doesn't go on from another: '' if none was before it."""
+    return head.hole or ("" if head.sequence == 0 else f"segments 0 to {head.sequence - 1} are not there")
+
+
 def _break(before: Front | None, front: Front) -> str | None:
     """Why a segment doesn't go on where the one before ended; None if it does."""
     head = front.head
     if before is None:
-        return head.hole or ("" if head.sequence == 0 else f"segments 0 to {head.sequence - 1} are not there")
+        return why_it_begins(head)
     if head.hole:
         return head.hole
     missing = head.sequence - before.head.sequence - 1

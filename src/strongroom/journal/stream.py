@@ -27,7 +27,8 @@ from strongroom.repository import Repository
 from strongroom.repository.cache import Record
 from strongroom.repository.framing import Kind, seal
 
-_CACHE = "journal"
+CHUNK = 1_024
+"""The heads of so many segments, from a multiple of it on, are one file of this machine's cache."""
 _READERS = 8
 _CLAIMS = 1_000
 
@@ -40,11 +41,13 @@ def stream_of(repository: Repository, source: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The segments of a stream that could be read, in order, and what is wrong with it, segment by segment."""
+    """The segments of a stream that could be read, in order, and what is wrong with it, segment by segment. Unless `whole` it is a
+    part of the stream: without those before the first of them, or after the last."""
 
     stream: str
     fronts: tuple[Front, ...]
     problems: tuple[Damaged, ...] = ()
+    whole: bool = True
 
     @property
     def last(self) -> Front | None:
@@ -61,36 +64,71 @@ def streams(repository: Repository) -> dict[str, dict[int, int]]:
     return found
 
 
+def segments_of(repository: Repository, stream: str) -> dict[int, int]:
+    """A stream's segments: number and length of the object."""
+    found = ((number_in(listed.name), listed.size) for listed in repository.store.list(f"{FOLDER}{stream}/"))
+    return {place[1]: size for place, size in found if place is not None}
+
+
 def read_chain(repository: Repository, stream: str, sizes: Mapping[int, int] | None = None) -> Chain:
     """Read all heads of a stream, of which `sizes` are the segments' numbers and lengths, and check that each follows on the one
     before. What this machine read once it knows."""
-    present = streams(repository).get(stream, {}) if sizes is None else sizes
-    found = _recalled(repository, stream, present)
-    unknown = [number for number in sorted(present) if number not in found]
-    problems: list[Damaged] = []
-    records: list[Record] = []
+    present = segments_of(repository, stream) if sizes is None else sizes
+    if present:
+        repository.forget_recalled(_cache_of(stream), f"{min(present) // CHUNK:09d}")
+    return chain_of(stream, read_heads(repository, stream, present), present)
+
+
+def read_heads(repository: Repository, stream: str, present: Mapping[int, int]) -> dict[int, Front | Damaged]:
+    """The heads of segments, of which the numbers and lengths are given: of each chunk all that there are, or what this machine
+    knows of the others is dropped."""
+    chunks: dict[int, dict[int, int]] = {}
+    for number, size in present.items():
+        chunks.setdefault(number // CHUNK, {})[number] = size
+    found: dict[int, Front | Damaged] = {}
     with ThreadPoolExecutor(_READERS) as pool:
-        names = [segment_name(stream, number) for number in unknown]
-        for number, read in zip(unknown, pool.map(lambda name: _front(repository, name), names), strict=True):
-            if isinstance(read, Damaged):
-                problems.append(read)
-            else:
-                found[number] = read
-                records.append(Record(_record_id(stream, number), present[number], read.content))
-    repository.remember(_CACHE, records)
-    fronts = [found[number] for number in sorted(found)]
-    return Chain(stream, tuple(fronts), (*problems, *_breaks(stream, fronts, present)))
+        for chunk, numbers in sorted(chunks.items()):
+            found |= _read_chunk(repository, stream, chunk, numbers, pool)
+    return found
 
 
-def _recalled(repository: Repository, stream: str, present: Mapping[int, int]) -> dict[int, Front]:
+def chain_of(stream: str, heads: Mapping[int, Front | Damaged], present: Container[int], *, whole: bool = True) -> Chain:
+    """Do these heads follow on each other?"""
+    problems = [one for one in heads.values() if isinstance(one, Damaged)]
+    fronts = [one for _, one in sorted(heads.items()) if isinstance(one, Front)]
+    return Chain(stream, tuple(fronts), (*problems, *_breaks(stream, fronts, present)), whole)
+
+
+def _read_chunk(
+    repository: Repository, stream: str, chunk: int, present: Mapping[int, int], pool: ThreadPoolExecutor
+) -> dict[int, Front | Damaged]:
+    kind = f"{_cache_of(stream)}{chunk:09d}"
+    found: dict[int, Front | Damaged] = {**_recalled(repository, stream, kind, present)}
+    unknown = [number for number in sorted(present) if number not in found]
+    names = [segment_name(stream, number) for number in unknown]
+    records: list[Record] = []
+    for number, read in zip(unknown, pool.map(lambda name: _front(repository, name), names), strict=True):
+        if isinstance(read, Front):
+            records.append(Record(_record_id(stream, number), present[number], read.content))
+        found[number] = read if isinstance(read, Damaged) else read.listed(present[number])
+    repository.remember(kind, records)
+    return found
+
+
+def _recalled(repository: Repository, stream: str, kind: str, present: Mapping[int, int]) -> dict[int, Front]:
     """The fronts that this machine has read before. They prove themselves, and the operations that are read by them."""
     listed = {_record_id(stream, number): size for number, size in present.items()}
     found = {}
-    for record in repository.recall(_CACHE, listed):
+    for record in repository.recall(kind, listed):
         number = int(record.id[32:], 16)
         with suppress(Damaged):
-            found[number] = decode_front(repository.keys, segment_name(stream, number), record.content)
+            front = decode_front(repository.keys, segment_name(stream, number), record.content)
+            found[number] = front.listed(present[number])
     return found
+
+
+def _cache_of(stream: str) -> str:
+    return f"journal-{stream}-"
 
 
 def _record_id(stream: str, number: int) -> str:
@@ -107,14 +145,6 @@ def _breaks(stream: str, fronts: Sequence[Front], unread: Container[int]) -> Ite
             yield Damaged(after.head.name, f"it doesn't follow on {before.head.name}: one of the two was swapped")
         elif not missing and not after.head.hole and after.head.first != before.head.last + 1:
             yield Damaged(after.head.name, "its operations don't follow on those of the segment before")
-
-
-def read_tail(repository: Repository, stream: str) -> Front | None:
-    """The last segment's head, None if the stream has none. Raises Damaged."""
-    names = sorted(listed.name for listed in repository.store.list(f"{FOLDER}{stream}/") if number_in(listed.name))
-    if not names:
-        return None
-    return read_front(repository, names[-1])
 
 
 def read_front(repository: Repository, name: str) -> Front:

@@ -202,12 +202,8 @@ def _operations(front: Front, read: Read) -> Iterator[tuple[int, Change, int]]:
 
 def between(span: Span, after: Mapping[str, int], until: int, read: Read) -> Iterator[Change]:
     """The operations after those that a snapshot holds (see `numbers_of`), up to number `until`, in order."""
-    lowest = min(after.values())
-    for front in span.fronts:
-        head = front.head
-        if head.last <= lowest or head.first > until:
-            continue
-        number = head.first
+    for front in fronts_between(span, after, until):
+        number = front.head.first
         for change in read(front):
             low = after.get(change.scope, span.first - 1)
             start = min(max(0, low + 1 - number), len(change))
@@ -218,3 +214,17 @@ def between(span: Span, after: Mapping[str, int], until: int, read: Read) -> Ite
             elif start < end:
                 yield change.slice(start, end - start)
             number += len(change)
+
+
+def fronts_between(span: Span, after: Mapping[str, int], until: int) -> list[Front]:
+    """The segments in which they are."""
+    lowest = min(after.values())
+    return [one for one in span.fronts if one.head.count and one.head.last > lowest and one.head.first <= until]
+
+
+def count_between(span: Span, after: Mapping[str, int], until: int, read: Read) -> int:
+    """How many they are: only segments at the edges are read."""
+    most, fronts = max(after.values()), fronts_between(span, after, until)
+    edges = tuple(one for one in fronts if one.head.first <= most or one.head.last > until)
+    inside = sum(one.head.count for one in fronts) - sum(one.head.count for one in edges)
+    return inside + sum(map(len, between(Span(edges), after, until, read) if edges else ()))

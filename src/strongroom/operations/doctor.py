@@ -173,6 +173,15 @@ class _Looking:
         self._put("listed", b"1")
         if self.folder + "listed" not in {one.name for one in self.store.list(self.folder)}:
             return Result.NO, "a listing lacks what was stored before it: backups and prunes could overlook each other's work"
+        self._put("later", b"1")
+        after = self.folder + "late"
+        if {one.name for one in self.store.list(self.folder, after)} != {
+            one.name for one in self.store.list(self.folder) if one.name > after
+        }:
+            return (
+                Result.NO,
+                "a listing after a name lacks what comes after it: followers may not find the end of a long journal",
+            )
         return Result.YES, "a listing has what was stored before it"
 
     def _ranges(self) -> tuple[Result, str]:

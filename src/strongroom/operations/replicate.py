@@ -11,8 +11,9 @@ from datetime import datetime
 from pathlib import Path
 
 from strongroom.errors import Damaged, Stopped, StrongroomError, WrongRequest, from_os_error
+from strongroom.journal.ends import read_tail
 from strongroom.journal.segments import number_in, segment_name
-from strongroom.journal.stream import read_front, read_tail, streams
+from strongroom.journal.stream import read_front, streams
 from strongroom.operations.copy import CopyOptions, Selection, copy, open_replica
 from strongroom.operations.machine.replicas import known, remember, synced
 from strongroom.operations.policy.residence import Residence

@@ -74,6 +74,15 @@ class Cache:
         with suppress(OSError), alone_at(self._path, wait=False), _private(self._path, os.O_APPEND) as file:
             self._write(file, records)
 
+    @staticmethod
+    def forget(keys: Keys, series: str, least: str) -> None:
+        """Of kinds that are called `series` and a suffix, forget those whose suffix sorts before `least`."""
+        start = f"{keys.repository_id.hex()}-{series}"
+        with suppress(OSError):
+            for path in state_directory().glob(f"{start}*"):
+                if path.name.removeprefix(start).partition(".")[0] < least:
+                    path.unlink()
+
     def clear(self) -> None:
         """Forget all."""
         with suppress(OSError):

@@ -134,17 +134,20 @@ class Carrying:
                     return self.inner.size(place) - OVERHEAD
             raise
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
         """An object is carried long before it goes where it was: whichever a listing meets, it meets one."""
         given: set[str] = set()
-        for listed in self.inner.list(prefix):
+        for listed in self.inner.list(prefix, after):
             if not can_be_carried(listed.name):
                 yield listed
                 continue
             name = plain_name(listed.name)
-            if name not in given:
+            if name not in given and name > after:  # what carries an object sorts after it
                 given.add(name)
                 yield listed if name == listed.name else Listed(name, listed.size - OVERHEAD, listed.modified)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        return [one for one in self.inner.folders(prefix) if not one.endswith(MARK.rstrip("/"))]
 
     def delete(self, name: str) -> None:
         self.inner.delete(name)

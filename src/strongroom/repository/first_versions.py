@@ -5,7 +5,7 @@ Objects are written once. So whoever hides one behind a delete marker, or writes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -91,10 +91,15 @@ class FirstVersions:
     def size(self, name: str) -> int:
         return self.first(name).size
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
         for name in self.names(prefix):
-            version = self.first(name)
-            yield Listed(name, version.size, version.stored.timestamp())
+            if name > after:
+                version = self.first(name)
+                yield Listed(name, version.size, version.stored.timestamp())
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        below = (name.removeprefix(prefix).partition("/") for name in self.names(prefix))
+        return sorted({folder for folder, slash, _ in below if slash})
 
     def create(self, name: str, data: bytes | memoryview) -> None:
         raise StoreDenied(f"{self.url}/{name}: old versions are only read", hint="'strongroom lock recover' brings them back")

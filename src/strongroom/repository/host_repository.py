@@ -116,3 +116,6 @@ class HostRepository(Repository):
 
     def remember(self, kind: str, records: Sequence[Record]) -> None:
         """Its notes are all that it keeps."""
+
+    def forget_recalled(self, series: str, least: str) -> None:
+        """There is none."""

@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -69,9 +69,17 @@ class LocalStore:
                 raise NotFound(f"{path} is not there")
             return found.st_size
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
         with _translated(self._root / prefix):
-            yield from _files(f"{self._root}/{prefix}", prefix)
+            yield from _files(f"{self._root}/{prefix}", prefix, after)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        path = self._root / prefix
+        try:
+            with _translated(path), os.scandir(path) as found:
+                return sorted(entry.name for entry in found if entry.is_dir() and not entry.is_symlink())
+        except NotFound:
+            return []
 
     def delete(self, name: str) -> None:
         path = self._root / name
@@ -132,12 +140,14 @@ def _is_missing(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
-def _files(directory: str, prefix: str) -> Iterator[Listed]:
+def _files(directory: str, prefix: str, after: str) -> Iterator[Listed]:
     """The objects below a directory, by name, folders after files; without what vanishes meanwhile. `prefix` ends in '/'. One look
-    at each file and no paths: a repository may have a hundred thousand of them."""
+    at each file after `after` and no paths: a repository may have a hundred thousand of them."""
+    least = after.removeprefix(prefix).partition("/")[0] if after.startswith(prefix) else ""
     try:
         with os.scandir(directory) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+            wanted = (entry for entry in found if entry.name >= least or least.startswith(entry.name))  # 'a/' is after 'a-b/'
+            entries = sorted(wanted, key=lambda entry: entry.name)
     except OSError as error:
         if _is_missing(error):
             return
@@ -146,13 +156,13 @@ def _files(directory: str, prefix: str) -> Iterator[Listed]:
     for entry in entries:
         if entry.is_dir():
             folders.append(entry)
-        elif not entry.name.startswith(_UNFINISHED):
+        elif not entry.name.startswith(_UNFINISHED) and prefix + entry.name > after:
             with suppress(FileNotFoundError):
                 status = entry.stat()
                 yield Listed(prefix + entry.name, status.st_size, status.st_mtime)
     for entry in folders:
         if not entry.is_symlink():
-            yield from _files(entry.path, f"{prefix}{entry.name}/")
+            yield from _files(entry.path, f"{prefix}{entry.name}/", after)
 
 
 @contextmanager

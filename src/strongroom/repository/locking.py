@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -52,8 +52,11 @@ class Locking:
     def size(self, name: str) -> int:
         return self.inner.size(name)
 
-    def list(self, prefix: str) -> Iterator[Listed]:
-        return self.inner.list(prefix)
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        return self.inner.list(prefix, after)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        return self.inner.folders(prefix)
 
     def delete(self, name: str) -> None:
         """Hidden first: else an older version would show while newer ones go."""

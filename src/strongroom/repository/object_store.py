@@ -10,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -188,15 +188,15 @@ class Objects:
     def size(self, name: str) -> int:
         return self._patiently(name, lambda: int(obstore.head(self._backend, name)["size"]))
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
         """Begun anew after a failure, without what was given already: no order of the names is relied on."""
         given: set[str] = set()
         counted, pauses = 0, self._pauses()
         while True:
             try:
                 with translated(self._named(prefix)):
-                    for chunk in obstore.list(self._backend, prefix=prefix.rstrip("/"), chunk_size=1000):
-                        fresh = [item for item in chunk if item["path"] not in given]
+                    for chunk in obstore.list(self._backend, prefix.rstrip("/"), offset=after or None, chunk_size=1000):
+                        fresh = [item for item in chunk if item["path"] > after and item["path"] not in given]
                         given.update(item["path"] for item in fresh)
                         yield from (Listed(item["path"], int(item["size"]), item["last_modified"].timestamp()) for item in fresh)
                 return
@@ -206,6 +206,16 @@ class Objects:
                 if len(given) > counted:
                     counted, pauses = len(given), self._pauses()
                 _wait_or_raise(pauses)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        def ask() -> list[str]:
+            try:
+                found = obstore.list_with_delimiter(self._backend, prefix.rstrip("/"))
+            except (foreign.NotFoundError, FileNotFoundError):  # there isn't even a bucket
+                return []
+            return sorted(one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"])
+
+        return self._patiently(prefix, ask)
 
     def delete(self, name: str) -> None:
         def remove() -> None:

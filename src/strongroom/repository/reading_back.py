@@ -6,7 +6,7 @@ segments are numbered and of whose writers only one may go on: nothing is writte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from strongroom.errors import AlreadyExists, Damaged, NotFound, Unreachable, UnsafeStore
 from strongroom.repository.config import Config
@@ -56,8 +56,11 @@ class ReadingBack:
     def size(self, name: str) -> int:
         return self.inner.size(name)
 
-    def list(self, prefix: str) -> Iterator[Listed]:
-        return self.inner.list(prefix)
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        return self.inner.list(prefix, after)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        return self.inner.folders(prefix)
 
     def delete(self, name: str) -> None:
         self.inner.delete(name)

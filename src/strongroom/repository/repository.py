@@ -338,6 +338,10 @@ class Repository:
         if records and not self._distrusting:
             Cache(self.keys, kind).add(records)
 
+    def forget_recalled(self, series: str, least: str) -> None:
+        """Of the kinds that are called `series` and a suffix, drop from the cache those whose suffix sorts before `least`."""
+        Cache.forget(self.keys, series, least)
+
     def distrust_cache(self) -> None:
         """From here on everything is read from the store itself, the blob index anew: what a verification must look at."""
         with self._loading:

@@ -6,7 +6,7 @@ create   durable, all or nothing, never overwrites          read   exactly these
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,8 +44,12 @@ class Store(Protocol):
     def size(self, name: str) -> int:
         """Bytes of an object. Raises NotFound."""
 
-    def list(self, prefix: str) -> Iterator[Listed]:
-        """All objects below `prefix` (a folder, ending in '/')."""
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        """All objects below `prefix` (a folder, ending in '/'), in any order; after a name in that very folder, be it taken or not,
+        only those whose names sort after it."""
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        """The names, without `prefix`, of the folders directly below it. Costs one request for a thousand of them."""
 
     def delete(self, name: str) -> None:
         """Remove an object; it is no error if it is gone already."""

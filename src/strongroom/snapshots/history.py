@@ -117,6 +117,11 @@ def read_some(repository: Repository, ids: Sequence[str]) -> tuple[list[Snapshot
     return sorted(snapshots, key=lambda snapshot: (snapshot.manifest.created, snapshot.id)), damaged
 
 
+def of_source(repository: Repository, source: str) -> list[Snapshot]:
+    """The snapshots of a source, oldest first, without those that can't be read."""
+    return read_some(repository, [one.id for one in headlines(repository)[0] if one.source == source])[0]
+
+
 def _try(repository: Repository, snapshot_id: str) -> Snapshot | Damaged:
     try:
         return read(repository, snapshot_id)

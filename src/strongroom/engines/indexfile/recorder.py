@@ -36,17 +36,18 @@ class Recorder(Recording):
         super().__init__(folder, writer, every, lock_file)
 
     def require_sound(self) -> None:
-        if not self._problem and self._live.count() != self._count:
+        if self._live.count() != self._count and not self._problem:
             self._problem = f"{self._folder.of} was changed past its capture: {self._live.count():,} rows, not {self._count:,}"
-        super().require_sound()
+        if self._problem:
+            super().require_sound()
 
     def put(self, ids: Ids, vectors: Vectors, count: int | None = None) -> None:
         """These rows are what they are now; `count` is how many there must be, if that is known. Called inside."""
-        self._rows(Kind.PUT, ids, vectors, count)
+        self._rows(Kind.PUT, ids, vectors, self._live.count() if count is None else count)
 
     def delete(self, ids: Ids) -> None:
         """These rows are gone. Called inside."""
-        self._rows(Kind.DELETE, ids)
+        self._rows(Kind.DELETE, ids, None, self._live.count())
 
     def parameters(self, said: Mapping[str, Json]) -> None:
         """From here on the index is searched so. Called inside."""
@@ -77,10 +78,13 @@ class Recorder(Recording):
                 raise from_os_error(error, str(index)) from error
             self._rotate()
 
-    def _rows(self, kind: Kind, ids: Ids, vectors: Vectors | None = None, count: int | None = None) -> None:
-        self._count = self._live.count() if count is None else count
-        with self._appending() as writer:
-            append_rows(writer, kind, ids, vectors, self.tag)
+    def _rows(self, kind: Kind, ids: Ids, vectors: Vectors | None, count: int) -> None:
+        self._count = count
+        try:
+            append_rows(self._writer, kind, ids, vectors, self.tag)
+        except BaseException as error:
+            self._not_recorded(error)
+            raise
 
 
 def fresh_path(index: Path) -> Path:

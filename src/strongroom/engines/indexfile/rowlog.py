@@ -45,6 +45,9 @@ def numbers_of(about: bytes) -> Numbers:
 
 def append_rows(writer: OplogWriter, kind: Kind, ids: Ids, vectors: npt.NDArray[Any] | None, tag: bytes) -> None:
     """`ids` are contiguous int64, `vectors` contiguous too. Raises OSError if the disk is full."""
+    if len(ids) == 1:  # many write so: after an insert nothing is left in the caches, and each step costs
+        writer.append(kind, 1, (ids.data,) if vectors is None else (ids.data, vectors.data), tag)
+        return
     width = 8 if vectors is None else 8 + vectors.nbytes // max(1, len(vectors))
     step = max(1, MOST_BYTES // width)
     for start in range(0, len(ids), step):

@@ -116,20 +116,18 @@ class Recording:
                     os.close(self._lock_file)
                     self._lock_file = -1
 
-    @contextmanager
-    def _appending(self) -> Iterator[OplogWriter]:
-        """Whatever keeps a record from being made makes the log unsound."""
-        try:
-            yield self._writer
-        except OSError as error:
+    def _not_recorded(self, error: BaseException) -> None:
+        """Whatever keeps a record from being made makes the log unsound. Raises what a failed disk is told by."""
+        if isinstance(error, OSError):
             raise self._failed(error) from error
-        except BaseException:
-            self.unknown(f"an operation on {self._folder.of} could not be recorded")
-            raise
+        self.unknown(f"an operation on {self._folder.of} could not be recorded")
 
     def _append(self, kind: Kind, count: int, body: Sequence[Bytes], tag: bytes = b"") -> None:
-        with self._appending() as writer:
-            writer.append(kind, count, body, tag)
+        try:
+            self._writer.append(kind, count, body, tag)
+        except BaseException as error:
+            self._not_recorded(error)
+            raise
 
     def _rotate(self) -> None:
         """Begin another segment, then drop what nobody needs."""
@@ -151,6 +149,7 @@ class Recording:
                 except OSError as error:
                     self._failed(error)
                     return
+                self._writer.make_room()
 
 
 def _forgotten(found: weakref.ref[Recording]) -> Callable[[], None]:

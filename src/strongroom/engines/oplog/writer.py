@@ -7,25 +7,24 @@ for it at the same time share one.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import sys
 import threading
 import time
-import zlib
 from collections.abc import Sequence
+from zlib import crc32
 
 from strongroom.engines.oplog.folder import OplogFolder, make_durable
 from strongroom.engines.oplog.layout import (
     HEADER_BYTES,
     PROOF,
     RECORD,
-    RECORD_BYTES,
     End,
     Kind,
     Log,
     encode_header,
-    padded,
-    record_length,
 )
 from strongroom.engines.oplog.reader import OplogReader
 from strongroom.engines.staging import sync_directory
@@ -33,6 +32,10 @@ from strongroom.errors import Unreadable
 from strongroom.model import Bytes
 
 SEGMENT_BYTES = 32 << 20
+_POPULATE_WRITE = 23
+_WORTH_BYTES = 16 << 10
+"""Who writes less between two flushes doesn't wait long for pages."""
+_system = ctypes.CDLL(None) if sys.platform == "linux" else None
 _clock = time.time_ns
 
 
@@ -46,7 +49,7 @@ class OplogWriter:
         self._syncing = threading.Lock()
         self._descriptor = -1
         self._number, self._chain, self._latest = 0, 0, 0
-        self._at = HEADER_BYTES
+        self._at = self._prepared = HEADER_BYTES
         if folder.segments(log.id):
             self._resume()
         else:
@@ -64,24 +67,42 @@ class OplogWriter:
 
     def append(self, kind: Kind, count: int, body: Sequence[Bytes], tag: bytes = b"") -> None:
         """One record of `count` operations, at least 1; `body` are its bytes, in pieces. Raises OSError if the disk is full."""
-        length = record_length(len(tag), sum(map(len, body)))
+        now = _clock() // 1000
+        if now > self._latest:
+            self._latest = now
+        head = RECORD.pack(self._number + 1, self._latest, count, kind, 0, len(tag))
+        if tag:
+            head += tag + bytes(-len(tag) & 7)
+        if count == 1:  # many write so, and each step costs when an insert has left nothing else in the caches
+            self._write_one(b"".join((head, *body)))
+        else:
+            self._write(head, *body)
+        self._number += count
+
+    def _write_one(self, said: bytes) -> None:
+        if len(said) & 7:
+            said += bytes(-len(said) & 7)
+        at, end = self._at, self._at + PROOF.size + len(said)
+        if end > self._room:
+            self._rotate(end - at)
+            at, end = self._at, self._at + end - at
+        self._view[at + PROOF.size : end] = said
+        self._chain = chain = crc32(said, self._chain)
+        PROOF.pack_into(self._view, at, end - at, chain)  # from here on it is there
+        self._at = end
+
+    def _write(self, *pieces: Bytes) -> None:
+        length = PROOF.size + sum(map(len, pieces)) + 7 & -8
         if self._at + length > self._room:
             self._rotate(length)
         view, at = self._view, self._at
-        place, end = at + RECORD_BYTES, at + length
-        if tag:
-            view[place : place + len(tag)] = tag
-            place += padded(len(tag))
-        for piece in body:
+        end, place = at + length, at + PROOF.size
+        for piece in pieces:
             view[place : place + len(piece)] = piece
             place += len(piece)
-        now = _clock() // 1000
-        self._latest = now if now > self._latest else self._latest
-        RECORD.pack_into(view, at + 8, self._number + 1, self._latest, count, kind, 0, len(tag))
-        chain = zlib.crc32(view[at + 8 : end], self._chain)
-        PROOF.pack_into(view, at, length, chain)  # from here on it is there
+        chain = crc32(view[at + PROOF.size : end], self._chain)
+        PROOF.pack_into(view, at, length, chain)
         self._at, self._chain = end, chain
-        self._number += count
 
     def sync(self) -> None:
         """What was appended before the call is durable after it. Raises OSError: whether it is can't be known then."""
@@ -92,6 +113,17 @@ class OplogWriter:
             number = self._number
             make_durable(self._descriptor)
             self._synced = number
+
+    def make_room(self) -> None:
+        """Once all is durable: have the system take as much of the segment into memory as was written since the last time, so that
+        `append` needn't wait for one page after the other. What is in it stays."""
+        with self._syncing:
+            written, self._prepared = self._at - self._prepared, self._at
+            start = self._at & -mmap.PAGESIZE
+            length = min(written * 5 // 4, self._room - start)
+            if _system is not None and written >= _WORTH_BYTES and self._descriptor >= 0:
+                address = ctypes.addressof(ctypes.c_char.from_buffer(self._map)) + start
+                _system.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), _POPULATE_WRITE)  # older kernels refuse
 
     def rotate(self) -> None:
         """Begin another segment, so that this one can be dropped, unless it is empty."""
@@ -148,6 +180,7 @@ class OplogWriter:
         self._map = mmap.mmap(descriptor, self._room)
         self._view = memoryview(self._map)
         self._descriptor, self._at = descriptor, at
+        self._prepared = at
 
     def _resume(self) -> None:
         with OplogReader(self._folder, self._log.id) as reader:

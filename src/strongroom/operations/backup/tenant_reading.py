@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from strongroom.errors import Damaged, Overtaken, Refused, WrongRequest
-from strongroom.journal.stream import stream_of, streams
+from strongroom.journal.ends import has_segments
+from strongroom.journal.stream import stream_of
 from strongroom.model import INDEX_FILES, Collection, Description, FoundBy, LedgerItem, RowBlock, Status
 from strongroom.operations.backup.predecessor import Predecessor, said_lineage
 from strongroom.repository import BlobWriter, Repository
@@ -198,7 +199,7 @@ def column_wanted(repository: Repository, source: str, asked: str | None, before
         raise Refused(f"a snapshot can't be read that may say that {source} is kept by tenant: nothing was stored", hint=hint)
     known = next((one.tenant_column for one in before.collections if one.tenant_column), "") if before else ""
     column = known if asked is None else asked
-    if column and stream_of(repository, source) in streams(repository):
+    if column and has_segments(repository, stream_of(repository, source)):
         hint = "back it up into another repository, in which it has no journal"
         raise Refused(f"{source} has a journal here, which no tenant's key protects: nothing was stored", hint=hint)
     return column

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from strongroom.errors import Refused
-from strongroom.journal.stream import read_tail, streams
+from strongroom.journal.ends import read_tail, stream_names
 from strongroom.operations.policy.residence import Residence
 from strongroom.repository import Repository
 from strongroom.snapshots import history
@@ -89,9 +89,11 @@ def plan_copy(primary: Repository, residence: Residence, options: CopyOptions, f
 def _streams(primary: Repository, residence: Residence, options: CopyOptions) -> tuple[list[str], list[str]]:
     """The journals' streams that may be there. A segment holds changes of any collection of its source."""
     kept, left = [], []
-    for stream in streams(primary):
+    for stream in stream_names(primary):
         tail = read_tail(primary, stream)
-        source = tail.head.source if tail else ""
+        if tail is None:
+            continue
+        source = tail.head.source
         if options.selection.sources and source not in options.selection.sources:
             continue
         problem = residence.problem(source, ())

@@ -11,13 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from strongroom import engines
+from strongroom.engines.changes import Change
 from strongroom.engines.protocol import Ending, Feed, Followed
 from strongroom.errors import Gap, NotFound, Unreachable, WrongRequest
+from strongroom.journal.ends import ends, read_tail
 from strongroom.journal.marks import numbers_of
-from strongroom.journal.sealing import Behind, Fenced, Sealer, Writer
+from strongroom.journal.sealing import Behind, Fenced, Sealer, Writer, standing
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import spans
-from strongroom.journal.stream import claim_epoch, last_epoch, read_chain, read_changes, read_tail, stream_of
+from strongroom.journal.stream import claim_epoch, last_epoch, read_chain, read_changes, stream_of
 from strongroom.operations.backup.run import BackupOptions, backup, without_password
 from strongroom.operations.backup.tenant_reading import require_followable
 from strongroom.operations.follow.scan import ScanFeed, Scanned
@@ -228,7 +230,9 @@ class _Follower:
     def _sealer(self, feed: Feed, tail: Front | None, begins: Mapping[str, str], hole: str = "") -> Sealer:
         engine = engines.engine_of(self._source).name
         writer = Writer(self._stream, self._source, engine, socket.gethostname(), self._epoch, feed.kind)
-        return Sealer(self._repository, writer, tail, begins, hole)
+        untold = tail is not None and tail.head.turn < 0  # an older Strongroom's: all heads are read, once
+        before = standing(spans(read_chain(self._repository, self._stream))) if untold else None
+        return Sealer(self._repository, writer, tail, begins, hole, before)
 
     def _require_base(self) -> None:
         """There must be a snapshot from which the newest span can be replayed, also after somebody forgot it."""
@@ -238,15 +242,20 @@ class _Follower:
         self._base = self._find_base() or self._snapshot().id
 
     def _find_base(self) -> str | None:
-        found = spans(read_chain(self._repository, self._stream))
-        if not found:
-            return None
-        for snapshot in reversed(history.read_all(self._repository)[0]):
-            if snapshot.manifest.source == self._source and numbers_of(
-                found[-1], snapshot.manifest.position, lambda front: list(read_changes(self._repository, front))
-            ):
-                return snapshot.id
+        """A snapshot that lies in the newest span."""
+        known: list[Snapshot] | None = None
+        for chain in ends(self._repository, self._stream):
+            found = spans(chain)
+            known = history.of_source(self._repository, self._source) if known is None else known
+            for snapshot in reversed(known):
+                if found and numbers_of(found[-1], snapshot.manifest.position, self._read):
+                    return snapshot.id
+            if len(found) > 1:
+                return None
         return None
+
+    def _read(self, front: Front) -> list[Change]:
+        return list(read_changes(self._repository, front))
 
     def _snapshot(self) -> Snapshot:
         """What the journal is replayed upon."""

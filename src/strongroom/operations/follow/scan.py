@@ -22,11 +22,11 @@ from strongroom.engines.changes import ACT, BATCH, MARK, TIME, Act, CatalogChang
 from strongroom.engines.protocol import Frozen
 from strongroom.engines.staging import remove
 from strongroom.errors import Gap, SourceChanged, Unreadable
+from strongroom.journal.ends import ends
 from strongroom.journal.identities import identities_of
 from strongroom.journal.marks import SCAN, scan_mark
 from strongroom.journal.overlay import OWN, ids_of
 from strongroom.journal.spans import spans
-from strongroom.journal.stream import read_chain
 from strongroom.journal.timeline import Moment
 from strongroom.model import ROLE, Collection, Json, Position, Role
 from strongroom.operations.follow.scan_state import Flags, ScanState
@@ -230,11 +230,14 @@ class ScanFeed:
 
     def _remember(self) -> None:
         """Where the journal ends, from its snapshot and its operations. Raises Gap if the snapshot is gone."""
-        found = spans(read_chain(self._repository, self._stream))
         read = reader(self._repository, 1)
-        moment = Moment(found[-1], found[-1].last, found[-1].until) if found else None
-        base = base_of(self._repository, moment, read) if moment is not None else None
-        if moment is None or base is None:
+        for chain in ends(self._repository, self._stream):
+            found = spans(chain)
+            moment = Moment(found[-1], found[-1].last, found[-1].until) if found else None
+            base = base_of(self._repository, moment, read) if moment is not None else None
+            if moment is not None and base is not None:
+                break
+        else:
             raise Gap("the snapshot that the journal goes on from is gone, and so is what this machine knew of it")
         plan = plan_from(self._repository, moment, base, read)
         collections = [one.catalog for one in base[0].manifest.collections]

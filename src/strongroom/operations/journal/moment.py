@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from strongroom.engines.changes import Change
 from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
+from strongroom.journal.ends import ends, read_tail, stream_names
 from strongroom.journal.marks import LOGS, SCAN, numbers_of
-from strongroom.journal.segments import Front
+from strongroom.journal.segments import Front, segment_name
 from strongroom.journal.spans import Read, Span, spans
-from strongroom.journal.stream import read_chain, read_changes, streams
-from strongroom.journal.timeline import Moment, at_mark, at_time, before_batch, between, blind, unseen
+from strongroom.journal.stream import read_chain, read_changes, read_front, segments_of
+from strongroom.journal.timeline import (
+    Moment,
+    at_mark,
+    at_time,
+    before_batch,
+    between,
+    blind,
+    count_between,
+    fronts_between,
+    unseen,
+)
 from strongroom.journal.times import parse_time
 from strongroom.journal.undoing import Undone, UndoPreview
 from strongroom.model import Until
 from strongroom.operations.journal.status import iso
 from strongroom.operations.machine.pace import seconds_for
+from strongroom.operations.prefetch import ahead
 from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 
 _BEFORE = "before:"
+_NEVER = 1 << 62
 Base = tuple[Snapshot, Mapping[str, int]]
 """A snapshot, and for each scope the number of the last operation that it holds."""
 _ADVICE = "'strongroom journal status' shows which moments there are, 'strongroom snapshots' what else can be restored"
@@ -75,12 +89,55 @@ def plan_moment(repository: Repository, at: str, source: str | None = None, only
     """`only` names the collections that are wanted, all if none. Raises WrongRequest (not a moment, or of which source?), NotFound
     (no journal, no such batch or position), or Refused if the moment lies in a hole, before the first snapshot, after what is
     sealed, or where it isn't known what one of the collections held."""
-    found = spans(read_chain(repository, stream_named(repository, source)))
+    stream, read = stream_named(repository, source), reader(repository)
+    time = parse_time(at, repository.clock.now())
+    micros = _NEVER if time is None else int(time.timestamp() * 1e6)
+    snapshots: list[Snapshot] | None = None
+    for chain in ends(repository, stream) if time is not None else [read_chain(repository, stream)]:
+        found = spans(chain)
+        if not chain.whole and not _reaches(found, micros):
+            continue
+        if snapshots is None and found:
+            snapshots = history.of_source(repository, found[-1].head.source)
+        try:
+            plan = _planned(repository, found, at, snapshots or (), read, only, whole=chain.whole)
+        except Refused:
+            if chain.whole or micros > found[-1].until:
+                raise
+            continue  # all of the stream may know better what to advise
+        if plan is not None:
+            return plan
+    raise NotFound("there is no journal to restore a moment from", hint="'strongroom journal follow SOURCE' keeps one")
+
+
+def _reaches(found: Sequence[Span], micros: int) -> bool:
+    """Is the end of a stream long enough to say of a time what all of it would? It must tell an operation of before it, and that a
+    follower had caught up since that end begins: where a log has no times it isn't known what happened until then."""
+    if len(found) > 1 and found[1].since <= micros:
+        return True
+    heads = [front.head for front in found[0].fronts] if found else []
+    return any(head.count and head.latest <= micros for head in heads) and any(
+        heads[0].seen < head.seen <= micros for head in heads
+    )
+
+
+def _planned(
+    repository: Repository,
+    found: Sequence[Span],
+    at: str,
+    snapshots: Sequence[Snapshot],
+    read: Read,
+    only: Collection[str],
+    *,
+    whole: bool,
+) -> MomentPlan | None:
+    """None if more than this end of the stream is needed. Raises what `plan_moment` does."""
     if not found:
-        raise NotFound("there is no journal to restore a moment from", hint="'strongroom journal follow SOURCE' keeps one")
-    read = reader(repository)
+        return None
     moment = moment_of(repository, found, at, read, only)
-    base = base_of(repository, moment, read)
+    base = best_base(snapshots, moment, read)
+    if base is None and not whole:
+        return None
     if base is None:
         raise Refused(
             f"no snapshot lies before {iso(moment.time)} in this part of the journal{_because(moment.span)}", hint=_ADVICE
@@ -103,9 +160,8 @@ def _until(repository: Repository, at: str) -> Until:
 def plan_from(repository: Repository, moment: Moment, base: Base, read: Read) -> MomentPlan:
     """How to come to a moment from a snapshot."""
     snapshot, after = base
-    lowest = min(after.values())
-    fronts = [one for one in moment.span.fronts if one.head.last > lowest and one.head.first <= moment.number]
-    total = sum(len(change) for change in between(moment.span, after, moment.number, read))
+    fronts = fronts_between(moment.span, after, moment.number)
+    total = count_between(moment.span, after, moment.number, read)
     return MomentPlan(
         stream=moment.span.head.stream,
         source=moment.span.head.source,
@@ -114,7 +170,7 @@ def plan_from(repository: Repository, moment: Moment, base: Base, read: Read) ->
         time=iso(moment.time),
         operations=total,
         segments=tuple(one.head.name for one in fronts),
-        bytes=sum(repository.store.size(one.head.name) for one in fronts),
+        bytes=sum(one.size or repository.store.size(one.head.name) for one in fronts),
         span=moment.span,
         after=after,
     )
@@ -135,9 +191,20 @@ def reader(repository: Repository, most: int = 4) -> Read:
     return read
 
 
+def _reading_ahead(repository: Repository, fronts: Sequence[Front]) -> Read:
+    """Gives the operations of these segments, each once and in this order: the next ones are on their way by then."""
+    coming = zip(fronts, ahead(fronts, lambda front: tuple(read_changes(repository, front))), strict=True)
+
+    def read(front: Front) -> Sequence[Change]:
+        return next(changes for one, changes in coming if one is front)
+
+    return read
+
+
 def changes_of(repository: Repository, plan: MomentPlan) -> Iterator[Change]:
     """The operations of a plan, in order."""
-    changes = between(plan.span, plan.after, plan.number, reader(repository, 1))
+    needed = fronts_between(plan.span, plan.after, plan.number)
+    changes = between(plan.span, plan.after, plan.number, _reading_ahead(repository, needed))
     return plan.undone.without(changes) if plan.undone else changes
 
 
@@ -148,13 +215,16 @@ def log_of(repository: Repository, plan: MomentPlan) -> Iterator[Change]:
 
 def changes_before(repository: Repository, plan: MomentPlan) -> Iterator[Change]:
     """The operations that the snapshot of a plan holds already, as far as the journal has them."""
-    return between(plan.span, {"": plan.span.first - 1}, min(plan.after.values()), reader(repository, 1))
+    span = plan.span
+    if span.head.sequence and not span.head.hole:  # the plan may have needed the end of the stream only
+        place, whole = span.head.sequence, spans(read_chain(repository, plan.stream))
+        span = next((one for one in whole if one.head.sequence <= place <= one.fronts[-1].head.sequence), span)
+    return between(span, {"": span.first - 1}, min(plan.after.values()), reader(repository, 1))
 
 
 def stream_named(repository: Repository, source: str | None) -> str:
     """The stream of the source that is meant: of the only one, unless one is named. Raises NotFound, WrongRequest or Damaged."""
-    present = streams(repository)
-    named = {one: _source_of(repository, one, sizes) for one, sizes in present.items()}
+    named = {one: said for one in stream_names(repository) if (said := _source_of(repository, one)) is not None}
     damaged = [one for one in named.values() if isinstance(one, Damaged)]
     named = {one: name for one, name in named.items() if name == source or (source is None and isinstance(name, str))}
     if not named and damaged:
@@ -169,15 +239,18 @@ def stream_named(repository: Repository, source: str | None) -> str:
     return next(iter(named))
 
 
-def _source_of(repository: Repository, stream: str, sizes: dict[int, int]) -> str | Damaged:
-    """By the newest segment that can be read."""
+def _source_of(repository: Repository, stream: str) -> str | Damaged | None:
+    """By the newest segment that can be read; None if there is no segment."""
     problem: Damaged | None = None
-    for number in sorted(sizes, reverse=True):
-        chain = read_chain(repository, stream, {number: sizes[number]})
-        if chain.fronts:
-            return chain.fronts[0].head.source
-        problem = problem or chain.problems[0]
-    return problem or Damaged(f"journal/{stream}", "it has no segment")
+    with suppress(Damaged):
+        tail = read_tail(repository, stream)
+        return tail.head.source if tail else None
+    for number in sorted(segments_of(repository, stream), reverse=True):
+        try:
+            return read_front(repository, segment_name(stream, number)).head.source
+        except Damaged as error:
+            problem = problem or error
+    return problem
 
 
 def moment_of(repository: Repository, found: Sequence[Span], at: str, read: Read, only: Collection[str] = ()) -> Moment:
@@ -239,10 +312,13 @@ def _outside(found: Sequence[Span], micros: int) -> Refused:
 
 def base_of(repository: Repository, moment: Moment, read: Read, before: Mapping[str, int] | None = None) -> Base | None:
     """The newest snapshot that holds nothing of what came after the moment, nor an operation of these numbers, by scope."""
+    return best_base(history.of_source(repository, moment.span.head.source), moment, read, before)
+
+
+def best_base(snapshots: Sequence[Snapshot], moment: Moment, read: Read, before: Mapping[str, int] | None = None) -> Base | None:
+    """The same, of these snapshots of the source."""
     best: Base | None = None
-    for snapshot in history.read_all(repository)[0]:
-        if snapshot.manifest.source != moment.span.head.source:
-            continue
+    for snapshot in snapshots:
         numbers = numbers_of(moment.span, snapshot.manifest.position, read)
         if numbers and any(numbers.get(scope, 0) >= number for scope, number in (before or {}).items()):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,12 +10,17 @@ from itertools import pairwise
 
 from strongroom import engines
 from strongroom.engines.protocol import Followed
-from strongroom.errors import StrongroomError
+from strongroom.errors import Damaged, StrongroomError
+from strongroom.journal.ends import Outline, outline, read_tail, stream_names
 from strongroom.journal.marks import SCAN
+from strongroom.journal.sealing import Before, standing
 from strongroom.journal.segments import Front, Unseen
 from strongroom.journal.spans import Span, spans
-from strongroom.journal.stream import Chain, read_chain, streams
+from strongroom.journal.stream import Chain, read_chain, segments_of
 from strongroom.repository import Repository
+
+_FEW = 2_048
+"""Segments of which the status reads all heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,19 @@ def journal_status(repository: Repository, source: str | None = None, *, ask: bo
     """Of every stream, or of one source's, by source. With `ask` the sources themselves are asked how much they have that isn't in
     the journal; one that doesn't answer is none the worse."""
     found = []
-    for stream, sizes in streams(repository).items():
-        chain = read_chain(repository, stream, sizes)
-        if not chain.fronts:
-            found.append(_unreadable(chain, sizes))
-        elif source in (None, chain.fronts[-1].head.source):
-            found.append(_status(repository, chain, sizes, ask=ask))
-    return sorted(found, key=lambda one: (one.source, one.stream))
+    for stream in stream_names(repository):
+        if source is None or _source_of(repository, stream) in ("", source):
+            sizes = segments_of(repository, stream)
+            found += [_status(repository, stream, sizes, source, ask=ask)] if sizes else []
+    return sorted((one for one in found if one is not None), key=lambda one: (one.source, one.stream))
+
+
+def _source_of(repository: Repository, stream: str) -> str:
+    """By its last segment; '' if that can't be read."""
+    with suppress(Damaged):
+        tail = read_tail(repository, stream)
+        return tail.head.source if tail else ""
+    return ""
 
 
 def holes_of(found: Sequence[Span]) -> tuple[Hole, ...]:
@@ -87,30 +98,46 @@ def iso(micros: int) -> str:
     return datetime.fromtimestamp(micros / 1e6, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _status(repository: Repository, chain: Chain, sizes: Mapping[int, int], *, ask: bool) -> StreamStatus:
-    found, last = spans(chain), chain.fronts[-1].head
-    waits = [(one.head.sealed - one.head.earliest) / 1e6 for one in chain.fronts if one.head.count]
-    if last.kind == SCAN:  # what a scan found may have happened just after the one before
-        waits = [
-            (one.head.sealed - before.head.seen) / 1e6 for span in found for before, one in pairwise(span.fronts) if one.head.count
-        ]
+def _status(repository: Repository, stream: str, sizes: Mapping[int, int], source: str | None, *, ask: bool) -> StreamStatus | None:
+    """By a few heads if they tell it all, else by every one; None if it is of another source."""
+    said = _outline(repository, stream, sizes)
+    if said is None:
+        chain = read_chain(repository, stream, sizes)
+        if not chain.fronts:
+            return _unreadable(chain, sizes)
+        found, last = spans(chain), chain.fronts[-1]
+        before, unseen, problems = standing(found), [one for front in chain.fronts for one in front.head.unseen], chain.problems
+        operations = sum(one.head.count for one in chain.fronts)
+    else:
+        found, last = said.spans, said.tail
+        before, unseen, problems = Before(last.head.turn, last.head.worst), list(said.unseen), ()
+        operations = last.head.last - found[0].first + 1
+    if source not in (None, last.head.source):
+        return None
     return StreamStatus(
-        stream=chain.stream,
-        source=last.source,
-        engine=last.engine,
+        stream=stream,
+        source=last.head.source,
+        engine=last.head.engine,
         segments=len(sizes),
-        operations=sum(one.head.count for one in chain.fronts),
+        operations=operations,
         bytes=sum(sizes.values()),
         since=iso(found[0].since),
-        until=iso(last.seen),
-        lag=max(0.0, repository.clock.now().timestamp() - last.seen / 1e6),
-        rpo=max(waits, default=None),
+        until=iso(last.head.seen),
+        lag=max(0.0, repository.clock.now().timestamp() - last.head.seen / 1e6),
+        rpo=before.worst / 1e6 if before.worst >= 0 else None,
         holes=holes_of(found),
-        problems=tuple(str(one) for one in chain.problems),
-        behind=_behind(chain.stream, chain.fronts[-1]) if ask and last.kind != SCAN else None,
-        kind=last.kind,
-        unseen=tuple(unseen_of(one) for front in chain.fronts for one in front.head.unseen),
+        problems=tuple(str(one) for one in problems),
+        behind=_behind(stream, last) if ask and last.head.kind != SCAN else None,
+        kind=last.head.kind,
+        unseen=tuple(map(unseen_of, unseen)),
     )
+
+
+def _outline(repository: Repository, stream: str, numbers: Collection[int]) -> Outline | None:
+    """None if all heads are to be read: of a short stream they are, so that damage is noticed."""
+    with suppress(Damaged):
+        return outline(repository, stream, numbers) if len(numbers) > _FEW else None
+    return None
 
 
 def _unreadable(chain: Chain, sizes: Mapping[int, int]) -> StreamStatus:

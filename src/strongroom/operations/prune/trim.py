@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
+from strongroom.errors import Damaged
+from strongroom.journal.ends import beginnings, stream_names
 from strongroom.journal.retention import first_needed, trim
 from strongroom.journal.segments import segment_name
 from strongroom.journal.spans import spans
-from strongroom.journal.stream import read_chain, streams
+from strongroom.journal.stream import read_front, segments_of
+from strongroom.model import Position
 from strongroom.operations.journal.moment import reader
 from strongroom.repository import Repository
 from strongroom.snapshots import history
@@ -21,20 +25,35 @@ def trim_journals(repository: Repository, *, dry_run: bool) -> dict[str, int]:
     can't be."""
     snapshots, damaged = history.read_all(repository)
     going: dict[str, int] = {}
-    for stream, sizes in () if damaged else streams(repository).items():
-        chain = read_chain(repository, stream, sizes)
-        if chain.problems or chain.last is None:
-            continue
-        bases = [one.manifest.position for one in snapshots if one.manifest.source == chain.last.head.source]
-        first = first_needed(spans(chain), bases, reader(repository))
-        source = chain.last.head.source
-        if _is_held(repository, snapshots, source):
-            continue
-        if dry_run:
-            going |= {segment_name(stream, number): size for number, size in sizes.items() if number < first}
-        else:
-            going |= trim(repository, stream, first, sizes, partial(_is_held, repository, snapshots, source))
+    for stream in () if damaged else stream_names(repository):
+        sizes = segments_of(repository, stream)
+        with suppress(Damaged):
+            source = read_front(repository, segment_name(stream, max(sizes))).head.source if sizes else ""
+            bases = [one.manifest.position for one in snapshots if one.manifest.source == source]
+            first = _first_needed(repository, stream, sizes, bases)
+            if _is_held(repository, snapshots, source):
+                continue
+            if dry_run:
+                going |= {segment_name(stream, number): size for number, size in sizes.items() if number < first}
+            else:
+                going |= trim(repository, stream, first, sizes, partial(_is_held, repository, snapshots, source))
     return going
+
+
+def _first_needed(repository: Repository, stream: str, sizes: Mapping[int, int], bases: Sequence[Position]) -> int:
+    """By the beginning of a stream, if its operations have one order: what comes later then is of later snapshots. 0 if a segment
+    of it can't be read."""
+    if len(sizes) != max(sizes, default=-1) - min(sizes, default=0) + 1:
+        return 0
+    for chain in beginnings(repository, stream, sizes):
+        if chain.problems:
+            return 0
+        scopes = {scope for front in chain.fronts for scope in (*front.head.begins, *front.head.ends)}
+        if chain.whole or scopes <= {""}:
+            first = first_needed(spans(chain), bases, reader(repository))
+            if first is not None:
+                return first
+    return 0
 
 
 def _is_held(repository: Repository, snapshots: Sequence[Snapshot], source: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from strongroom.repository import Store
 from strongroom.repository.store import Listed
@@ -27,8 +27,11 @@ class Unchanged:
     def size(self, name: str) -> int:
         return self._store.size(name)
 
-    def list(self, prefix: str) -> Iterator[Listed]:
-        return self._store.list(prefix)
+    def list(self, prefix: str, after: str = "") -> Iterator[Listed]:
+        return self._store.list(prefix, after)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        return self._store.folders(prefix)
 
     def delete(self, name: str) -> None:
         """It stays."""
