@@ -10,10 +10,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from processes import apart
 from promises import Sight, differences, judge, seen, unlike
-from raw_awkward import MAKE
+from raw_awkward import MAKE, listed, vectors
 from raw_engines import RAW as EMBEDDED
 from raw_rows import READ
 from raw_servers import RUNNING, SERVERS
@@ -143,6 +144,38 @@ def test_the_table_is_right_of_more(source, target, tmp_path, make):
         check_refusal(made, target, tmp_path / "there")
     else:
         go(made, target, tmp_path / "there")
+
+
+def with_uris(path: str) -> None:
+    import lancedb
+
+    rows = {"id": ["a", "b", "c"], "vector": listed(vectors()[:3]), "uri": ["file:///ü", None, "s3://b/c"], "number": [1, 2, 3]}
+    lancedb.connect(path).create_table("things", pa.table(rows))
+
+
+def uris_of_chroma(path: str) -> list[str | None]:
+    import chromadb
+
+    got = chromadb.PersistentClient(path).get_collection("things", embedding_function=None).get(include=["uris", "metadatas"])
+    assert not any("uri" in one for one in got["metadatas"])
+    return [uri for _, uri in sorted(zip(got["ids"], got["uris"], strict=True))]
+
+
+@pytest.mark.parametrize(
+    "between", [pytest.param(name, marks=() if name == "redis" else pytest.mark.soak) for name in RAW if name != "lancedb"]
+)
+def test_uris_are_uris_after_a_detour(between, tmp_path):
+    """Those of Chroma aren't metadata, those of LanceDB a column."""
+    apart(with_uris, str(tmp_path / "source"))
+    (tmp_path / "there").mkdir()
+    url = RAW[between].url(tmp_path / "there")
+    for number, (one, other) in enumerate([(f"lancedb://{tmp_path}/source", url), (url, f"lancedb://{tmp_path}/home")]):
+        room = strongroom.init(str(tmp_path / f"repository{number}"), password="x", cost=CHEAP)
+        room.backup(one)
+        room.restore("latest", other)
+    room.restore("latest", f"chroma://{tmp_path}/chroma")
+    assert apart(uris_of_chroma, str(tmp_path / "chroma")) == ["file:///ü", None, "s3://b/c"]
+    assert [seen(f"lancedb://{tmp_path}/home").given[row]["uri"] for row in "abc"] == ["file:///ü", None, "s3://b/c"]
 
 
 def test_each_wrong_verdict_is_found_out(tmp_path, make):
