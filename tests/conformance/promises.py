@@ -6,6 +6,7 @@ another one, or gone, and which of the four words that makes.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import math
@@ -23,6 +24,7 @@ from strongroom.model import ROLE, Collection, Conversion, Field, Role, Verdict
 from strongroom.progress import SILENT
 
 PLAIN = (pa.bool_(), pa.int64(), pa.float64())
+INT64 = range(-(1 << 63), 1 << 63)
 KINDS = {dict: "nested objects", list: "lists", type(None): "nulls"}
 
 
@@ -99,9 +101,31 @@ def values(sight: Sight) -> Iterator[Value]:
             its = role(one)
             if its is Role.PAYLOAD:
                 for key, value in json.loads(given[name] or "{}").items():
-                    yield Value(row, key, f"payload {name}: {KINDS.get(type(value), 'plain values')}", value)
+                    yield Value(row, key, f"payload {name}: {_kind(value)}", value)
             elif its not in (Role.ID, Role.VECTOR) and given[name] is not None:
                 yield Value(row, name, f"{its.value} {name}", given[name])
+
+
+def _kind(value: Any) -> str:
+    if any(map(_odd, _inside(value))):
+        return "NaN and infinity"
+    if any(type(one) is int and one not in INT64 for one in _inside(value)):
+        return "whole numbers of more than 63 bits"
+    return KINDS.get(type(value), "plain values")
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """All single values."""
+    if isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _inside(one)
+    else:
+        yield value
+
+
+def _usual(part: str) -> str:
+    """What speaks of rare numbers that fare as all others."""
+    return f"{part.partition(':')[0]}: plain values" if part.endswith((": NaN and infinity", "63 bits")) else part
 
 
 # -- what became of it ----------------------------------------------------------------------------------------------------------
@@ -143,6 +167,8 @@ def provoking(value: Any) -> bool:
     """Is it one that not every payload can hold? That others may change isn't seen without one."""
     if isinstance(value, list):
         return len({type(one) for one in value}) != 1 or not isinstance(value[0], bool | int | float | str)
+    if _kind(value).startswith("whole numbers"):
+        return any(type(one) is int and one not in range(-(1 << 63), 1 << 64) for one in _inside(value))
     return not isinstance(value, str)
 
 
@@ -245,6 +271,8 @@ def _values(judged: Judged, parts: Mapping[str, Conversion], before: Sight, afte
     expected: dict[str, set[str]] = {row: set() for row in after.rows}
     found: dict[str, list[tuple[Value, str, Any]]] = {}
     for one in values(before):
+        if one.part not in parts:
+            one = dataclasses.replace(one, part=_usual(one.part))
         if one.part not in parts:
             judged.expect(False, one.part, "is not in the table")
             return

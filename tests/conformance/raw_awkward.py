@@ -41,8 +41,18 @@ DEEP: list[dict[str, Any]] = [
     {"nothing": None},
     {"none": []},
     {"bare": {}},
-    {"far": [1e17, 5e-324, 2.0]},
+    {"far": [1e17, 5e-324, 2.0], "widest": 2**64 - 1},
 ]
+
+RARE: list[dict[str, Any]] = [
+    {"huge": 2**64},
+    {"huge": -(2**63) - 1, "list of huge": [2**70]},
+    {"huge": 10**400},
+    {"long": 2**63},
+    {"odd number": math.nan, "infinite": -math.inf},
+    {"inside": {"of": [math.inf, math.nan]}},
+]
+"""Numbers that JSON has and many an engine doesn't."""
 
 
 def payloads(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -114,7 +124,7 @@ def duckdb(path: str, kind: str) -> None:
 
 def sidecar(path: str, ids: Any, kind: str) -> None:
     more = columns() if kind == "plain" else {}
-    deep = [json.dumps(one, ensure_ascii=False) for one in payloads(FLAT, LISTS, DEEP)] if kind == "more" else None
+    deep = [json.dumps(one, ensure_ascii=False) for one in payloads(FLAT, LISTS, DEEP, RARE)] if kind == "more" else None
     more |= {"payload": deep} if deep else {}
     pq.write_table(pa.table({"id": ids, "document": DOCUMENTS, **more}), Path(path).with_suffix(".parquet"))
 

@@ -112,3 +112,10 @@ def test_texts_called_uri_are_the_uri_again(columnar: bool) -> None:
         batch = rows(other, document=True)
         shape = reshaping(batch.schema, iter([batch]), columnar=columnar)
         assert shape is None or "uri" not in shape.schema.names, other
+
+
+def test_numbers_that_a_column_would_change_stay_in_the_payload() -> None:
+    batch = rows([{"x": 0.5, "y": float("nan"), "z": float("inf"), "n": 1 << 64}, {"y": 1.5, "z": 2.5, "n": 1}], document=True)
+    shape = reshaping(batch.schema, iter([batch]), columnar=True)
+    assert shape is not None and shape.schema.names == ["id", "payload", "document", "x"]
+    assert shape(batch).column("payload").to_pylist()[0] == '{"n":18446744073709551616,"y":NaN,"z":Infinity}'

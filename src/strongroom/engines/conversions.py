@@ -237,40 +237,60 @@ _JSON_NAMES = {**_JSON_NAMES, list: "list", dict: "object"}
 
 # -- payloads ------------------------------------------------------------------------------------------------------------------
 
+_PLAIN_VALUES = "plain values"
+_RARE = ("whole numbers of more than 63 bits", "NaN and infinity")
 _PAYLOADS: Mapping[str, Sequence[Any]] = {
-    "plain values": [{"x": 1}, {"x": 0.5}, {"x": "text"}, {"x": True}],
+    _PLAIN_VALUES: [{"x": 1}, {"x": 0.5}, {"x": "text"}, {"x": True}],
     "lists": [{"x": [1, 2]}, {"x": ["a", "b"]}, {"x": [1, "a"]}],
     "nested objects": [{"x": {"a": {"b": 1}}}],
     "nulls": [{"x": None, "y": 1}],
+    _RARE[0]: [{"x": 1 << 63}, {"x": 1 << 64}, {"x": -(1 << 63) - 1}],
+    _RARE[1]: [{"x": math.nan}, {"x": math.inf}],
 }
 
 
 def _payload(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways) -> Iterator[Conversion]:
+    """Rare numbers are told of where they fare worse than all else."""
+    usual = Verdict.KEPT
     for what, payloads in _PAYLOADS.items():
         part = f"payload {one.name}: {what}"
-        was = "JSON"
-        if ways.own:
-            yield Conversion(collection.name, part, was, was, Verdict.KEPT)
-            continue
-        samples = pa.array([json.dumps(its) for its in payloads], one.type)
-        loaded = ways.load(_rows(schema, one, samples))
-        got, called = list(loaded.values.get(one.name, ())), loaded.called.get(one.name, one.name)
-        if one.name in loaded.types:
-            yield _in_a_column(collection, part, called, list(payloads), got, objects=ways.objects)
-            continue
-        values = [(its or {}).get("x") for its in got]
-        whole = all(_same(a, b) for a, b in zip(payloads, got, strict=True))
-        verdict = Verdict.KEPT if whole else Verdict.CHANGED
-        becomes = ("JSON" if whole else "left out") if all(its is None for its in values) else _json_name(values)
-        yield Conversion(collection.name, part, was, becomes, verdict if becomes != "left out" else Verdict.LOST)
+        made = Conversion(collection.name, part, "JSON", "JSON", Verdict.KEPT) if ways.own else None
+        made = made or _tried_payload(collection, schema, one, ways, part, payloads)
+        usual = made.verdict if what == _PLAIN_VALUES else usual
+        if what not in _RARE or _WORST.index(made.verdict) > _WORST.index(usual):
+            yield made
+
+
+_WORST = (Verdict.KEPT, Verdict.WIDENED, Verdict.CHANGED, Verdict.LOST)
+
+
+def _tried_payload(
+    collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways, part: str, payloads: Sequence[Any]
+) -> Conversion:
+    samples = pa.array([json.dumps(its) for its in payloads], one.type)
+    loaded = ways.load(_rows(schema, one, samples))
+    got, called = list(loaded.values.get(one.name, ())), loaded.called.get(one.name, one.name)
+    if one.name in loaded.types:
+        return _in_a_column(collection, part, called, list(payloads), got, objects=ways.objects)
+    values = [(its or {}).get("x") for its in got]
+    whole = all(_canonical(a) == _canonical(b) for a, b in zip(payloads, got, strict=True))
+    verdict = Verdict.KEPT if whole else Verdict.CHANGED
+    becomes = ("JSON" if whole else "left out") if all(its is None for its in values) else _json_name(values)
+    return Conversion(collection.name, part, "JSON", becomes, verdict if becomes != "left out" else Verdict.LOST)
+
+
+def _canonical(value: Any) -> str:
+    """As text, in which 1, 1.0 and true differ, and NaN doesn't from itself."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _in_a_column(collection: Collection, part: str, called: str, given: list[Any], got: list[Any], *, objects: bool) -> Conversion:
     """Of an engine with columns: keys that have one plain type in all rows get columns of their own (see `reshaping`)."""
-    same = [json.loads(its) if isinstance(its, str | bytes) else its for its in got] == given
+    read = [json.loads(its) if isinstance(its, str | bytes) else its for its in got]
+    same = list(map(_canonical, read)) == list(map(_canonical, given))
     verdict = Verdict.WIDENED if same else Verdict.CHANGED
     column, note = f"column {called} of JSON{'' if objects else ' as text'}", _NO_EXPONENT if objects else ""
-    if part.endswith("plain values"):
+    if part.endswith(_PLAIN_VALUES):
         becomes = "columns where a key's values are all of one plain type"
         return Conversion(collection.name, part, "JSON", becomes, verdict, f"else {column}")
     return Conversion(collection.name, part, "JSON", column, verdict, note)

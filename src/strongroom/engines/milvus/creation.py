@@ -14,6 +14,7 @@ import pyarrow as pa
 from strongroom.engines.conversions import Becoming, Loaded, Ways, of_payloads, table
 from strongroom.engines.milvus.place import NAME, is_own
 from strongroom.engines.milvus.shape import DTYPES, META, bm25_outputs, fields_of, shape_of
+from strongroom.engines.payloads import common
 from strongroom.model import ROLE, Collection, Conversion, Fidelity, Field, Json, Role
 
 LONGEST_TEXT = 65_535
@@ -149,7 +150,7 @@ def others_of(batch: pa.RecordBatch, taken: set[str]) -> list[str]:
     texts = {"document": _texts(batch, Role.DOCUMENT), "uri": _texts(batch, Role.URI)}
     found = []
     for row in range(batch.num_rows):
-        said = {**{name: values[row] for name, values in columns.items()}, **json.loads(payload[row] or "{}")}
+        said = {**{name: values[row] for name, values in columns.items()}, **common(payload[row])}
         said |= {name: values[row] for name, values in texts.items() if values[row] is not None}
         found.append(json.dumps({_key(key, taken): _plain(value) for key, value in said.items() if value is not None and key}))
     return found

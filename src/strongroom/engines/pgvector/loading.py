@@ -3,14 +3,18 @@ its values back from their text form, and rows that must be replaced can be foun
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
 
+from strongroom.engines.payloads import finite
 from strongroom.engines.pgvector.columns import load_type, to_binary
 from strongroom.engines.pgvector.copying import pieces
 from strongroom.engines.pgvector.server import Connection, quoted
+from strongroom.model import ROLE, Role
 
 
 class Loading:
@@ -43,7 +47,7 @@ class Loading:
     @contextmanager
     def arrived(self, batch: pa.RecordBatch) -> Iterator[None]:
         """While this is open the rows of the batch are in the temporary table."""
-        columns = [plain(batch.column(one)) for one in self._indices]
+        columns = [given(batch.schema.field(one), batch.column(one)) for one in self._indices]
         with (
             self._connection.cursor() as cursor,
             cursor.copy(f"COPY pg_temp.{self._name} FROM STDIN (FORMAT binary)".encode()) as copy,
@@ -84,6 +88,17 @@ def _stored(kind: pa.DataType) -> pa.DataType:
     return kind if load_type(kind) != "text" else pa.utf8()
 
 
+def given(field: pa.Field, column: pa.Array) -> pa.Array:
+    """The values of a column as COPY is given them. jsonb refuses NaN and infinity: they are texts in a payload."""
+    values = plain(column)
+    if (field.metadata or {}).get(ROLE) != Role.PAYLOAD.encode():
+        return values
+    return pa.array([json.dumps(finite(one)) if one and _NO_NUMBER.search(one) else one for one in values.to_pylist()], values.type)
+
+
+_NO_NUMBER = re.compile("NaN|Infinity")
+
+
 def plain(column: pa.Array) -> pa.Array:
     """The values in that type."""
     kind = _stored(column.type)
@@ -92,8 +107,6 @@ def plain(column: pa.Array) -> pa.Array:
     if pa.types.is_fixed_size_binary(column.type):
         return _from_bfloat16(column, kind)
     if pa.types.is_nested(column.type) and pa.types.is_string(kind):
-        import json
-
         return pa.array([None if one is None else json.dumps(one, default=str) for one in column.to_pylist()], kind)
     return column.cast(kind)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from strongroom.engines.payloads import common
 from strongroom.engines.qdrant.shape import KIND, SPARSE, Shape, Vector
 from strongroom.errors import EngineFailed, Unreadable
 from strongroom.model import ROLE, Json, Role
@@ -115,7 +116,7 @@ def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
         if role is Role.COLUMN and not _is_vector(batch.schema.field(name))
     }
     for row, one in enumerate(ids):
-        payload = json.loads(payloads[row]) if payloads[row] else {}
+        payload = common(payloads[row])
         point = point_id(str(one))
         more = {name: _plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
         if str(point) != str(one):

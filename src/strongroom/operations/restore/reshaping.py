@@ -1,13 +1,14 @@
 """What shape do rows of one engine get for another one? What belongs to a row stands in columns or in one object, its payload.
 
-Where the target has columns, a key of the payload becomes one if all its values are of one plain type (bool, int64, float64, text)
-and none is null; whatever else there is stays in the payload. Where the source has no document, or no uri, the column or key of
-texts that is called so becomes it. So rows that went from columns into payloads get their columns back.
+Where the target has columns, a key of the payload becomes one if all its values are of one plain type (bool, int64, finite float64,
+text) and none is null; whatever else there is stays in the payload. Where the source has no document, or no uri, the column or key
+of texts that is called so becomes it. So rows that went from columns into payloads get their columns back.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from strongroom.engines.payloads import exact
 from strongroom.model import ROLE, Json, Role
 from strongroom.snapshots.fingerprints import role_of
 
@@ -42,7 +44,7 @@ class Reshaping:
     schema: pa.Schema
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        payloads = [json.loads(text) if text else None for text in batch.column(self.source).to_pylist()] if self.source else []
+        payloads = [exact(text) if text else None for text in batch.column(self.source).to_pylist()] if self.source else []
         taken = {key: pa.array([one.pop(key, None) if one else None for one in payloads], kind) for key, kind in self.keys.items()}
         columns = []
         for one in self.schema:
@@ -90,7 +92,6 @@ class _Payloads:
             texts = [name for name in _CALLED[role] if self.kinds.get(name) is str and alike[name] == 1]
             found |= dict.fromkeys(texts[:1], role)
         return found
-
 
 
 def reshaping(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, columnar: bool) -> Reshaping | None:
@@ -160,14 +161,14 @@ def _is_name(key: str) -> bool:
 
 def _object(text: str) -> dict[str, Json] | None:
     try:
-        found = json.loads(text)
+        found = exact(text)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
 
 def _kind(value: Any) -> type | None:
-    if type(value) is int and value not in _INT64:
+    if (type(value) is int and value not in _INT64) or (type(value) is float and not math.isfinite(value)):
         return None
     return type(value) if type(value) in _TYPES else None
 
