@@ -20,6 +20,7 @@ import pyarrow as pa
 from raw_rows import Found, Rows, flat
 
 from strongroom import engines
+from strongroom.engines.conversions import RARE
 from strongroom.model import ROLE, Collection, Conversion, Field, Role, Verdict
 from strongroom.progress import SILENT
 
@@ -108,9 +109,9 @@ def values(sight: Sight) -> Iterator[Value]:
 
 def _kind(value: Any) -> str:
     if any(map(_odd, _inside(value))):
-        return "NaN and infinity"
+        return RARE[1]
     if any(type(one) is int and one not in INT64 for one in _inside(value)):
-        return "whole numbers of more than 63 bits"
+        return RARE[0]
     return KINDS.get(type(value), "plain values")
 
 
@@ -125,7 +126,7 @@ def _inside(value: Any) -> Iterator[Any]:
 
 def _usual(part: str) -> str:
     """What speaks of rare numbers that fare as all others."""
-    return f"{part.partition(':')[0]}: plain values" if part.endswith((": NaN and infinity", "63 bits")) else part
+    return f"{part.partition(':')[0]}: plain values" if part.endswith(RARE) else part
 
 
 # -- what became of it ----------------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def provoking(value: Any) -> bool:
     """Is it one that not every payload can hold? That others may change isn't seen without one."""
     if isinstance(value, list):
         return len({type(one) for one in value}) != 1 or not isinstance(value[0], bool | int | float | str)
-    if _kind(value).startswith("whole numbers"):
+    if _kind(value) == RARE[0]:
         return any(type(one) is int and one not in range(-(1 << 63), 1 << 64) for one in _inside(value))
     return not isinstance(value, str)
 

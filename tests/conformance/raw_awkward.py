@@ -186,18 +186,24 @@ def milvus_collection(client: Any, *, several: bool, text: bool) -> None:
         else FieldSchema("id", DataType.INT64, is_primary=True)
     )
     fields = [key, FieldSchema("v", DataType.FLOAT_VECTOR, dim=WIDE), FieldSchema("small", DataType.INT16)]
-    fields += [FieldSchema("w", DataType.FLOAT_VECTOR, dim=3)] if several else []
+    fields += (
+        [FieldSchema("w", DataType.FLOAT_VECTOR, dim=3), FieldSchema("words", DataType.SPARSE_FLOAT_VECTOR)] if several else []
+    )
     client.create_collection("things", schema=CollectionSchema(fields, enable_dynamic_field=True))
     params = client.prepare_index_params()
     params.add_index("v", index_type="HNSW", metric_type="COSINE" if text else "L2", params={"M": 8, "efConstruction": 60})
     if several:
         params.add_index("w", index_type="HNSW", metric_type="IP", params={"M": 8, "efConstruction": 60})
+        params.add_index("words", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
     client.create_index("things", params)
     rows = []
     for row, one in enumerate(payloads(FLAT, LISTS, DEEP)):
         said = {key: value for key, value in one.items() if value is not None}
         document = {"document": DOCUMENTS[row]} if DOCUMENTS[row] is not None else {}
-        vector = {"v": vectors()[row].tolist(), **({"w": vectors(4, 3)[row].tolist()} if several else {})}
+        vector = {
+            "v": vectors()[row].tolist(),
+            **({"w": vectors(4, 3)[row].tolist(), "words": {row: 0.5, 70_000: 0.25}} if several else {}),
+        }
         rows.append({"id": (TEXT_IDS if text else WHOLE_IDS)[row], **vector, "small": row - 2, **said, **document})
     client.insert("things", rows)
     client.load_collection("things")

@@ -139,7 +139,10 @@ def _of_milvus(client: Any) -> Rows:
     fields = client.describe_collection("things")["fields"]
     key = next(one["name"] for one in fields if one.get("is_primary"))
     vectors = [one["name"] for one in fields if one["type"] == DataType.FLOAT_VECTOR]
+    sparse = [one["name"] for one in fields if one["type"] == DataType.SPARSE_FLOAT_VECTOR]
     rows = [dict(one) for one in client.query("things", "", ["*"], limit=100, consistency_level="Strong")]
+    for row in rows:
+        row |= {name: {"indices": sorted(row[name]), "values": [row[name][one] for one in sorted(row[name])]} for name in sparse}
     return dict(_row(one, key, vectors) for one in rows)
 
 

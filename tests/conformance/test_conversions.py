@@ -21,6 +21,7 @@ from raw_servers import RUNNING, SERVERS
 
 import strongroom
 from strongroom import engines
+from strongroom.engines.conversions import RARE
 from strongroom.errors import StrongroomError
 from strongroom.model import Verdict
 from strongroom.progress import SILENT
@@ -204,8 +205,9 @@ LETTERS = {"vector": "v", "null vectors of": "n", "metric of": "m", "payload": "
 
 
 def letters(table: Any) -> str:
-    """What of a table isn't kept or widened; an index is always another one, but for where there is none."""
-    worse = [one for one in table if one.verdict in (Verdict.CHANGED, Verdict.LOST)]
+    """What of a table isn't kept or widened; an index is always another one, but for where there is none, and
+    numbers that few payloads have are left out."""
+    worse = [one for one in table if one.verdict in (Verdict.CHANGED, Verdict.LOST) and not one.part.endswith(RARE)]
     found = {LETTERS.get(one.part.partition(": ")[0].rpartition(" ")[0], "") for one in worse if not one.part.startswith("index")}
     found |= {"x" for one in worse if one.part.startswith("index") and one.verdict is Verdict.LOST}
     return "".join(sorted(found)) or "·"

@@ -238,14 +238,14 @@ _JSON_NAMES = {**_JSON_NAMES, list: "list", dict: "object"}
 # -- payloads ------------------------------------------------------------------------------------------------------------------
 
 _PLAIN_VALUES = "plain values"
-_RARE = ("whole numbers of more than 63 bits", "NaN and infinity")
+RARE = ("whole numbers of more than 63 bits", "NaN and infinity")
 _PAYLOADS: Mapping[str, Sequence[Any]] = {
     _PLAIN_VALUES: [{"x": 1}, {"x": 0.5}, {"x": "text"}, {"x": True}],
     "lists": [{"x": [1, 2]}, {"x": ["a", "b"]}, {"x": [1, "a"]}],
     "nested objects": [{"x": {"a": {"b": 1}}}],
     "nulls": [{"x": None, "y": 1}],
-    _RARE[0]: [{"x": 1 << 63}, {"x": 1 << 64}, {"x": -(1 << 63) - 1}],
-    _RARE[1]: [{"x": math.nan}, {"x": math.inf}],
+    RARE[0]: [{"x": 1 << 63}, {"x": 1 << 64}, {"x": -(1 << 63) - 1}],
+    RARE[1]: [{"x": math.nan}, {"x": math.inf}],
 }
 
 
@@ -257,7 +257,7 @@ def _payload(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Way
         made = Conversion(collection.name, part, "JSON", "JSON", Verdict.KEPT) if ways.own else None
         made = made or _tried_payload(collection, schema, one, ways, part, payloads)
         usual = made.verdict if what == _PLAIN_VALUES else usual
-        if what not in _RARE or _WORST.index(made.verdict) > _WORST.index(usual):
+        if what not in RARE or _WORST.index(made.verdict) > _WORST.index(usual):
             yield made
 
 
