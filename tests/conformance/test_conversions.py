@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,38 @@ def test_uris_are_uris_after_a_detour(between, tmp_path):
     room.restore("latest", f"chroma://{tmp_path}/chroma")
     assert apart(uris_of_chroma, str(tmp_path / "chroma")) == ["file:///ü", None, "s3://b/c"]
     assert [seen(f"lancedb://{tmp_path}/home").given[row]["uri"] for row in "abc"] == ["file:///ü", None, "s3://b/c"]
+
+
+def with_payloads(path: str, payloads: list[str]) -> None:
+    import lancedb
+
+    rows = {"id": [f"row {n}" for n in range(len(payloads))], "vector": listed(vectors()[: len(payloads)]), "payload": payloads}
+    lancedb.connect(path).create_table("things", pa.table(rows | {"word": ["a column's"] * len(payloads)}))
+
+
+@pytest.mark.parametrize("target", ["chroma", "milvus-lite", "qdrant-edge", "redis"])
+def test_two_things_of_one_name_are_not_made_one(target, tmp_path):
+    (tmp_path / "there").mkdir()
+    apart(with_payloads, str(tmp_path / "source"), ['{"word": "a column\'s"}', '{"word": "another"}'])
+    room = strongroom.init(str(tmp_path / "repository"), password="x", cost=CHEAP)
+    room.backup(f"lancedb://{tmp_path}/source")
+    with pytest.raises(StrongroomError, match="'row 1' has 'word' twice"):
+        room.restore("latest", RAW[target].url(tmp_path / "there"))
+    assert is_empty(RAW[target].url(tmp_path / "there"))
+
+
+def test_keys_that_get_another_name_are_no_other_key(tmp_path):
+    """`id` is a field of Milvus, and what begins with `#` Chroma's own."""
+    given = {"id": 1, "_id": 2, "__id": 3, "#a": 4, "_#a": 5}
+    apart(with_payloads, str(tmp_path / "source"), [json.dumps(given)])
+    room = strongroom.init(str(tmp_path / "repository"), password="x", cost=CHEAP)
+    room.backup(f"lancedb://{tmp_path}/source")
+    for target in ("milvus-lite", "chroma"):
+        place = tmp_path / target
+        place.mkdir()
+        room.restore("latest", RAW[target].url(place))
+        rest = apart(READ[target], RAW[target].path(place))["row 0"].rest
+        assert sorted(value for value in rest.values() if isinstance(value, int)) == [1, 2, 3, 4, 5], rest
 
 
 def test_each_wrong_verdict_is_found_out(tmp_path, make):

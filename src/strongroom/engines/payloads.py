@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 
+from strongroom.errors import EngineFailed
 from strongroom.model import Json
 
 _LONGEST = 20
@@ -28,6 +30,15 @@ def finite(text: str | None) -> dict[str, Json]:
 def common(text: str | None) -> dict[str, Json]:
     """The same, with whole numbers of more than 64 bits as texts too."""
     return _of(_COMMON, text)
+
+
+def joined(row: object, payload: dict[str, Json], beside: Mapping[str, Json]) -> dict[str, Json]:
+    """The payload of a row with what stands in columns beside it, by their names. Raises EngineFailed if a name is in both."""
+    for name, value in beside.items():
+        if payload.setdefault(name, value) != value:
+            hint = "restore to an engine that has columns, or rename one of the two at the source"
+            raise EngineFailed(f"row {str(row)[:40]!r} has {name!r} twice, as a column and in its payload", hint=hint)
+    return payload
 
 
 def _of(decoder: json.JSONDecoder, text: str | None) -> dict[str, Json]:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strongroom.engines.payloads import common
+from strongroom.engines.payloads import common, joined
 from strongroom.engines.qdrant.shape import KIND, SPARSE, Shape, Vector
-from strongroom.errors import EngineFailed, Unreadable
+from strongroom.errors import Unreadable
 from strongroom.model import ROLE, Json, Role
 
 ORIGINAL_ID = "strongroom_id"
@@ -116,15 +116,11 @@ def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
         if role is Role.COLUMN and not _is_vector(batch.schema.field(name))
     }
     for row, one in enumerate(ids):
-        payload = common(payloads[row])
         point = point_id(str(one))
         more = {name: _plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
         if str(point) != str(one):
             more[ORIGINAL_ID] = str(one)
-        for name, value in more.items():
-            if payload.setdefault(name, value) != value:
-                hint = "restore to an engine that has columns, or rename one of the two at the source"
-                raise EngineFailed(f"row {str(one)[:40]!r} has {name!r} twice, as a column and in its payload", hint=hint)
+        payload = joined(one, common(payloads[row]), more)
         yield point, {name: values[row] for name, values in vectors.items() if values[row] is not None}, payload
 
 
