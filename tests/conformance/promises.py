@@ -146,14 +146,23 @@ def same(a: Any, b: Any) -> bool:
 def wider(a: Any, b: Any) -> bool:
     """Another type that says the same: a number of another kind, inside of lists and objects too, or the text of a single value."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) or wider(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(_wider_inside(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(same(one, other) or wider(one, other) for one, other in zip(a, b, strict=True))
+        return len(a) == len(b) and all(_wider_inside(one, other) for one, other in zip(a, b, strict=True))
     if isinstance(a, str | list | dict) or a is None:
         return False
     if isinstance(b, str):
-        return b in {str(a), json.dumps(a, default=str), *([a.hex()] if isinstance(a, bytes) else [])} or _is_moment(a, b)
+        return (
+            b in {str(a), json.dumps(a, default=str), *([a.hex()] if isinstance(a, bytes) else [])}
+            or _is_moment(a, b)
+            or _is_span(a, b)
+        )
     return isinstance(b, bool | int | float) and bool(a == b or (isinstance(a, float) and a == float(b)))
+
+
+def _wider_inside(a: Any, b: Any) -> bool:
+    """What is text inside of a list or an object was one."""
+    return same(a, b) or (wider(a, b) and not isinstance(b, str))
 
 
 def _is_moment(a: Any, b: str) -> bool:
@@ -162,6 +171,13 @@ def _is_moment(a: Any, b: str) -> bool:
         return isinstance(a, datetime.datetime) and datetime.datetime.fromisoformat(b) == a
     except ValueError:
         return False
+
+
+def _is_span(a: Any, b: str) -> bool:
+    """Hours, minutes and seconds, however many."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", b)
+    spans = isinstance(a, datetime.timedelta) and found
+    return bool(spans) and a.total_seconds() == int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
 
 
 def provoking(value: Any) -> bool:
@@ -175,6 +191,8 @@ def provoking(value: Any) -> bool:
 
 def _odd(value: Any) -> str:
     """What a float is that is no number."""
+    if isinstance(value, list):
+        return next(filter(None, map(_odd, value)), "")
     if not isinstance(value, float) or math.isfinite(value):
         return ""
     return "NaN" if math.isnan(value) else "infinity"

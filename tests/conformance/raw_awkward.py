@@ -1,7 +1,7 @@
 """What can each engine hold that another one may not? One small collection called `things`, made by the engine's own client.
 
 `MAKE[engine](place, kind)`: `plain` has one vector a row; `more` has several, of other types, which a row may lack, where the
-engine has that.
+engine has that; `rarer` has columns of many types (LanceDB).
 """
 
 from __future__ import annotations
@@ -91,6 +91,24 @@ def columns() -> dict[str, Any]:
     }
 
 
+def rarer_columns() -> dict[str, Any]:
+    """Of types that fewer engines have, and of some inside of others."""
+    moment = datetime.datetime(2024, 2, 29, 12, 30, 15, 123456)
+    inside = {"day": moment.date(), "raw": b"\x00\xff", "at": moment, "exact": decimal.Decimal("1.50")}
+    kinds = [("day", pa.date32()), ("raw", pa.binary()), ("at", pa.timestamp("us")), ("exact", pa.decimal128(9, 2))]
+    return {
+        "days": pa.array([[moment.date()], None, [], [], [], []], pa.list_(pa.date32())),
+        "raws": pa.array([[b"\x00\xff"], None, [], [], [], []], pa.list_(pa.binary())),
+        "mixed": pa.array([inside, None, None, None, None, None], pa.struct(kinds)),
+        "fixed": pa.array([b"\x00\xff", b"ab", None, b"\x00\x00", b"cd", b"ef"], pa.binary(2)),
+        "span": pa.array([datetime.timedelta(days=1, seconds=1.5), None, None, None, None, None], pa.duration("us")),
+        "clock": pa.array([moment.time(), None, None, None, None, None], pa.time64("us")),
+        "chosen": pa.array(["a", None, "b", "a", "", "b"]).dictionary_encode(),
+        "sizes": pa.array([[2**64 - 1], None, [], [], [], []], pa.list_(pa.uint64())),
+        "odds": pa.array([[math.nan, math.inf], None, [], [], [], []], pa.list_(pa.float64())),
+    }
+
+
 # -- embedded ---------------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +183,8 @@ def lancedb(path: str, kind: str) -> None:
     if kind == "more":
         others = {"half": listed(vectors(4, 4, np.float16), 2), "bytes": listed(np.arange(24, dtype=np.uint8).reshape(6, 4))}
         rows = {"id": pa.array(WHOLE_IDS), "vector": listed(vectors()), **others, "document": pa.array(DOCUMENTS)}
+    if kind == "rarer":
+        rows = {"id": pa.array(TEXT_IDS), "vector": listed(vectors()), **rarer_columns()}
     table = lancedb.connect(path).create_table("things", pa.table(rows))
     table.create_index("cosine" if kind == "plain" else "l2", index_type="IVF_FLAT", num_partitions=1)
 

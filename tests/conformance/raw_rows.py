@@ -76,7 +76,8 @@ def duckdb(path: str) -> Rows:
     told = connection.execute("describe things").fetchall()
     names, vectors = [one[0] for one in told], [one[0] for one in told if re.fullmatch(r"FLOAT\[\d+\]", one[1])]
     key = next(one[0] for one in told if one[3] == "PRI")
-    return _of_tuples(names, connection.execute("from things").fetchall(), key, vectors)
+    asked = ", ".join(f'"{one[0]}"::varchar' if one[1] == "INTERVAL" else f'"{one[0]}"' for one in told)
+    return _of_tuples(names, connection.execute(f"select {asked} from things").fetchall(), key, vectors)
 
 
 def _beside(path: str, vectors: np.ndarray, keys: Any) -> Rows:

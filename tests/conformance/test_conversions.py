@@ -151,6 +151,13 @@ def test_the_table_is_right_of_more(source, target, tmp_path, make):
         go(made, target, tmp_path / "there")
 
 
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=() if name == "redis" else pytest.mark.soak) for name in RAW if name != "lancedb"]
+)
+def test_the_table_is_right_of_rarer_types(target, tmp_path, make):
+    go(make("lancedb", "rarer"), target, tmp_path / "there")
+
+
 def with_uris(path: str) -> None:
     import lancedb
 

@@ -152,7 +152,7 @@ def _column(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways
     if ways.own:
         return Conversion(collection.name, part, was, was, Verdict.KEPT)
     verdict, becomes, loaded = _tried(schema, one, plain, ways)
-    note = _of_odd(schema, one, ways, verdict) if pa.types.is_floating(one.type) and verdict is not Verdict.LOST else ""
+    note = _of_odd(schema, one, ways, verdict) if verdict is not Verdict.LOST else ""
     called = loaded.called.get(one.name, one.name)
     place = becomes if called == one.name else f"{called}: {becomes}"
     return Conversion(collection.name, part, was, place, verdict, note)
@@ -162,11 +162,21 @@ def _of_odd(schema: pa.Schema, one: pa.Field, ways: Ways, usual: Verdict) -> str
     """What is said of floats that are no numbers."""
     found = dict[str, list[str]]()
     for name, value in (("NaN", math.nan), ("infinity", math.inf)):
-        samples = pa.array(np.array([value, value], np.float16)).cast(one.type)
+        samples = _of_floats(one.type, value)
+        if samples is None:
+            return ""
         verdict, _, _ = _tried(schema, one, samples, ways)
         if verdict not in (Verdict.KEPT, usual):
             found.setdefault("left out" if verdict is Verdict.LOST else "something else", []).append(name)
     return ", ".join(f"{' and '.join(names)}: {becomes}" for becomes, names in found.items())
+
+
+def _of_floats(kind: pa.DataType, value: float) -> pa.Array | None:
+    """Two of such a float, or two lists of it; None if the type has none."""
+    if pa.types.is_floating(kind):
+        return pa.array(np.array([value, value], np.float16)).cast(kind)
+    inner = _of_floats(kind.value_type, value) if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
+    return pa.array([inner.to_pylist()] * 2, kind) if inner is not None else None
 
 
 def _tried(schema: pa.Schema, one: pa.Field, samples: pa.Array, ways: Ways) -> tuple[Verdict, str, Loaded]:
@@ -207,6 +217,8 @@ def _as_text(was: pa.DataType, given: Sequence[Any], got: Sequence[Any]) -> Verd
 
 
 def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
     return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
 
 
@@ -341,6 +353,7 @@ def _usual(kind: pa.DataType) -> pa.Array:
         (pa.types.is_date, [moment.date()]),
         (pa.types.is_time, [moment.time()]),
         (pa.types.is_timestamp, [moment]),
+        (pa.types.is_duration, [datetime.timedelta(seconds=1)]),
         (pa.types.is_fixed_size_binary, [bytes(getattr(kind, "byte_width", 1) if pa.types.is_fixed_size_binary(kind) else 1)]),
         (lambda its: pa.types.is_binary(its) or pa.types.is_large_binary(its), [b"\x00\xff"]),
     )
@@ -351,12 +364,17 @@ def _usual(kind: pa.DataType) -> pa.Array:
 
 
 def _nested(kind: pa.DataType) -> pa.Array:
-    """One value of a list or a struct; a null of what isn't known."""
+    """One value of a list, a map or a struct; a null of what isn't known."""
     try:
         if pa.types.is_fixed_size_list(kind):
             return pa.array([(_usual(kind.value_type).to_pylist() * kind.list_size)[: kind.list_size]], kind)
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             return pa.array([_usual(kind.value_type).to_pylist(), []], kind)
+        if pa.types.is_dictionary(kind):
+            return _usual(kind.value_type).cast(kind)
+        if pa.types.is_map(kind):
+            keys, values = (_usual(one).to_pylist() for one in (kind.key_type, kind.item_type))
+            return pa.array([[(keys[0], values[0])], []], kind)
         if pa.types.is_struct(kind):
             return pa.array([{its.name: _usual(its.type).to_pylist()[0] for its in kind}], kind)
     except (pa.ArrowException, TypeError, ValueError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from strongroom.errors import EngineFailed
 from strongroom.model import Json
@@ -39,6 +40,18 @@ def joined(row: object, payload: dict[str, Json], beside: Mapping[str, Json]) ->
             hint = "restore to an engine that has columns, or rename one of the two at the source"
             raise EngineFailed(f"row {str(row)[:40]!r} has {name!r} twice, as a column and in its payload", hint=hint)
     return payload
+
+
+def plain(value: Any) -> Json:
+    """A value of a column as JSON has it; what it hasn't as text, bytes in hexadecimal."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    finite = isinstance(value, float) and math.isfinite(value)
+    return value if finite or value is None or isinstance(value, str | bool | int) else str(value)
 
 
 def _of(decoder: json.JSONDecoder, text: str | None) -> dict[str, Json]:

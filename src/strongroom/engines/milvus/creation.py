@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import pyarrow as pa
 from strongroom.engines.conversions import Becoming, Loaded, Ways, of_payloads, table
 from strongroom.engines.milvus.place import NAME, is_own
 from strongroom.engines.milvus.shape import DTYPES, META, bm25_outputs, fields_of, shape_of
-from strongroom.engines.payloads import common, joined
+from strongroom.engines.payloads import common, joined, plain
 from strongroom.model import ROLE, Collection, Conversion, Fidelity, Field, Json, Role
 
 LONGEST_TEXT = 65_535
@@ -150,7 +149,7 @@ def others_of(batch: pa.RecordBatch, taken: set[str]) -> list[str]:
     texts = {"document": _texts(batch, Role.DOCUMENT), "uri": _texts(batch, Role.URI)}
     found = []
     for row in range(batch.num_rows):
-        beside = {name: _plain(values[row]) for name, values in (columns | texts).items() if values[row] is not None}
+        beside = {name: plain(values[row]) for name, values in (columns | texts).items() if values[row] is not None}
         said = joined(ids[row], common(payload[row]), beside)
         found.append(json.dumps(_keyed({key: value for key, value in said.items() if value is not None and key}, taken)))
     return found
@@ -182,18 +181,6 @@ def _texts(batch: pa.RecordBatch, role: Role) -> list[Any]:
 
 def _first(schema: pa.Schema, role: Role) -> pa.Field | None:
     return next((one for one in schema if role_of(one) is role), None)
-
-
-def _plain(value: Any) -> Json:
-    """As JSON has it; what it hasn't as text."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    finite = isinstance(value, float) and math.isfinite(value)
-    return value if finite or value is None or isinstance(value, str | bool | int) else str(value)
 
 
 def _pair(key: str, value: object) -> dict[str, str]:

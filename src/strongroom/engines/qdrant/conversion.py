@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strongroom.engines.payloads import common, joined
+from strongroom.engines.payloads import common, joined, plain
 from strongroom.engines.qdrant.shape import KIND, SPARSE, Shape, Vector
 from strongroom.errors import Unreadable
 from strongroom.model import ROLE, Json, Role
@@ -117,7 +117,7 @@ def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
     }
     for row, one in enumerate(ids):
         point = point_id(str(one))
-        more = {name: _plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
+        more = {name: plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
         if str(point) != str(one):
             more[ORIGINAL_ID] = str(one)
         payload = joined(one, common(payloads[row]), more)
@@ -144,13 +144,3 @@ def _lists(batch: pa.RecordBatch, name: str) -> list[Any]:
         return list(column.to_pylist())
     raw = [None if one is None else np.frombuffer(one, "<u2").astype(np.uint32) << 16 for one in column.to_pylist()]
     return [None if one is None else one.view(np.float32).tolist() for one in raw]
-
-
-def _plain(value: Any) -> Json:
-    if isinstance(value, bytes):
-        return value.hex()
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return str(value)
-    return value
