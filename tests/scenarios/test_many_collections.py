@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import os
+import pstats
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from processes import apart
 
 from strongroom.engines import isolation
-from strongroom.library import init_repository
+from strongroom.library import Strongroom, init_repository
 from strongroom.progress import Silent
 from strongroom.repository import Argon2Cost
 
@@ -78,3 +81,34 @@ def test_no_file_is_held_open_for_each_of_them(tmp_path: Path) -> None:
     record = room.backup(source, progress=counting).snapshot.manifest
     assert len(record.artifacts) > 200
     assert 0 < counting.most < before + 120, "beside those of what is being stored"
+
+
+def calls_of(room: Strongroom, source: str) -> Counter[str]:
+    """How often each function is called in this thread, by all that is done with a whole database."""
+    profile = cProfile.Profile()
+    profile.enable()
+    room.backup(source)
+    room.backup(source)
+    room.restore("latest", source.replace("/db", "/back"), require_exact=True)
+    findings = room.verify("latest").findings
+    profile.disable()
+    assert findings == ()
+    found = Counter[str]()
+    for (file, _, name), (_, calls, *_) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        found[f"{Path(file).name}: {name}"] += calls
+    return found
+
+
+@pytest.mark.parametrize("make", [chroma, lance])
+def test_nothing_is_done_for_each_pair_of_them(make: Any, tmp_path: Path) -> None:
+    """Of 10,000 there are fifty million."""
+    found = []
+    for count in (10, 60):
+        place = tmp_path / str(count)
+        place.mkdir()
+        room = init_repository(str(place / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+        found.append(calls_of(room, make(place, count)))
+    few, many = found
+    assert any(calls > 5 * few[name] > 0 for name, calls in many.items()), "that of six times as many was seen"
+    grown = {name: (few[name], calls) for name, calls in many.items() if calls > 1000 and calls > 10 * few[name]}
+    assert not grown
