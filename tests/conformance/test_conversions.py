@@ -222,6 +222,26 @@ def test_keys_that_get_another_name_are_no_other_key(tmp_path):
         assert sorted(value for value in rest.values() if isinstance(value, int)) == [1, 2, 3, 4, 5], rest
 
 
+@pytest.mark.parametrize("kind", ["objects", "lists"])
+def test_a_payload_as_deep_as_qdrant_takes_it(kind, tmp_path):
+    """Deeper ones it takes, too, and can't be opened any more."""
+    for depth in (123, 124):
+        around = depth - 1
+        inner = '{"a":' * around + "{}" + "}" * around if kind == "objects" else '{"a":' + "[" * around + "]" * around + "}"
+        apart(with_payloads, str(tmp_path / f"source{depth}"), [inner])
+        room = strongroom.init(str(tmp_path / f"repository{depth}"), password="x", cost=CHEAP)
+        room.backup(f"lancedb://{tmp_path}/source{depth}")
+        url = f"qdrant-edge://{tmp_path}/things{depth}"
+        if depth == 123:
+            room.restore("latest", url)
+            (row,) = apart(READ["qdrant-edge"], f"{tmp_path}/things{depth}").values()
+            assert json.dumps({"a": row.rest["a"]}, separators=(",", ":")) == inner
+        else:
+            with pytest.raises(StrongroomError, match="nested 124 deep"):
+                room.restore("latest", url)
+            assert is_empty(url)
+
+
 def test_each_wrong_verdict_is_found_out(tmp_path, make):
     made = make("lancedb", "plain")
     url = f"sqlite-vec://{tmp_path}/things.db"

@@ -16,11 +16,13 @@ import pyarrow as pa
 
 from strongroom.engines.payloads import common, joined, plain
 from strongroom.engines.qdrant.shape import KIND, SPARSE, Shape, Vector
-from strongroom.errors import Unreadable
+from strongroom.errors import EngineFailed, Unreadable
 from strongroom.model import ROLE, Json, Role
 
 ORIGINAL_ID = "strongroom_id"
 """The key of the payload under which an id stands that Qdrant can't have."""
+DEEPEST = 123
+"""How many objects and lists may be inside of each other in a payload. Qdrant Edge 0.9 takes more, and then can't be opened."""
 _NAMESPACE = uuid.UUID("5a6c1b5e-6f0a-5d0e-9a51-7c1d0f7f2a11")
 _HIGHEST = (1 << 64) - 1
 
@@ -120,8 +122,23 @@ def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
         more = {name: plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
         if str(point) != str(one):
             more[ORIGINAL_ID] = str(one)
-        payload = joined(one, common(payloads[row]), more)
+        payload = joined(one, _shallow(one, payloads[row]), more)
         yield point, {name: values[row] for name, values in vectors.items() if values[row] is not None}, payload
+
+
+def _shallow(row: object, text: str | None) -> dict[str, Json]:
+    """A payload of which Qdrant can read its own log. Raises EngineFailed."""
+    payload = common(text)
+    if text and text.count("{") + text.count("[") > DEEPEST and _depth(payload) > DEEPEST:
+        hint = "restore to another engine, or change the row at the source"
+        what = f"row {str(row)[:40]!r} has a payload nested {_depth(payload)} deep, and Qdrant can't read more than {DEEPEST}"
+        raise EngineFailed(what, hint=hint)
+    return payload
+
+
+def _depth(value: Json) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0) if isinstance(value, dict | list) else 0
 
 
 def role_of(field: pa.Field) -> Role:
