@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strongroom.engines.payloads import common, exact, finite
+from strongroom.engines.payloads import common, exact, finite, joined
+from strongroom.errors import EngineFailed
 
 NUMBERS = st.one_of(st.integers(), st.integers(-(1 << 65), 1 << 65), st.floats())
 VALUES = st.recursive(
@@ -41,6 +42,14 @@ def test_rare_numbers_are_their_texts(payload: dict[str, Any]) -> None:
 @pytest.mark.parametrize("text", ["1" * 5000, "1e400", "-1e999"])
 def test_no_number_is_too_long(text: str) -> None:
     assert common(f'{{"x": {text}}}') == {"x": text}
+
+
+def test_columns_beside_a_payload() -> None:
+    nan = float("nan")
+    assert json.dumps(joined("r", {"a": 1, "n": nan}, {"a": 1, "b": nan, "n": float("nan")})) == '{"a": 1, "n": NaN, "b": NaN}'
+    for other in (2, nan, None, "1"):
+        with pytest.raises(EngineFailed, match="'r' has 'a' twice"):
+            joined("r", {"a": 1}, {"a": other})
 
 
 def test_what_each_engine_is_given() -> None:

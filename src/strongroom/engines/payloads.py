@@ -36,7 +36,8 @@ def common(text: str | None) -> dict[str, Json]:
 def joined(row: object, payload: dict[str, Json], beside: Mapping[str, Json]) -> dict[str, Json]:
     """The payload of a row with what stands in columns beside it, by their names. Raises EngineFailed if a name is in both."""
     for name, value in beside.items():
-        if payload.setdefault(name, value) != value:
+        there = payload.setdefault(name, value)
+        if there != value and not (there != there and value != value):  # NaN is unlike itself
             hint = "restore to an engine that has columns, or rename one of the two at the source"
             raise EngineFailed(f"row {str(row)[:40]!r} has {name!r} twice, as a column and in its payload", hint=hint)
     return payload
