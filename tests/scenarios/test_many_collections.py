@@ -83,6 +83,29 @@ def test_no_file_is_held_open_for_each_of_them(tmp_path: Path) -> None:
     assert 0 < counting.most < before + 120, "beside those of what is being stored"
 
 
+def memory_after(place: str, counts: list[int]) -> list[int]:
+    """Bytes that this process has in memory after it has searched so many collections."""
+    from strongroom.engines.chroma.client import search
+
+    found, done = [], 0
+    for count in counts:
+        for number in range(done, count):
+            ids, _ = search(
+                place, "default_tenant", "default_database", f"tenant-{number}", np.eye(1, DIMENSION, dtype=np.float32), 1
+            )
+            assert ids == [["a"]]
+        done = count
+        found.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    return found
+
+
+def test_indices_of_chroma_are_not_all_in_memory(tmp_path: Path) -> None:
+    """It would keep some 4,000 of them."""
+    chroma(tmp_path, 130)
+    before, after = apart(memory_after, str(tmp_path / "db"), [70, 130])
+    assert after - before < 60 * (1 << 20), "a megabyte for each of the last ones"
+
+
 def calls_of(room: Strongroom, source: str) -> Counter[str]:
     """How often each function is called in this thread, by all that is done with a whole database."""
     profile = cProfile.Profile()
