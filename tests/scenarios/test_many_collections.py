@@ -83,6 +83,20 @@ def test_no_file_is_held_open_for_each_of_them(tmp_path: Path) -> None:
     assert 0 < counting.most < before + 120, "beside those of what is being stored"
 
 
+def test_nor_when_some_of_them_changed(tmp_path: Path) -> None:
+    """Then what is known of each one's rows is read, and written anew."""
+    source = lance(tmp_path, 150)
+    room = init_repository(str(tmp_path / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for again in (False, True):
+        counting = Counting()
+        if again:
+            table = lancedb.connect(tmp_path / "db").open_table("tenant-149")
+            table.add(table.to_arrow())
+        assert room.backup(source, progress=counting, reread=again).snapshot.manifest.rows == 300 + 2 * again
+        assert 0 < counting.most < before + 100
+
+
 def memory_after(place: str, counts: list[int]) -> list[int]:
     """Bytes that this process has in memory after it has searched so many collections."""
     from strongroom.engines.chroma.client import search
