@@ -6,6 +6,7 @@ another one, or gone, and which of the four words that makes.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import math
@@ -19,10 +20,12 @@ import pyarrow as pa
 from raw_rows import Found, Rows, flat
 
 from strongroom import engines
+from strongroom.engines.conversions import RARE
 from strongroom.model import ROLE, Collection, Conversion, Field, Role, Verdict
 from strongroom.progress import SILENT
 
 PLAIN = (pa.bool_(), pa.int64(), pa.float64())
+INT64 = range(-(1 << 63), 1 << 63)
 KINDS = {dict: "nested objects", list: "lists", type(None): "nulls"}
 
 
@@ -99,9 +102,31 @@ def values(sight: Sight) -> Iterator[Value]:
             its = role(one)
             if its is Role.PAYLOAD:
                 for key, value in json.loads(given[name] or "{}").items():
-                    yield Value(row, key, f"payload {name}: {KINDS.get(type(value), 'plain values')}", value)
+                    yield Value(row, key, f"payload {name}: {_kind(value)}", value)
             elif its not in (Role.ID, Role.VECTOR) and given[name] is not None:
                 yield Value(row, name, f"{its.value} {name}", given[name])
+
+
+def _kind(value: Any) -> str:
+    if any(map(_odd, _inside(value))):
+        return RARE[1]
+    if any(type(one) is int and one not in INT64 for one in _inside(value)):
+        return RARE[0]
+    return KINDS.get(type(value), "plain values")
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """All single values."""
+    if isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _inside(one)
+    else:
+        yield value
+
+
+def _usual(part: str) -> str:
+    """What speaks of rare numbers that fare as all others."""
+    return f"{part.partition(':')[0]}: plain values" if part.endswith(RARE) else part
 
 
 # -- what became of it ----------------------------------------------------------------------------------------------------------
@@ -121,14 +146,23 @@ def same(a: Any, b: Any) -> bool:
 def wider(a: Any, b: Any) -> bool:
     """Another type that says the same: a number of another kind, inside of lists and objects too, or the text of a single value."""
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) or wider(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(_wider_inside(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(same(one, other) or wider(one, other) for one, other in zip(a, b, strict=True))
+        return len(a) == len(b) and all(_wider_inside(one, other) for one, other in zip(a, b, strict=True))
     if isinstance(a, str | list | dict) or a is None:
         return False
     if isinstance(b, str):
-        return b in {str(a), json.dumps(a, default=str), *([a.hex()] if isinstance(a, bytes) else [])} or _is_moment(a, b)
+        return (
+            b in {str(a), json.dumps(a, default=str), *([a.hex()] if isinstance(a, bytes) else [])}
+            or _is_moment(a, b)
+            or _is_span(a, b)
+        )
     return isinstance(b, bool | int | float) and bool(a == b or (isinstance(a, float) and a == float(b)))
+
+
+def _wider_inside(a: Any, b: Any) -> bool:
+    """What is text inside of a list or an object was one."""
+    return same(a, b) or (wider(a, b) and not isinstance(b, str))
 
 
 def _is_moment(a: Any, b: str) -> bool:
@@ -139,15 +173,26 @@ def _is_moment(a: Any, b: str) -> bool:
         return False
 
 
+def _is_span(a: Any, b: str) -> bool:
+    """Hours, minutes and seconds, however many."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", b)
+    spans = isinstance(a, datetime.timedelta) and found
+    return bool(spans) and a.total_seconds() == int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+
+
 def provoking(value: Any) -> bool:
     """Is it one that not every payload can hold? That others may change isn't seen without one."""
     if isinstance(value, list):
         return len({type(one) for one in value}) != 1 or not isinstance(value[0], bool | int | float | str)
+    if _kind(value) == RARE[0]:
+        return any(type(one) is int and one not in range(-(1 << 63), 1 << 64) for one in _inside(value))
     return not isinstance(value, str)
 
 
 def _odd(value: Any) -> str:
     """What a float is that is no number."""
+    if isinstance(value, list):
+        return next(filter(None, map(_odd, value)), "")
     if not isinstance(value, float) or math.isfinite(value):
         return ""
     return "NaN" if math.isnan(value) else "infinity"
@@ -245,6 +290,8 @@ def _values(judged: Judged, parts: Mapping[str, Conversion], before: Sight, afte
     expected: dict[str, set[str]] = {row: set() for row in after.rows}
     found: dict[str, list[tuple[Value, str, Any]]] = {}
     for one in values(before):
+        if one.part not in parts:
+            one = dataclasses.replace(one, part=_usual(one.part))
         if one.part not in parts:
             judged.expect(False, one.part, "is not in the table")
             return

@@ -1,7 +1,7 @@
 """What can each engine hold that another one may not? One small collection called `things`, made by the engine's own client.
 
 `MAKE[engine](place, kind)`: `plain` has one vector a row; `more` has several, of other types, which a row may lack, where the
-engine has that.
+engine has that; `rarer` has columns of many types (LanceDB).
 """
 
 from __future__ import annotations
@@ -41,8 +41,18 @@ DEEP: list[dict[str, Any]] = [
     {"nothing": None},
     {"none": []},
     {"bare": {}},
-    {"far": [1e17, 5e-324, 2.0]},
+    {"far": [1e17, 5e-324, 2.0], "widest": 2**64 - 1},
 ]
+
+RARE: list[dict[str, Any]] = [
+    {"huge": 2**64},
+    {"huge": -(2**63) - 1, "list of huge": [2**70]},
+    {"huge": 10**400},
+    {"long": 2**63},
+    {"odd number": math.nan, "infinite": -math.inf},
+    {"inside": {"of": [math.inf, math.nan]}},
+]
+"""Numbers that JSON has and many an engine doesn't."""
 
 
 def payloads(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -81,6 +91,24 @@ def columns() -> dict[str, Any]:
     }
 
 
+def rarer_columns() -> dict[str, Any]:
+    """Of types that fewer engines have, and of some inside of others."""
+    moment = datetime.datetime(2024, 2, 29, 12, 30, 15, 123456)
+    inside = {"day": moment.date(), "raw": b"\x00\xff", "at": moment, "exact": decimal.Decimal("1.50")}
+    kinds = [("day", pa.date32()), ("raw", pa.binary()), ("at", pa.timestamp("us")), ("exact", pa.decimal128(9, 2))]
+    return {
+        "days": pa.array([[moment.date()], None, [], [], [], []], pa.list_(pa.date32())),
+        "raws": pa.array([[b"\x00\xff"], None, [], [], [], []], pa.list_(pa.binary())),
+        "mixed": pa.array([inside, None, None, None, None, None], pa.struct(kinds)),
+        "fixed": pa.array([b"\x00\xff", b"ab", None, b"\x00\x00", b"cd", b"ef"], pa.binary(2)),
+        "span": pa.array([datetime.timedelta(days=1, seconds=1.5), None, None, None, None, None], pa.duration("us")),
+        "clock": pa.array([moment.time(), None, None, None, None, None], pa.time64("us")),
+        "chosen": pa.array(["a", None, "b", "a", "", "b"]).dictionary_encode(),
+        "sizes": pa.array([[2**64 - 1], None, [], [], [], []], pa.list_(pa.uint64())),
+        "odds": pa.array([[math.nan, math.inf], None, [], [], [], []], pa.list_(pa.float64())),
+    }
+
+
 # -- embedded ---------------------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +142,7 @@ def duckdb(path: str, kind: str) -> None:
 
 def sidecar(path: str, ids: Any, kind: str) -> None:
     more = columns() if kind == "plain" else {}
-    deep = [json.dumps(one, ensure_ascii=False) for one in payloads(FLAT, LISTS, DEEP)] if kind == "more" else None
+    deep = [json.dumps(one, ensure_ascii=False) for one in payloads(FLAT, LISTS, DEEP, RARE)] if kind == "more" else None
     more |= {"payload": deep} if deep else {}
     pq.write_table(pa.table({"id": ids, "document": DOCUMENTS, **more}), Path(path).with_suffix(".parquet"))
 
@@ -155,6 +183,8 @@ def lancedb(path: str, kind: str) -> None:
     if kind == "more":
         others = {"half": listed(vectors(4, 4, np.float16), 2), "bytes": listed(np.arange(24, dtype=np.uint8).reshape(6, 4))}
         rows = {"id": pa.array(WHOLE_IDS), "vector": listed(vectors()), **others, "document": pa.array(DOCUMENTS)}
+    if kind == "rarer":
+        rows = {"id": pa.array(TEXT_IDS), "vector": listed(vectors()), **rarer_columns()}
     table = lancedb.connect(path).create_table("things", pa.table(rows))
     table.create_index("cosine" if kind == "plain" else "l2", index_type="IVF_FLAT", num_partitions=1)
 
@@ -176,18 +206,24 @@ def milvus_collection(client: Any, *, several: bool, text: bool) -> None:
         else FieldSchema("id", DataType.INT64, is_primary=True)
     )
     fields = [key, FieldSchema("v", DataType.FLOAT_VECTOR, dim=WIDE), FieldSchema("small", DataType.INT16)]
-    fields += [FieldSchema("w", DataType.FLOAT_VECTOR, dim=3)] if several else []
+    fields += (
+        [FieldSchema("w", DataType.FLOAT_VECTOR, dim=3), FieldSchema("words", DataType.SPARSE_FLOAT_VECTOR)] if several else []
+    )
     client.create_collection("things", schema=CollectionSchema(fields, enable_dynamic_field=True))
     params = client.prepare_index_params()
     params.add_index("v", index_type="HNSW", metric_type="COSINE" if text else "L2", params={"M": 8, "efConstruction": 60})
     if several:
         params.add_index("w", index_type="HNSW", metric_type="IP", params={"M": 8, "efConstruction": 60})
+        params.add_index("words", index_type="SPARSE_INVERTED_INDEX", metric_type="IP")
     client.create_index("things", params)
     rows = []
     for row, one in enumerate(payloads(FLAT, LISTS, DEEP)):
         said = {key: value for key, value in one.items() if value is not None}
         document = {"document": DOCUMENTS[row]} if DOCUMENTS[row] is not None else {}
-        vector = {"v": vectors()[row].tolist(), **({"w": vectors(4, 3)[row].tolist()} if several else {})}
+        vector = {
+            "v": vectors()[row].tolist(),
+            **({"w": vectors(4, 3)[row].tolist(), "words": {row: 0.5, 70_000: 0.25}} if several else {}),
+        }
         rows.append({"id": (TEXT_IDS if text else WHOLE_IDS)[row], **vector, "small": row - 2, **said, **document})
     client.insert("things", rows)
     client.load_collection("things")

@@ -76,7 +76,8 @@ def duckdb(path: str) -> Rows:
     told = connection.execute("describe things").fetchall()
     names, vectors = [one[0] for one in told], [one[0] for one in told if re.fullmatch(r"FLOAT\[\d+\]", one[1])]
     key = next(one[0] for one in told if one[3] == "PRI")
-    return _of_tuples(names, connection.execute("from things").fetchall(), key, vectors)
+    asked = ", ".join(f'"{one[0]}"::varchar' if one[1] == "INTERVAL" else f'"{one[0]}"' for one in told)
+    return _of_tuples(names, connection.execute(f"select {asked} from things").fetchall(), key, vectors)
 
 
 def _beside(path: str, vectors: np.ndarray, keys: Any) -> Rows:
@@ -139,7 +140,10 @@ def _of_milvus(client: Any) -> Rows:
     fields = client.describe_collection("things")["fields"]
     key = next(one["name"] for one in fields if one.get("is_primary"))
     vectors = [one["name"] for one in fields if one["type"] == DataType.FLOAT_VECTOR]
+    sparse = [one["name"] for one in fields if one["type"] == DataType.SPARSE_FLOAT_VECTOR]
     rows = [dict(one) for one in client.query("things", "", ["*"], limit=100, consistency_level="Strong")]
+    for row in rows:
+        row |= {name: {"indices": sorted(row[name]), "values": [row[name][one] for one in sorted(row[name])]} for name in sparse}
     return dict(_row(one, key, vectors) for one in rows)
 
 

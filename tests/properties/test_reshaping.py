@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import example, given
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from strongroom.model import ROLE, Role
@@ -47,6 +48,7 @@ def merged(found: list[dict[Any, Any]]) -> list[dict[str, Any]]:
     return [{key: value for (_, key), value in one.items()} for one in found]
 
 
+@settings(deadline=None)
 @given(PAYLOADS, st.booleans(), st.booleans())
 @example([{"n": 1}, {"n": True}], True, True)
 @example([{"n": 1}, {"n": 1.0}], False, True)
@@ -66,6 +68,7 @@ def test_nothing_gets_lost(payloads: list[Any], document: bool, columnar: bool) 
     roles = [(one.metadata or {}).get(ROLE) for one in shaped.schema]
     assert roles.count(Role.ID.encode()) == 1
     assert roles.count(Role.DOCUMENT.encode()) <= 1
+    assert roles.count(Role.URI.encode()) <= 1
     again = reshaping(shaped.schema, iter([shaped]), columnar=columnar)
     assert again is None, "what has its shape keeps it"
 
@@ -96,3 +99,23 @@ def test_a_column_that_holds_payloads_is_one() -> None:
     assert shape.schema.field("payload").metadata[ROLE] == b"payload"
     other = pa.record_batch([["a", "b"], ['{"k": 1}', "no object"]], names=["id", "payload"])
     assert reshaping(other.schema, iter([other]), columnar=True) is None
+
+
+@pytest.mark.parametrize("columnar", [True, False])
+def test_texts_called_uri_are_the_uri_again(columnar: bool) -> None:
+    batch = rows([{"uri": "file:///a", "n": 1}, {"n": 2}], document=True)
+    shape = reshaping(batch.schema, iter([batch]), columnar=columnar)
+    assert shape is not None
+    assert shape.schema.field("uri").metadata[ROLE] == b"uri"
+    assert shape(batch).column("uri").to_pylist() == ["file:///a", None]
+    for other in ([{"uri": 1}], [{"uri": "a"}, {"uri": None}], [{"uri": "a", "URI": "b"}]):
+        batch = rows(other, document=True)
+        shape = reshaping(batch.schema, iter([batch]), columnar=columnar)
+        assert shape is None or "uri" not in shape.schema.names, other
+
+
+def test_numbers_that_a_column_would_change_stay_in_the_payload() -> None:
+    batch = rows([{"x": 0.5, "y": float("nan"), "z": float("inf"), "n": 1 << 64}, {"y": 1.5, "z": 2.5, "n": 1}], document=True)
+    shape = reshaping(batch.schema, iter([batch]), columnar=True)
+    assert shape is not None and shape.schema.names == ["id", "payload", "document", "x"]
+    assert shape(batch).column("payload").to_pylist()[0] == '{"n":18446744073709551616,"y":NaN,"z":Infinity}'

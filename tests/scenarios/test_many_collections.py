@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
 import os
+import pstats
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from processes import apart
 
 from strongroom.engines import isolation
-from strongroom.library import init_repository
+from strongroom.library import Strongroom, init_repository
 from strongroom.progress import Silent
 from strongroom.repository import Argon2Cost
 
@@ -78,3 +81,71 @@ def test_no_file_is_held_open_for_each_of_them(tmp_path: Path) -> None:
     record = room.backup(source, progress=counting).snapshot.manifest
     assert len(record.artifacts) > 200
     assert 0 < counting.most < before + 120, "beside those of what is being stored"
+
+
+def test_nor_when_some_of_them_changed(tmp_path: Path) -> None:
+    """Then what is known of each one's rows is read, and written anew."""
+    source = lance(tmp_path, 150)
+    room = init_repository(str(tmp_path / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for again in (False, True):
+        counting = Counting()
+        if again:
+            table = lancedb.connect(tmp_path / "db").open_table("tenant-149")
+            table.add(table.to_arrow())
+        assert room.backup(source, progress=counting, reread=again).snapshot.manifest.rows == 300 + 2 * again
+        assert 0 < counting.most < before + 100
+
+
+def memory_after(place: str, counts: list[int]) -> list[int]:
+    """Bytes that this process has in memory after it has searched so many collections."""
+    from strongroom.engines.chroma.client import search
+
+    found, done = [], 0
+    for count in counts:
+        for number in range(done, count):
+            ids, _ = search(
+                place, "default_tenant", "default_database", f"tenant-{number}", np.eye(1, DIMENSION, dtype=np.float32), 1
+            )
+            assert ids == [["a"]]
+        done = count
+        found.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    return found
+
+
+def test_indices_of_chroma_are_not_all_in_memory(tmp_path: Path) -> None:
+    """It would keep some 4,000 of them."""
+    chroma(tmp_path, 130)
+    before, after = apart(memory_after, str(tmp_path / "db"), [70, 130])
+    assert after - before < 60 * (1 << 20), "a megabyte for each of the last ones"
+
+
+def calls_of(room: Strongroom, source: str) -> Counter[str]:
+    """How often each function is called in this thread, by all that is done with a whole database."""
+    profile = cProfile.Profile()
+    profile.enable()
+    room.backup(source)
+    room.backup(source)
+    room.restore("latest", source.replace("/db", "/back"), require_exact=True)
+    findings = room.verify("latest").findings
+    profile.disable()
+    assert findings == ()
+    found = Counter[str]()
+    for (file, _, name), (_, calls, *_) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        found[f"{Path(file).name}: {name}"] += calls
+    return found
+
+
+@pytest.mark.parametrize("make", [chroma, lance])
+def test_nothing_is_done_for_each_pair_of_them(make: Any, tmp_path: Path) -> None:
+    """Of 10,000 there are fifty million."""
+    found = []
+    for count in (10, 60):
+        place = tmp_path / str(count)
+        place.mkdir()
+        room = init_repository(str(place / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+        found.append(calls_of(room, make(place, count)))
+    few, many = found
+    assert any(calls > 5 * few[name] > 0 for name, calls in many.items()), "that of six times as many was seen"
+    grown = {name: (few[name], calls) for name, calls in many.items() if calls > 1000 and calls > 10 * few[name]}
+    assert not grown

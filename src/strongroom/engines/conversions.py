@@ -152,7 +152,7 @@ def _column(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways
     if ways.own:
         return Conversion(collection.name, part, was, was, Verdict.KEPT)
     verdict, becomes, loaded = _tried(schema, one, plain, ways)
-    note = _of_odd(schema, one, ways, verdict) if pa.types.is_floating(one.type) and verdict is not Verdict.LOST else ""
+    note = _of_odd(schema, one, ways, verdict) if verdict is not Verdict.LOST else ""
     called = loaded.called.get(one.name, one.name)
     place = becomes if called == one.name else f"{called}: {becomes}"
     return Conversion(collection.name, part, was, place, verdict, note)
@@ -162,11 +162,21 @@ def _of_odd(schema: pa.Schema, one: pa.Field, ways: Ways, usual: Verdict) -> str
     """What is said of floats that are no numbers."""
     found = dict[str, list[str]]()
     for name, value in (("NaN", math.nan), ("infinity", math.inf)):
-        samples = pa.array(np.array([value, value], np.float16)).cast(one.type)
+        samples = _of_floats(one.type, value)
+        if samples is None:
+            return ""
         verdict, _, _ = _tried(schema, one, samples, ways)
         if verdict not in (Verdict.KEPT, usual):
             found.setdefault("left out" if verdict is Verdict.LOST else "something else", []).append(name)
     return ", ".join(f"{' and '.join(names)}: {becomes}" for becomes, names in found.items())
+
+
+def _of_floats(kind: pa.DataType, value: float) -> pa.Array | None:
+    """Two of such a float, or two lists of it; None if the type has none."""
+    if pa.types.is_floating(kind):
+        return pa.array(np.array([value, value], np.float16)).cast(kind)
+    inner = _of_floats(kind.value_type, value) if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
+    return pa.array([inner.to_pylist()] * 2, kind) if inner is not None else None
 
 
 def _tried(schema: pa.Schema, one: pa.Field, samples: pa.Array, ways: Ways) -> tuple[Verdict, str, Loaded]:
@@ -207,6 +217,8 @@ def _as_text(was: pa.DataType, given: Sequence[Any], got: Sequence[Any]) -> Verd
 
 
 def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
     return a == b or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
 
 
@@ -237,40 +249,60 @@ _JSON_NAMES = {**_JSON_NAMES, list: "list", dict: "object"}
 
 # -- payloads ------------------------------------------------------------------------------------------------------------------
 
+_PLAIN_VALUES = "plain values"
+RARE = ("whole numbers of more than 63 bits", "NaN and infinity")
 _PAYLOADS: Mapping[str, Sequence[Any]] = {
-    "plain values": [{"x": 1}, {"x": 0.5}, {"x": "text"}, {"x": True}],
+    _PLAIN_VALUES: [{"x": 1}, {"x": 0.5}, {"x": "text"}, {"x": True}],
     "lists": [{"x": [1, 2]}, {"x": ["a", "b"]}, {"x": [1, "a"]}],
     "nested objects": [{"x": {"a": {"b": 1}}}],
     "nulls": [{"x": None, "y": 1}],
+    RARE[0]: [{"x": 1 << 63}, {"x": 1 << 64}, {"x": -(1 << 63) - 1}],
+    RARE[1]: [{"x": math.nan}, {"x": math.inf}],
 }
 
 
 def _payload(collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways) -> Iterator[Conversion]:
+    """Rare numbers are told of where they fare worse than all else."""
+    usual = Verdict.KEPT
     for what, payloads in _PAYLOADS.items():
         part = f"payload {one.name}: {what}"
-        was = "JSON"
-        if ways.own:
-            yield Conversion(collection.name, part, was, was, Verdict.KEPT)
-            continue
-        samples = pa.array([json.dumps(its) for its in payloads], one.type)
-        loaded = ways.load(_rows(schema, one, samples))
-        got, called = list(loaded.values.get(one.name, ())), loaded.called.get(one.name, one.name)
-        if one.name in loaded.types:
-            yield _in_a_column(collection, part, called, list(payloads), got, objects=ways.objects)
-            continue
-        values = [(its or {}).get("x") for its in got]
-        whole = all(_same(a, b) for a, b in zip(payloads, got, strict=True))
-        verdict = Verdict.KEPT if whole else Verdict.CHANGED
-        becomes = ("JSON" if whole else "left out") if all(its is None for its in values) else _json_name(values)
-        yield Conversion(collection.name, part, was, becomes, verdict if becomes != "left out" else Verdict.LOST)
+        made = Conversion(collection.name, part, "JSON", "JSON", Verdict.KEPT) if ways.own else None
+        made = made or _tried_payload(collection, schema, one, ways, part, payloads)
+        usual = made.verdict if what == _PLAIN_VALUES else usual
+        if what not in RARE or _WORST.index(made.verdict) > _WORST.index(usual):
+            yield made
+
+
+_WORST = (Verdict.KEPT, Verdict.WIDENED, Verdict.CHANGED, Verdict.LOST)
+
+
+def _tried_payload(
+    collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways, part: str, payloads: Sequence[Any]
+) -> Conversion:
+    samples = pa.array([json.dumps(its) for its in payloads], one.type)
+    loaded = ways.load(_rows(schema, one, samples))
+    got, called = list(loaded.values.get(one.name, ())), loaded.called.get(one.name, one.name)
+    if one.name in loaded.types:
+        return _in_a_column(collection, part, called, list(payloads), got, objects=ways.objects)
+    values = [(its or {}).get("x") for its in got]
+    whole = all(_canonical(a) == _canonical(b) for a, b in zip(payloads, got, strict=True))
+    verdict = Verdict.KEPT if whole else Verdict.CHANGED
+    becomes = ("JSON" if whole else "left out") if all(its is None for its in values) else _json_name(values)
+    return Conversion(collection.name, part, "JSON", becomes, verdict if becomes != "left out" else Verdict.LOST)
+
+
+def _canonical(value: Any) -> str:
+    """As text, in which 1, 1.0 and true differ, and NaN doesn't from itself."""
+    return json.dumps(value, sort_keys=True)
 
 
 def _in_a_column(collection: Collection, part: str, called: str, given: list[Any], got: list[Any], *, objects: bool) -> Conversion:
     """Of an engine with columns: keys that have one plain type in all rows get columns of their own (see `reshaping`)."""
-    same = [json.loads(its) if isinstance(its, str | bytes) else its for its in got] == given
+    read = [json.loads(its) if isinstance(its, str | bytes) else its for its in got]
+    same = list(map(_canonical, read)) == list(map(_canonical, given))
     verdict = Verdict.WIDENED if same else Verdict.CHANGED
     column, note = f"column {called} of JSON{'' if objects else ' as text'}", _NO_EXPONENT if objects else ""
-    if part.endswith("plain values"):
+    if part.endswith(_PLAIN_VALUES):
         becomes = "columns where a key's values are all of one plain type"
         return Conversion(collection.name, part, "JSON", becomes, verdict, f"else {column}")
     return Conversion(collection.name, part, "JSON", column, verdict, note)
@@ -321,6 +353,7 @@ def _usual(kind: pa.DataType) -> pa.Array:
         (pa.types.is_date, [moment.date()]),
         (pa.types.is_time, [moment.time()]),
         (pa.types.is_timestamp, [moment]),
+        (pa.types.is_duration, [datetime.timedelta(seconds=1)]),
         (pa.types.is_fixed_size_binary, [bytes(getattr(kind, "byte_width", 1) if pa.types.is_fixed_size_binary(kind) else 1)]),
         (lambda its: pa.types.is_binary(its) or pa.types.is_large_binary(its), [b"\x00\xff"]),
     )
@@ -331,12 +364,17 @@ def _usual(kind: pa.DataType) -> pa.Array:
 
 
 def _nested(kind: pa.DataType) -> pa.Array:
-    """One value of a list or a struct; a null of what isn't known."""
+    """One value of a list, a map or a struct; a null of what isn't known."""
     try:
         if pa.types.is_fixed_size_list(kind):
             return pa.array([(_usual(kind.value_type).to_pylist() * kind.list_size)[: kind.list_size]], kind)
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             return pa.array([_usual(kind.value_type).to_pylist(), []], kind)
+        if pa.types.is_dictionary(kind):
+            return _usual(kind.value_type).cast(kind)
+        if pa.types.is_map(kind):
+            keys, values = (_usual(one).to_pylist() for one in (kind.key_type, kind.item_type))
+            return pa.array([[(keys[0], values[0])], []], kind)
         if pa.types.is_struct(kind):
             return pa.array([{its.name: _usual(its.type).to_pylist()[0] for its in kind}], kind)
     except (pa.ArrowException, TypeError, ValueError):

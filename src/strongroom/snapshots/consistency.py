@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -28,11 +29,12 @@ def contradictions(record: Manifest) -> Iterator[tuple[str, str]]:
     if record.rows_plane not in ROWS_PLANES:
         yield "", f"it says that its rows are in {record.rows_plane!r}"
     yield from _of_artifacts(record)
+    names = Counter(one.name for one in record.collections)
     for collection in record.collections:
         problem = contradiction_of(collection, record.rows_plane)
         if problem:
             yield f"collection {collection.name}", problem
-        if [one.name for one in record.collections].count(collection.name) > 1:
+        if names[collection.name] > 1:
             yield f"collection {collection.name}", "another collection has the same name"
 
 

@@ -148,9 +148,10 @@ class KnownWriter:
             with contextlib.suppress(OSError):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 path = directory / f"{_UNFINISHED}{secrets.token_hex(8)}"
-                self._sink, self._path = pa.OSFile(str(path), "wb"), path
+                path.touch(0o600)
+                self._path = path
         self._schema = _schema(self._fields, complete=complete)
-        self._writer = pa.ipc.new_file(self._sink, self._schema)
+        self._writer: pa.RecordBatchFileWriter | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._lines = 0
         self._closed = False
@@ -166,6 +167,10 @@ class KnownWriter:
             self._waiting, self._lines = rest.to_batches(), rest.num_rows
 
     def _write(self, table: pa.Table) -> None:
+        """The file is opened when there is much to write, so that small tables hold none open for the length of a backup."""
+        if self._writer is None:
+            self._sink = self._sink if self._path is None else pa.OSFile(str(self._path), "wb")
+            self._writer = pa.ipc.new_file(self._sink, self._schema)
         for batch in table.combine_chunks().to_batches():
             self._writer.write_batch(batch)
 
@@ -195,9 +200,10 @@ class KnownWriter:
         if self._closed:
             return
         self._closed = True
-        if self._lines or not self._writer.stats.num_record_batches:
+        if self._lines or self._writer is None or not self._writer.stats.num_record_batches:
             self._write(pa.Table.from_batches(self._waiting, self._schema))
             self._waiting, self._lines = [], 0
+        assert self._writer is not None  # noqa: S101 - `_write` made it
         self._writer.close()
         if self._path is not None:
             self._sink.close()
@@ -227,6 +233,9 @@ def kept(collection: StoredCollection, directory: Path | None, identify: Identif
             size = os.fstat(file.fileno()).st_size - _TAG_BYTES
             if size < 0 or _tag(identify, name, file, size) != file.read():
                 return None
+            if size <= _PIECE_BYTES:  # many small tables are read at the same time
+                file.seek(0)
+                return KnownRows(collection, pa.ipc.open_file(pa.py_buffer(file.read(size))))
         return KnownRows(collection, pa.ipc.open_file(pa.OSFile(str(path), "rb"), footer_offset=size))
     except (OSError, ValueError, pa.ArrowException):
         return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from strongroom.errors import EngineFailed
 from strongroom.model import Json
 
 _QUERIES_AT_ONCE = 256
+_INDICES, _FILES_EACH = 64, 5
 
 
 def _settings() -> Any:
@@ -41,11 +44,25 @@ def _client(path: str, tenant: str, database: str) -> Any:
     return chromadb.PersistentClient(path, settings=settings, tenant=tenant, database=database)
 
 
+@contextmanager
+def _few_indices() -> Iterator[None]:
+    """A client made meanwhile keeps `_INDICES` indices in memory: Chroma reckons from this limit, and each takes 2 MB and more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = _INDICES * _FILES_EACH
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few if soft == resource.RLIM_INFINITY else min(soft, few), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def search(
     path: str, tenant: str, database: str, name: str, queries: npt.NDArray[np.float32], k: int
 ) -> tuple[list[list[str]], list[npt.NDArray[np.floating[Any]]]]:
     """The k nearest of each query (q x dimension): ids and distances, exactly as the API returns them. Raises EngineFailed."""
-    collection = _client(path, tenant, database).get_collection(name, embedding_function=None)
+    with _few_indices():
+        client = _client(path, tenant, database)
+    collection = client.get_collection(name, embedding_function=None)
     ids: list[list[str]] = []
     distances: list[npt.NDArray[np.floating[Any]]] = []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):

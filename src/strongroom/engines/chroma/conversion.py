@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.conversions import Loaded, of_payloads
+from strongroom.engines.payloads import exact, joined
 from strongroom.errors import WrongRequest
 from strongroom.model import ROLE, Json, Role
 
@@ -49,14 +50,14 @@ def records(batch: pa.RecordBatch) -> Records:
         names = columns_of(batch.schema, role)
         return batch.column(names[0]).to_pylist() if names else [None] * batch.num_rows
 
+    def beside(row: int) -> dict[str, Any]:
+        return {name: values[row] for name, values in extra.items() if values[row] is not None}
+
     ids = [str(value) for value in first(Role.ID)]
     vectors = floats(batch.column(columns_of(batch.schema, Role.VECTOR)[0]))
     extra = {name: batch.column(name).to_pylist() for name in columns_of(batch.schema, Role.COLUMN)}
-    payloads = first(Role.PAYLOAD)
-    metadatas = [
-        metadata({**{name: values[row] for name, values in extra.items()}, **json.loads(payload or "{}")})
-        for row, payload in enumerate(payloads)
-    ]
+    payloads = enumerate(first(Role.PAYLOAD))
+    metadatas = [metadata(joined(ids[row], exact(payload), beside(row))) for row, payload in payloads]
     return Records(ids, vectors, first(Role.DOCUMENT), metadatas, first(Role.URI))
 
 
@@ -78,7 +79,10 @@ def metadata(values: dict[str, Any]) -> dict[str, Json] | None:
     kept = {}
     for key, value in values.items():
         if value is not None and key:
-            kept[key_of(key)] = _value(value)
+            name = key_of(key)
+            while name != key and name in values:
+                name = "_" + name
+            kept[name] = _value(value)
     return kept or None
 
 

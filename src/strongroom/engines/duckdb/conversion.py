@@ -57,7 +57,8 @@ def conversions(collection: Collection, schema: pa.Schema, *, vss: bool) -> Sequ
         return Becoming("float32", field.metric if indexed else "l2", "hnsw" if indexed else "")
 
     def load(batch: pa.RecordBatch) -> Loaded:
-        return of_batch(batch, planned.names, planned.rows(batch))
+        rows = planned.rows(batch)
+        return of_batch(batch, planned.names, pa.record_batch([_as_read(one) for one in rows.columns], names=rows.schema.names))
 
     return table(collection, schema, Ways(load, vector, Fidelity.KEPT, gaps=True, own=own))
 
@@ -136,4 +137,14 @@ def _taken(field: pa.Field, column: pa.Array) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(raw.view(np.float32)), width, mask=gaps)
     if role_of(field) is Role.VECTOR and kind.value_type != pa.float32():
         return column.cast(pa.list_(pa.float32(), kind.list_size))
+    if pa.types.is_dictionary(kind):
+        return column.dictionary_decode()
+    if pa.types.is_fixed_size_binary(kind):
+        return column.cast(pa.binary())
     return column.cast(pa.float32()) if pa.types.is_float16(kind) else column
+
+
+def _as_read(column: pa.Array) -> pa.Array:
+    """An interval is read as text."""
+    durations = pa.types.is_duration(column.type)
+    return pa.array([None if one is None else str(one) for one in column.to_pylist()], pa.utf8()) if durations else column

@@ -45,8 +45,13 @@ def loaded(batch: pa.RecordBatch) -> Loaded:
     key = next(one for one in batch.schema if role_of(one) == Role.ID)
     called = {one.name: "id" if one.name == key.name else name_beside(one.name) for one in batch.schema}
     ids = batch.column(key.name).cast(pa.int64()) if pa.types.is_integer(key.type) else batch.column(key.name)
-    columns = [ids if one.name == key.name else batch.column(one.name) for one in batch.schema]
+    columns = [ids if one.name == key.name else _as_read(batch.column(one.name)) for one in batch.schema]
     return of_batch(batch, called, pa.record_batch(columns, names=[called[name] for name in batch.schema.names]))
+
+
+def _as_read(column: pa.Array) -> pa.Array:
+    """Parquet keeps what a dictionary says, and reads it without."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def misfits(collection: Collection, schema: pa.Schema, library: str, index: str, dtypes: Sequence[str]) -> Sequence[str]:

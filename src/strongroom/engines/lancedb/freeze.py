@@ -215,10 +215,11 @@ def _tables(directory: Path) -> tuple[list[Path], list[str]]:
         raise NotFound(f"there is no directory {directory}") from error
     except OSError as error:
         raise Unreadable(f"{directory} can't be read: {error.strerror}") from error
-    tables = [table for table in found if manifests(table)]
+    committed = {table: bool(manifests(table)) for table in found}
+    tables = [table for table in found if committed[table]]
     if not tables:
         raise Unreadable(f"{directory} holds no LanceDB table", hint="a table is a folder NAME.lance with versions in it")
-    return tables, [table.stem for table in found if table not in tables]
+    return tables, [table.stem for table in found if not committed[table]]
 
 
 def _mark(table: PinnedTable) -> str:

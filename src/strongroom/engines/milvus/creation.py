@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import pyarrow as pa
 from strongroom.engines.conversions import Becoming, Loaded, Ways, of_payloads, table
 from strongroom.engines.milvus.place import NAME, is_own
 from strongroom.engines.milvus.shape import DTYPES, META, bm25_outputs, fields_of, shape_of
+from strongroom.engines.payloads import common, joined, plain
 from strongroom.model import ROLE, Collection, Conversion, Fidelity, Field, Json, Role
 
 LONGEST_TEXT = 65_535
@@ -145,13 +145,22 @@ def field_name(name: str) -> str:
 def others_of(batch: pa.RecordBatch, taken: set[str]) -> list[str]:
     """What of the rows of another engine no field has, as one JSON object each."""
     columns = {one.name: batch.column(one.name).to_pylist() for one in batch.schema if role_of(one) is Role.COLUMN}
-    payload = _texts(batch, Role.PAYLOAD)
+    payload, ids = _texts(batch, Role.PAYLOAD), _texts(batch, Role.ID)
     texts = {"document": _texts(batch, Role.DOCUMENT), "uri": _texts(batch, Role.URI)}
     found = []
     for row in range(batch.num_rows):
-        said = {**{name: values[row] for name, values in columns.items()}, **json.loads(payload[row] or "{}")}
-        said |= {name: values[row] for name, values in texts.items() if values[row] is not None}
-        found.append(json.dumps({_key(key, taken): _plain(value) for key, value in said.items() if value is not None and key}))
+        beside = {name: plain(values[row]) for name, values in (columns | texts).items() if values[row] is not None}
+        said = joined(ids[row], common(payload[row]), beside)
+        found.append(json.dumps(_keyed({key: value for key, value in said.items() if value is not None and key}, taken)))
+    return found
+
+
+def _keyed(said: Mapping[str, Json], taken: set[str]) -> dict[str, Json]:
+    """Under names that no field has, and that are as different as they were."""
+    found = dict[str, Json]()
+    for key, value in said.items():
+        others = {*said, *found} if key in taken or key == META else set()
+        found[_key(key, taken | others)] = value
     return found
 
 
@@ -172,18 +181,6 @@ def _texts(batch: pa.RecordBatch, role: Role) -> list[Any]:
 
 def _first(schema: pa.Schema, role: Role) -> pa.Field | None:
     return next((one for one in schema if role_of(one) is role), None)
-
-
-def _plain(value: Any) -> Json:
-    """As JSON has it; what it hasn't as text."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    finite = isinstance(value, float) and math.isfinite(value)
-    return value if finite or value is None or isinstance(value, str | bool | int) else str(value)
 
 
 def _pair(key: str, value: object) -> dict[str, str]:
@@ -269,5 +266,5 @@ def losses(collection: Collection, offer: Offer) -> Iterator[str]:
             kind = lacking[0]["params"]["index_type"]
             yield f"{collection.name}: {lacking[0]['field']!r} gets an index ({kind}): it couldn't be read without"
     else:
-        yield "document, uri, columns and payload become dynamic fields"
+        yield "document, uri, columns and payload become dynamic fields; keys without a name are dropped"
         yield f"what is longer than Milvus takes stops the restore: ids of {LONGEST_TEXT:,} bytes, dynamic fields of 65,536 a row"

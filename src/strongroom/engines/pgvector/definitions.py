@@ -47,6 +47,8 @@ def column_type(field: pa.Field) -> str:
         return f"{'halfvec' if load_type(kind) == 'halfvec' else 'vector'}({length})"
     if _role(field) is Role.PAYLOAD:
         return "jsonb"
+    if pa.types.is_fixed_size_binary(kind):
+        return "bytea"
     if pa.types.is_uint64(kind):
         return "numeric"
     if pa.types.is_integer(kind):

@@ -3,14 +3,18 @@ its values back from their text form, and rows that must be replaced can be foun
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
 
-from strongroom.engines.pgvector.columns import load_type, to_binary
+from strongroom.engines.payloads import finite
+from strongroom.engines.pgvector.columns import is_dense, load_type, to_binary
 from strongroom.engines.pgvector.copying import pieces
 from strongroom.engines.pgvector.server import Connection, quoted
+from strongroom.model import ROLE, Role
 
 
 class Loading:
@@ -30,7 +34,7 @@ class Loading:
         self._place = quoted(*place)
         self._columns = columns
         self._indices = [schema.get_field_index(name) for name, _ in columns]
-        types = [load_type(_stored(schema.field(one).type)) for one in self._indices]
+        types = [load_type(_stored(schema.field(one))) for one in self._indices]
         parts = ", ".join(f"c{number} {kind}" for number, kind in enumerate(types))
         connection.execute(f"DROP TABLE IF EXISTS pg_temp.{name}".encode())
         connection.execute(f"CREATE TEMPORARY TABLE {name} ({parts}) ON COMMIT DROP".encode())
@@ -43,7 +47,7 @@ class Loading:
     @contextmanager
     def arrived(self, batch: pa.RecordBatch) -> Iterator[None]:
         """While this is open the rows of the batch are in the temporary table."""
-        columns = [plain(batch.column(one)) for one in self._indices]
+        columns = [given(batch.schema.field(one), batch.column(one)) for one in self._indices]
         with (
             self._connection.cursor() as cursor,
             cursor.copy(f"COPY pg_temp.{self._name} FROM STDIN (FORMAT binary)".encode()) as copy,
@@ -69,8 +73,11 @@ class Loading:
         return f"{self._name}.c{number}::{kind}"
 
 
-def _stored(kind: pa.DataType) -> pa.DataType:
+def _stored(field: pa.Field) -> pa.DataType:
     """The nearest type that COPY is given."""
+    kind = field.type
+    if pa.types.is_fixed_size_binary(kind) and (field.metadata or {}).get(ROLE) != Role.VECTOR.encode():
+        return pa.binary()
     if pa.types.is_fixed_size_binary(kind):  # bfloat16
         return pa.list_(pa.float32(), kind.byte_width // 2)
     if pa.types.is_fixed_size_list(kind) and not pa.types.is_float16(kind.value_type):
@@ -84,17 +91,27 @@ def _stored(kind: pa.DataType) -> pa.DataType:
     return kind if load_type(kind) != "text" else pa.utf8()
 
 
-def plain(column: pa.Array) -> pa.Array:
+def given(field: pa.Field, column: pa.Array) -> pa.Array:
+    """The values of a column as COPY is given them. jsonb refuses NaN and infinity: they are texts in a payload."""
+    values = _plain(column, _stored(field))
+    if (field.metadata or {}).get(ROLE) != Role.PAYLOAD.encode():
+        return values
+    return pa.array([json.dumps(finite(one)) if one and _NO_NUMBER.search(one) else one for one in values.to_pylist()], values.type)
+
+
+_NO_NUMBER = re.compile("NaN|Infinity")
+
+
+def _plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """The values in that type."""
-    kind = _stored(column.type)
     if kind == column.type:
         return column
-    if pa.types.is_fixed_size_binary(column.type):
+    if pa.types.is_fixed_size_binary(column.type) and is_dense(kind):
         return _from_bfloat16(column, kind)
     if pa.types.is_nested(column.type) and pa.types.is_string(kind):
-        import json
-
         return pa.array([None if one is None else json.dumps(one, default=str) for one in column.to_pylist()], kind)
+    if pa.types.is_duration(column.type):
+        return pa.array([None if one is None else str(one) for one in column.to_pylist()], kind)
     return column.cast(kind)
 
 

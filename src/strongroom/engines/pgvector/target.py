@@ -27,7 +27,7 @@ from strongroom.engines.pgvector import definitions
 from strongroom.engines.pgvector.address import LONGEST_NAME, Address
 from strongroom.engines.pgvector.columns import is_dense
 from strongroom.engines.pgvector.frozen import PgSource
-from strongroom.engines.pgvector.loading import Loading, plain
+from strongroom.engines.pgvector.loading import Loading, given
 from strongroom.engines.pgvector.server import Connection, connect, extension, failing_as, quoted, said
 from strongroom.engines.staging import remove, write_durably
 from strongroom.errors import Damaged, EngineFailed, Locked, Refused, Unreadable, WrongRequest, from_os_error
@@ -316,9 +316,9 @@ def _ways(collection: Collection, schema: pa.Schema) -> conversions.Ways:
         return conversions.Becoming(dtype, field.metric if indexed else "l2", "hnsw" if indexed else "")
 
     def load(batch: pa.RecordBatch) -> conversions.Loaded:
-        columns = [plain(column) for column in batch.columns]
-        given = pa.record_batch(columns, names=batch.schema.names)
-        return conversions.of_batch(batch, {name: name for name in batch.schema.names}, given)
+        columns = [given(field, column) for field, column in zip(batch.schema, batch.columns, strict=True)]
+        loaded = pa.record_batch(columns, names=batch.schema.names)
+        return conversions.of_batch(batch, {name: name for name in batch.schema.names}, loaded)
 
     own = definitions.is_ours(collection)
     return conversions.Ways(load, vector, Fidelity.KEPT, gaps=True, own=own, objects=True)

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from strongroom.engines.payloads import common, joined, plain
 from strongroom.engines.qdrant.shape import KIND, SPARSE, Shape, Vector
 from strongroom.errors import EngineFailed, Unreadable
 from strongroom.model import ROLE, Json, Role
 
 ORIGINAL_ID = "strongroom_id"
 """The key of the payload under which an id stands that Qdrant can't have."""
+DEEPEST = 123
+"""How many objects and lists may be inside of each other in a payload. Qdrant Edge 0.9 takes more, and then can't be opened."""
 _NAMESPACE = uuid.UUID("5a6c1b5e-6f0a-5d0e-9a51-7c1d0f7f2a11")
 _HIGHEST = (1 << 64) - 1
 
@@ -115,16 +118,27 @@ def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
         if role is Role.COLUMN and not _is_vector(batch.schema.field(name))
     }
     for row, one in enumerate(ids):
-        payload = json.loads(payloads[row]) if payloads[row] else {}
         point = point_id(str(one))
-        more = {name: _plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
+        more = {name: plain(values[row]) for name, values in (others | texts).items() if values[row] is not None}
         if str(point) != str(one):
             more[ORIGINAL_ID] = str(one)
-        for name, value in more.items():
-            if payload.setdefault(name, value) != value:
-                hint = "restore to an engine that has columns, or rename one of the two at the source"
-                raise EngineFailed(f"row {str(one)[:40]!r} has {name!r} twice, as a column and in its payload", hint=hint)
+        payload = joined(one, _shallow(one, payloads[row]), more)
         yield point, {name: values[row] for name, values in vectors.items() if values[row] is not None}, payload
+
+
+def _shallow(row: object, text: str | None) -> dict[str, Json]:
+    """A payload of which Qdrant can read its own log. Raises EngineFailed."""
+    payload = common(text)
+    if text and text.count("{") + text.count("[") > DEEPEST and _depth(payload) > DEEPEST:
+        hint = "restore to another engine, or change the row at the source"
+        what = f"row {str(row)[:40]!r} has a payload nested {_depth(payload)} deep, and Qdrant can't read more than {DEEPEST}"
+        raise EngineFailed(what, hint=hint)
+    return payload
+
+
+def _depth(value: Json) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0) if isinstance(value, dict | list) else 0
 
 
 def role_of(field: pa.Field) -> Role:
@@ -147,13 +161,3 @@ def _lists(batch: pa.RecordBatch, name: str) -> list[Any]:
         return list(column.to_pylist())
     raw = [None if one is None else np.frombuffer(one, "<u2").astype(np.uint32) << 16 for one in column.to_pylist()]
     return [None if one is None else one.view(np.float32).tolist() for one in raw]
-
-
-def _plain(value: Any) -> Json:
-    if isinstance(value, bytes):
-        return value.hex()
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return str(value)
-    return value

@@ -112,7 +112,11 @@ def definition_for(collection: Collection, prefix: str) -> Definition:
             one.name,
             one.name,
             "HNSW",
-            {"TYPE": one.dtype.upper(), "DIM": one.dimension, "DISTANCE_METRIC": one.metric.upper()},
+            {
+                "TYPE": one.dtype.upper(),
+                "DIM": one.dimension,
+                "DISTANCE_METRIC": one.metric.upper() if one.metric in _METRICS.values() else "L2",
+            },
         )
         for one in collection.fields
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from strongroom.engines.payloads import exact, joined, plain
 from strongroom.engines.redis.crc64 import crc64_each
 from strongroom.engines.redis.definitions import HASH, Definition
 from strongroom.engines.redis.keyfile import Block
@@ -64,12 +65,8 @@ def rows_in(batch: pa.RecordBatch, collection: Collection) -> Iterator[Row]:
     columns = {name: batch.column(name).to_pylist() for name in others}
     payloads = batch.column(payload).to_pylist() if payload else [None] * len(ids)
     for row, (one, text) in enumerate(zip(ids, payloads, strict=True)):
-        rest = {name: _plain(values[row]) for name, values in columns.items() if values[row] is not None}
-        yield Row(str(one), tuple(column[row] for column in vectors), {**rest, **json.loads(text or "{}")})
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+        rest = {name: plain(values[row]) for name, values in columns.items() if values[row] is not None}
+        yield Row(str(one), tuple(column[row] for column in vectors), joined(one, exact(text), rest))
 
 
 def _vector_bytes(column: pa.Array) -> list[bytes | None]:

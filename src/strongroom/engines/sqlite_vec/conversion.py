@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from strongroom.engines.conversions import Becoming, Loaded, Ways, of_batch, table
+from strongroom.engines.payloads import plain
 from strongroom.engines.sqlite_vec.definition import ARROW, LARGEST, MOST_COLUMNS, NAME, PAYLOAD, TAKEN, Kind, table_of
 from strongroom.errors import WrongRequest
 from strongroom.model import ROLE, Collection, Fidelity, Field, Json, Role
@@ -52,7 +53,7 @@ class Conversion:
             found: dict[str, Json] = json.loads(text) if text else {}
             for name, values in others.items():
                 if values[row] is not None:
-                    found[_free(name, found)] = _plain(values[row])
+                    found[_free(name, found)] = plain(values[row])
             texts.append(_canonical(found) if found or text else None)
         return pa.array(texts, pa.utf8())
 
@@ -214,16 +215,6 @@ def _taken(name: str, column: pa.Array) -> pa.Array:
     else:
         values, width = column.flatten().to_numpy(zero_copy_only=False), kind.list_size
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values)), width)
-
-
-def _plain(value: Any) -> Json:
-    if isinstance(value, bytes):
-        return value.hex()
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return str(value)
-    return value
 
 
 def _canonical(value: Mapping[str, Json]) -> str:

@@ -1,13 +1,14 @@
 """What shape do rows of one engine get for another one? What belongs to a row stands in columns or in one object, its payload.
 
-Where the target has columns, a key of the payload becomes one if all its values are of one plain type (bool, int64, float64, text)
-and none is null; whatever else there is stays in the payload. Where the source has no document, the text that is called so becomes
-it; so does a column `uri`. So rows that went from columns into payloads get their columns back.
+Where the target has columns, a key of the payload becomes one if all its values are of one plain type (bool, int64, finite float64,
+text) and none is null; whatever else there is stays in the payload. Where the source has no document, or no uri, the column or key
+of texts that is called so becomes it. So rows that went from columns into payloads get their columns back.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,11 +17,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from strongroom.engines.payloads import exact
 from strongroom.model import ROLE, Json, Role
 from strongroom.snapshots.fingerprints import role_of
 
 DOCUMENTS = ("document", "text", "content")
 """What documents are called, the first choice first."""
+_CALLED: Mapping[Role, Sequence[str]] = {Role.DOCUMENT: DOCUMENTS, Role.URI: ("uri",)}
 PAYLOAD = "payload"
 MOST_COLUMNS = 500
 """So many keys become columns; of a payload with more than that none does."""
@@ -41,7 +44,7 @@ class Reshaping:
     schema: pa.Schema
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        payloads = [json.loads(text) if text else None for text in batch.column(self.source).to_pylist()] if self.source else []
+        payloads = [exact(text) if text else None for text in batch.column(self.source).to_pylist()] if self.source else []
         taken = {key: pa.array([one.pop(key, None) if one else None for one in payloads], kind) for key, kind in self.keys.items()}
         columns = []
         for one in self.schema:
@@ -79,27 +82,37 @@ class _Payloads:
         found = {key: _TYPES[kind] for key, kind in sorted(self.kinds.items()) if kind is not None and _is_name(key)}
         return {key: kind for key, kind in found.items() if alike[key.casefold()] == 1}
 
+    def meant(self, roles: Iterable[Role], taken: Sequence[str]) -> dict[str, Role]:
+        """Keys of texts that are, by their names, what `roles` say."""
+        if not self.objects or len(self.kinds) > MOST_COLUMNS:
+            return {}
+        alike = Counter(name.casefold() for name in (*taken, *self.kinds))
+        found = dict[str, Role]()
+        for role in roles:
+            texts = [name for name in _CALLED[role] if self.kinds.get(name) is str and alike[name] == 1]
+            found |= dict.fromkeys(texts[:1], role)
+        return found
+
 
 def reshaping(schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, columnar: bool) -> Reshaping | None:
     """How rows of `schema` become those of a target that has columns, or hasn't; None if they stay as they are. `batches` are all
     rows: payloads are read once to see what they hold."""
     roles = {one.name: role_of(one) or Role.COLUMN for one in schema}
     said = _meant(schema)
-    has_document = Role.DOCUMENT in (*roles.values(), *said.values())
+    lacking = [role for role in _CALLED if role not in (*roles.values(), *said.values())]
     source = next((name for name, role in roles.items() if role is Role.PAYLOAD), "")
     candidate = source or presumed_payload(schema)
     payloads = _Payloads()
-    if candidate and (columnar or not source or not has_document):
+    if candidate and (columnar or not source or lacking):
         for batch in batches:
             payloads.add(batch.column(candidate).to_pylist())
     if not payloads.objects or not payloads.kinds:
         return _of_roles(schema, said)
-    found = payloads.columns(schema.names)
-    document = next((name for name in DOCUMENTS if found.get(name) == pa.utf8()), "") if not has_document else ""
-    keys = {key: kind for key, kind in found.items() if columnar or key == document}
+    meant = payloads.meant(lacking, schema.names)
+    keys = (payloads.columns(schema.names) if columnar else {}) | dict.fromkeys(meant, pa.utf8())
     left = payloads.kinds.keys() - keys.keys()
     kept = [_with_role(one, (said | {candidate: Role.PAYLOAD}).get(one.name)) for one in schema if one.name != candidate or left]
-    new = [_with_role(pa.field(key, kind), Role.DOCUMENT if key == document else Role.COLUMN) for key, kind in keys.items()]
+    new = [_with_role(pa.field(key, kind), meant.get(key, Role.COLUMN)) for key, kind in sorted(keys.items())]
     shaped = pa.schema([*kept, *new])
     return None if shaped.equals(pa.schema(list(schema)), check_metadata=True) else Reshaping(candidate, keys, shaped)
 
@@ -123,7 +136,7 @@ def _meant(schema: pa.Schema) -> dict[str, Role]:
     """The columns that are document and uri, if the source says of none."""
     roles = {one.name: role_of(one) or Role.COLUMN for one in schema}
     found = dict[str, Role]()
-    for role, names in ((Role.DOCUMENT, DOCUMENTS), (Role.URI, ("uri",))):
+    for role, names in _CALLED.items():
         if role not in roles.values():
             texts = [name for name in names if _is_text(schema, name) and roles[name] is Role.COLUMN]
             found |= dict.fromkeys(texts[:1], role)
@@ -148,14 +161,14 @@ def _is_name(key: str) -> bool:
 
 def _object(text: str) -> dict[str, Json] | None:
     try:
-        found = json.loads(text)
+        found = exact(text)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
 
 def _kind(value: Any) -> type | None:
-    if type(value) is int and value not in _INT64:
+    if (type(value) is int and value not in _INT64) or (type(value) is float and not math.isfinite(value)):
         return None
     return type(value) if type(value) in _TYPES else None
 

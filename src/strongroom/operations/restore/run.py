@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -365,8 +366,11 @@ class _Restore:
 
     def _asked_of(self, name: str, probe: ProbeSet) -> str:
         """The collection, and the field too if the snapshot has several vectors a row somewhere."""
-        several = any(len(collection.probes) > 1 for collection in self._snapshot.manifest.collections)
-        return f"{name}, {probe.field}" if several else name
+        return f"{name}, {probe.field}" if self._several else name
+
+    @cached_property
+    def _several(self) -> bool:
+        return any(len(collection.probes) > 1 for collection in self._snapshot.manifest.collections)
 
 
 def _entangled(repository: Path, stage: Stage, plan: RestorePlan) -> bool:
