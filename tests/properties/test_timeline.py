@@ -19,7 +19,7 @@ from strongroom.journal.sealing import Sealer, Writer
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import spans
 from strongroom.journal.stream import read_changes, stream_of
-from strongroom.journal.timeline import at_mark, at_time, before_batch, between, blind, unseen
+from strongroom.journal.timeline import at_mark, at_time, before_batch, between, blind, count_between, unseen
 from strongroom.library import Strongroom
 from strongroom.model import Position
 
@@ -95,6 +95,7 @@ def test_a_moment_is_what_a_list_says(given_: list, data: st.DataObject) -> None
         numbers_there = numbers_of(span, Position("sequence", mark), made.read)
         assert numbers_there == {"": span.first - 1 + low}
         assert told(between(span, numbers_there, span.first - 1 + high, made.read)) == expected[low:high]
+        assert count_between(span, numbers_there, span.first - 1 + high, made.read) == max(0, high - low)
 
 
 @given(segments)
