@@ -159,6 +159,20 @@ def test_a_forget_that_dies_leaves_what_the_model_knows(moment: str, tmp_path: P
     assert SEEN["crashed"] == crashed + 12
 
 
+def test_a_forget_by_rules_whose_reads_are_cut_off_lets_none_go_that_stays(tmp_path: Path) -> None:
+    life = Life(tmp_path, KINDS["faiss"])
+    for _ in range(3):
+        for which in (0, 1):
+            life.back_up(which)
+            life.sources[which].change("rotate", draw_of(which))
+    before = SEEN["forgotten"]
+    for number in range(14):
+        one = life.copy()
+        one.forget_by_rules(1, Mood("cut", number))
+        one.is_whole()
+    assert SEEN["forgotten"] > before
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kept_snapshot_stays_whole_for_long(kind: str, tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ KILLED = {
 CHILD = """
     import os, signal, sys
     from pathlib import Path
-    sys.path.insert(0, {here!r})
+    sys.path[:0] = [{here!r}, {servers!r}]
     from test_capture_edge import captured, point, qdrant
     from strongroom.engines.oplog.calls import CallRecorder
     from strongroom.engines.qdrant.edge.live import CapturedShard, LiveShard
@@ -234,7 +234,9 @@ CHILD = """
 
 
 def killed(path: Path, patch: str) -> None:
-    code = textwrap.dedent(CHILD).format(here=str(Path(__file__).parent), path=str(path), patch=patch)
+    code = textwrap.dedent(CHILD).format(
+        here=str(Path(__file__).parent), servers=str(Path(__file__).parents[1] / "servers"), path=str(path), patch=patch
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
 
