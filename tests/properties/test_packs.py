@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
+import mmap
+import threading
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,7 @@ from strongroom import codecs
 from strongroom.errors import Damaged
 from strongroom.repository import BlobWriter, blob_index, open_store
 from strongroom.repository import packs as repository_packs
+from strongroom.repository import writer as repository_writer
 from strongroom.repository.blob_index import BlobIndex
 from strongroom.repository.crypto import content_hash
 from strongroom.repository.framing import Kind, seal, unseal
@@ -70,6 +76,38 @@ def test_one_blob_after_another_needs_the_room_of_one_pack(monkeypatch: pytest.M
     assert rooms == [4_000]
     stored = [plain for pack in written for plain in opened(KEYS, pack, (tmp_path / pack.name).read_bytes())]
     assert stored == contents
+
+
+@pytest.mark.parametrize(("idle", "left"), [(0.0, 1), (3600.0, 2)])
+def test_the_room_of_a_second_pack_goes_back_once_nobody_needs_it(idle: float, left: int, monkeypatch, tmp_path: Path) -> None:
+    """While one pack was on its way another was begun; later one at a time is written again."""
+    rooms: list[weakref.ref[mmap.mmap]] = []
+    made = repository_packs._room
+
+    def noted(size: int) -> mmap.mmap:
+        room = made(size)
+        rooms.append(weakref.ref(room))
+        return room
+
+    monkeypatch.setattr(repository_packs, "_room", noted)
+    monkeypatch.setattr(repository_packs, "PACK_BYTES", 4_000)
+    monkeypatch.setattr(repository_writer, "_IDLE_SECONDS", idle)
+    store, go_on = open_store(str(tmp_path)), threading.Event()
+    create = store.create
+    monkeypatch.setattr(store, "create", lambda *asked: go_on.wait(30) and create(*asked))
+    draw = np.random.default_rng(1)
+    with BlobWriter(store, KEYS, BlobIndex()) as writer:
+        stored = [writer.submit(draw.bytes(1_500), "bytes") for _ in range(3)]
+        while len(rooms) < 2:
+            stored.append(writer.submit(draw.bytes(100), "bytes"))
+            time.sleep(0.01)
+        go_on.set()
+        for one in stored:
+            one.result()
+        writer.submit(draw.bytes(100), "bytes").result()
+        gc.collect()
+        assert sum(room() is not None for room in rooms) == left
+        writer.close()
 
 
 def test_a_blob_larger_than_the_buffer_gets_a_pack_of_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -21,6 +22,9 @@ WORKERS = 3
 
 IN_FLIGHT_BYTES = 32 << 20
 """How many plain bytes may wait for or be in the hands of the workers."""
+
+_IDLE_SECONDS = 1.0
+"""A buffer that no pack has needed for so long goes back to the system: who stores little needs one."""
 
 
 def create_once(store: Store, name: str, content: bytes | memoryview) -> None:
@@ -58,7 +62,7 @@ class BlobWriter:
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
         self._open: OpenPack | None = None
-        self._buffers: list[Buffer] = []
+        self._buffers: list[tuple[float, Buffer]] = []
         self._packs: list[Pack] = []
         self._failure: BaseException | None = None
         self.stored_bytes = 0
@@ -137,6 +141,7 @@ class BlobWriter:
         while True:
             with self._lock:
                 pack = self._open or self._new_pack()
+                self._let_go_of_idle_buffers()
                 blob = pack.reserve(coded.id, coded.codec, coded.plain, length)
                 self._open = pack if blob is not None else None
             if blob is not None:
@@ -145,7 +150,11 @@ class BlobWriter:
         pack.fill(blob, coded.payload)
 
     def _new_pack(self) -> OpenPack:
-        return OpenPack(self._keys, self._buffers.pop() if self._buffers else None)
+        return OpenPack(self._keys, self._buffers.pop()[1] if self._buffers else None)
+
+    def _let_go_of_idle_buffers(self) -> None:
+        if self._buffers and self._buffers[0][0] + _IDLE_SECONDS < time.monotonic():
+            del self._buffers[0]
 
     def _upload(self, full: OpenPack) -> None:
         pack, content = full.finish()
@@ -154,7 +163,7 @@ class BlobWriter:
         free = _is_free(content)
         with self._lock:
             if free:
-                self._buffers.append(full.buffer)
+                self._buffers.append((time.monotonic(), full.buffer))
             self._packs.append(pack)
             self.stored_bytes += pack.size
 

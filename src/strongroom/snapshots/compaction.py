@@ -37,8 +37,8 @@ class Piece:
 
 
 def retired(pieces: Sequence[Piece], budget: int = BUDGET_BYTES) -> frozenset[int]:
-    """The first numbers of the pieces to give up, the cheapest for what they free first. Pieces half as long as the longest are
-    merged with no others."""
+    """The first numbers of the pieces to give up, the cheapest for what they free first. Pieces a quarter as long as the longest
+    are merged with no others: gathered rows make pieces of half a block of the source's, and those are half dead by then."""
     full = max((piece.count for piece in pieces), default=0)
     chosen: dict[int, Piece] = {}
     left = budget
@@ -46,7 +46,7 @@ def retired(pieces: Sequence[Piece], budget: int = BUDGET_BYTES) -> frozenset[in
         if piece.used < _MOSTLY * piece.count and piece.cost <= left:
             chosen[piece.start] = piece
             left -= piece.cost
-    for tier in _tiers([piece for piece in pieces if piece.start not in chosen and piece.used < full // 2]):
+    for tier in _tiers([piece for piece in pieces if piece.start not in chosen and piece.used < full // 4]):
         cost = sum(piece.cost for piece in tier)
         if len(tier) > FEW and cost <= left:
             chosen.update((piece.start, piece) for piece in tier)

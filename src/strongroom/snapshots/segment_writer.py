@@ -22,7 +22,7 @@ from strongroom.snapshots.manifest import Block, Segment
 from strongroom.snapshots.matching import Flags, Found, Seen
 from strongroom.snapshots.segments import Submit, encode_rest
 
-_SEGMENT_BYTES = 8 << 20
+_SEGMENT_BYTES = 4 << 20  # half a block of the source's: they wait here, and again as what their codec makes of them
 _SEGMENT_ROWS = 1 << 16
 
 
