@@ -34,7 +34,8 @@ def split(buffer: Bytes, stride: int, vector_offset: int, vector_length: int) ->
 def split_proven(pieces: Iterable[Bytes], count: int, stride: int, vector_offset: int, vector_length: int) -> tuple[Octets, Octets]:
     """As `split`, of `count` records that come in pieces of whole ones: vectors (count, vector_length) and rest. That they make the
     same bytes again is checked piece by piece, so best of pieces that a core's cache holds. Raises CodecError if they don't, or
-    the pieces aren't `count` records."""
+    the pieces aren't `count` records, ValueError as `split`."""
+    _require_geometry(stride, vector_offset, vector_length)
     vectors = np.empty((count, vector_length), np.uint8)
     rest = np.empty((count, stride - vector_length), np.uint8)
     done = 0
@@ -46,7 +47,7 @@ def split_proven(pieces: Iterable[Bytes], count: int, stride: int, vector_offset
         vectors[here] = records[:, vector_offset : vector_offset + vector_length]
         rest[here, :vector_offset] = records[:, :vector_offset]
         rest[here, vector_offset:] = records[:, vector_offset + vector_length :]
-        if not rejoins(piece, vectors[here].reshape(-1).data, rest[here].reshape(-1).data, stride, vector_offset, vector_length):
+        if not _rejoins(piece, vectors[here].reshape(-1).data, rest[here].reshape(-1).data, stride, vector_offset, vector_length):
             raise CodecError(f"records of {stride} bytes don't come together again")
         done += len(records)
     if done != count:
@@ -69,7 +70,7 @@ def join(vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_le
     return records.reshape(-1).data
 
 
-def rejoins(buffer: Bytes, vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_length: int) -> bool:
+def _rejoins(buffer: Bytes, vectors: Bytes, rest: Bytes, stride: int, vector_offset: int, vector_length: int) -> bool:
     """Does `join` give the bytes of `buffer` again?"""
     made = np.frombuffer(join(vectors, rest, stride, vector_offset, vector_length), np.uint8)
     word = np.uint64 if len(made) % 8 == 0 else np.uint32 if len(made) % 4 == 0 else np.uint8

@@ -33,6 +33,9 @@ DEEPEST = 8
 _AT_ONCE = 4
 """Regions, of 8 MiB at most, that are worked on or wait for it."""
 
+_CACHED_BYTES = 1 << 20
+"""Records are taken apart, and put together again to see, in pieces of about so many bytes: they stay in a core's cache."""
+
 PendingPart = Callable[[], Part]
 
 
@@ -113,9 +116,10 @@ class ArtifactWriter:
         """Records with a vector each: the vectors are referred to. None if they don't come apart and together again."""
         if region.column not in self.fields.get(collection, ()) or region.length % region.stride:
             return self._apart(region, content)
-        vectors, rest = (content, b"") if region.stride == region.vector_length else strided.split(content, *region.geometry)
-        if rest and not strided.rejoins(content, vectors, rest, *region.geometry):
+        taken = (content, b"") if region.stride == region.vector_length else _taken_apart(content, region)
+        if taken is None:
             return None
+        vectors, rest = taken
         check = self.identify(vectors)
         refer = self._refer(collection, region, vectors, check, block)
         if not rest:
@@ -124,7 +128,7 @@ class ArtifactWriter:
             )
         return self.remainders.of_records(region, rest, lambda: check, refer, before)
 
-    def _refer(self, collection: str, region: Region, vectors: bytes, check: bytes, block: Written | None) -> Callable[[], Vectors]:
+    def _refer(self, collection: str, region: Region, vectors: Bytes, check: bytes, block: Written | None) -> Callable[[], Vectors]:
         count = region.length // region.stride
         if block is not None and block.checks[region.column][0]() == check:
             return lambda: Vectors(collection, region.column, count, "slots", block.first)
@@ -140,9 +144,10 @@ class ArtifactWriter:
         """Records whose vectors are of no field: a blob of their own."""
         if region.length % region.stride:
             return None
-        vectors, rest = strided.split(content, *region.geometry)
-        if not rest or not strided.rejoins(content, vectors, rest, *region.geometry):
+        taken = _taken_apart(content, region)
+        if taken is None or not taken[1]:
             return None
+        vectors, rest = taken
         blob, remainder = self.submit(vectors, region.kind), self.submit(rest, "int32")
         return lambda: Part(region.length, region.kind, blob.result().hex(), *region.geometry, rest=remainder.result().hex())
 
@@ -221,6 +226,17 @@ def _difference(content: Bytes, kind: str, then: Part, read_blob: Callable[[byte
         return difference.smaller(content, remainder_of(then, read_blob), kind)
     except (Damaged, CodecError):  # what it would be compared with is lost
         return None
+
+
+def _taken_apart(content: Bytes, region: Region) -> tuple[memoryview, memoryview] | None:
+    """The vectors of a region's records, and the rest; None if they don't make the same bytes again."""
+    view, step = memoryview(content), max(1, _CACHED_BYTES // region.stride) * region.stride
+    pieces = (view[start : start + step] for start in range(0, len(view), step))
+    try:
+        vectors, rest = strided.split_proven(pieces, len(view) // region.stride, *region.geometry)
+    except CodecError:
+        return None
+    return vectors.reshape(-1).data, rest.reshape(-1).data
 
 
 def _of_rows(collection: str, region: Region, block: Written) -> PendingPart:
