@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,12 @@ from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, 
 from strongroom.model import Fidelity, Selection, Until
 from strongroom.operations.journal.moment import MomentPlan, log_of
 from strongroom.operations.journal.replay import JournalReplay
-from strongroom.operations.machine.processor import reproducible, rounds_alike
+from strongroom.operations.machine.processor import reproducible
 from strongroom.operations.machine.witness import remembering_damage
 from strongroom.operations.restore.erased import erased_in
 from strongroom.operations.restore.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.restore.files import Installation
+from strongroom.operations.restore.judge import Judge
 from strongroom.operations.restore.overlay import OverlayLoading
 from strongroom.operations.restore.plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.operations.restore.replay import Replayed, actual_name, names_of, replay
@@ -37,14 +37,11 @@ from strongroom.operations.restore.rows import RowsLoading
 from strongroom.operations.restore.state import RestoreState
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
-from strongroom.snapshots import history, probes
+from strongroom.snapshots import history
 from strongroom.snapshots.consistency import has_rows_alone
 from strongroom.snapshots.fingerprints import Fingerprinter, RowsRoot
 from strongroom.snapshots.history import Snapshot
-from strongroom.snapshots.manifest import ProbeSet
 from strongroom.snapshots.tenant_parts import opened
-
-_ROUNDS = "the backup was made on another kind of processor, which rounds otherwise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ class _Restore:
         self._progress = progress
         self._fingerprinter = Fingerprinter(repository.keys.fingerprint)
         self._checks: list[str] = []
-        self._recall: dict[str, float] = {}
+        self._judge = Judge(snapshot.manifest, self._checks)
         self._catalogs: dict[str, str] = {}
 
     def run(self) -> RestoreReport:
@@ -143,7 +140,7 @@ class _Restore:
         finally:
             stage.close()
         told = (*self._checks, self._erased.why) if self._erased else tuple(self._checks)
-        return RestoreReport(self._plan, already, told, self._recall, time.perf_counter() - started)
+        return RestoreReport(self._plan, already, told, self._judge.recall, time.perf_counter() - started)
 
     def _is_there(self, target: Target) -> bool:
         """Did this very restore end here before, and does the target still hold those rows?"""
@@ -246,7 +243,7 @@ class _Restore:
         loading = OverlayLoading(*parts, same_engine=self._same_engine, erased=self._erased)
         roots, lines = loading.run(stage, engines.target_of(self._plan.target), state)
         self._checks += lines
-        self._recall |= loading.recall
+        self._judge.recall |= loading.recall
         return roots
 
     def _exact(self, stage: Stage, state: RestoreState) -> dict[str, str]:
@@ -267,7 +264,7 @@ class _Restore:
                     early = asking.submit(_after, early, self._ask_stage, stage)
                 state.set_adopted()
             if early is not None:
-                self._judge(early.result())
+                self._judge.require_same(early.result())
         stage.adopt(self._snapshot.manifest.description(), selection)
         stage.seal()
         chosen = chosen_collections(self._snapshot, selection)
@@ -278,7 +275,7 @@ class _Restore:
             with stage.source().freeze(SILENT) as frozen:
                 self._compare_roots(frozen, roots)
             if self._options.replay:
-                self._judge(self._ask_stage(stage))
+                self._judge.require_same(self._ask_stage(stage))
         return roots
 
     def _ask_stage(self, stage: Stage) -> list[Replayed]:
@@ -307,7 +304,7 @@ class _Restore:
                 roots[name], line = loading.compare(stage, frozen, collection, name, state.loaded[collection.name], fidelity)
                 self._checks.append(line)
             if self._options.replay and not self._erased:  # a sealed answer may be a row that doesn't come back
-                self._measure_recall(frozen)
+                self._judge.measure(replay(self._repository, frozen, chosen, selection))
         return roots
 
     @property
@@ -334,43 +331,6 @@ class _Restore:
     def _has_rows(self, frozen: Frozen, name: str, root: str) -> bool:
         """Has the collection the rows of this root? One without any is decoded, and here otherwise than where it was backed up."""
         return not root or _root_of(frozen, name, self._fingerprinter).digest() == root
-
-    def _judge(self, replayed: list[Replayed]) -> None:
-        """The restored index must answer as the live one did."""
-        exact, alike = 0, rounds_alike(self._snapshot.manifest)
-        reason = "the engine doesn't repeat its own answers from these files, see the ledger" if alike else _ROUNDS
-        for collection, probe, sealed, given in replayed:
-            name = self._asked_of(collection, probe)
-            self._recall[name] = sealed.recall(given)
-            if sealed.live is None:
-                continue
-            repeatable = probe.repeatable and alike
-            problem = probes.disagreement(sealed, given, repeatable=repeatable)
-            if problem:
-                raise VerificationFailed(f"{name}: {problem}")
-            if repeatable:
-                exact += probe.count
-            else:
-                same = probe.count - len(probes.differences(sealed.live, given))
-                self._checks.append(f"{name}: {same} of {probe.count} answers identical, recall as before ({reason})")
-        if exact:
-            self._checks.append(f"{exact} sealed queries replayed: ids and distances identical bit for bit")
-
-    def _measure_recall(self, frozen: Frozen) -> None:
-        chosen = chosen_collections(self._snapshot, self._options.selection)
-        for collection, probe, sealed, given in replay(self._repository, frozen, chosen, self._options.selection):
-            name = self._asked_of(collection, probe)
-            self._recall[name] = sealed.recall(given)
-            was = f" (was {probe.recall:.3f} at backup)" if probe.recall is not None else ""
-            self._checks.append(f"{name}: recall@{sealed.k} {self._recall[name]:.3f}{was}")
-
-    def _asked_of(self, name: str, probe: ProbeSet) -> str:
-        """The collection, and the field too if the snapshot has several vectors a row somewhere."""
-        return f"{name}, {probe.field}" if self._several else name
-
-    @cached_property
-    def _several(self) -> bool:
-        return any(len(collection.probes) > 1 for collection in self._snapshot.manifest.collections)
 
 
 def _entangled(repository: Path, stage: Stage, plan: RestorePlan) -> bool:
