@@ -42,6 +42,8 @@ values = st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4)
 payloads = st.none() | st.dictionaries(st.sampled_from("abc"), values, min_size=1).map(lambda one: json.dumps(one, sort_keys=True))
 acts = st.sampled_from([Act.INSERT, Act.UPDATE, Act.UPSERT, Act.DELETE])
 operations = st.tuples(acts, names, vectors, st.booleans(), texts, texts, payloads)
+whole_acts = st.sampled_from([Act.PUT, Act.PUT, Act.DELETE])
+whole_operations = st.tuples(whole_acts, names, vectors, st.booleans(), texts, texts, payloads)
 
 
 def row_changes(
@@ -91,6 +93,8 @@ class Naive:
         name, there = row["id"], row["id"] in rows
         if act is Act.DELETE:
             rows.pop(name, None)
+        elif act is Act.PUT:
+            rows[name] = (np.array(row["embedding"], np.float32).tobytes(), row["document"], row["uri"], row["payload"])
         elif (act is Act.INSERT and not there) or (act is Act.UPDATE and there) or act is Act.UPSERT:
             vector, document, uri, payload = rows.get(name, (b"", None, None, None))
             if row["embedding"] is not None:

@@ -1,14 +1,15 @@
 """What is left of the rows once operations are applied in order? The rules of `engines.changes.Act`, over the rows of a snapshot.
 
-Only rows that an operation touches are kept, in a scratch file, so that memory doesn't grow with them. It is what a restored state
-is compared with: the engine applied the same operations by its own rules.
+It is what a restored state is compared with: the engine applied the same operations by its own rules. Only rows that an operation
+touches are kept: in a scratch file, so that memory doesn't grow with them; but a fingerprint is enough of the rows of a collection
+of which no operation names a part (`whole_rows`).
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from strongroom.engines.changes import (
     has_gaps,
     is_vector,
 )
-from strongroom.model import Fidelity, Role
-from strongroom.snapshots.fingerprints import Fingerprinter, role_of, row_key
+from strongroom.journal.whole_rows import Keys, WholeRows, keys_of
+from strongroom.model import ROLE, Fidelity, Role
+from strongroom.snapshots.fingerprints import Fingerprinter, canonical_name, role_of, row_key
 
 _OWN = (ACT, TIME, MARK, BATCH)
 _TABLE = """
@@ -39,43 +41,96 @@ CREATE TABLE rows (identity TEXT, id TEXT, alive INTEGER NOT NULL, vector BLOB, 
                    PRIMARY KEY (identity, id)) WITHOUT ROWID
 """
 _STEP = 2048
+_ID = pa.schema([pa.field("id", pa.utf8(), metadata={ROLE: Role.ID})])
+_WHOLE = frozenset({Act.PUT, Act.DELETE})
+MOST_WHOLE = 1 << 22
+"""Of so many rows at most fingerprints are held in memory; what is more lies in the file."""
+
+Kinds = frozenset[tuple[str, pa.DataType]]
 _ALIVE, _SEEN = 1, -1
 _SAME_DIRECTION = 0.9999
 """Cosine of the angle between two float32 vectors of which the engine keeps the direction alone."""
 
 
 class Outcome:
-    """First `touch` all operations, then `take` the rows of the snapshot, then `settle` all operations; then ask."""
+    """First `touch`, then `take` the rows of the snapshot, then `settle`; then ask."""
 
-    def __init__(self, path: Path, fingerprinter: Fingerprinter, fidelity: Fidelity = Fidelity.KEPT) -> None:
-        """`path` is a new file. `fidelity` says what the engine keeps of vectors: their values, their direction, or a code, which
-        isn't compared."""
+    def __init__(
+        self,
+        path: Path,
+        fingerprinter: Fingerprinter,
+        changes: Callable[[], Iterable[Change]],
+        fidelity: Fidelity = Fidelity.KEPT,
+    ) -> None:
+        """`path` is a new file; `changes` gives all operations in order, whenever it is called. `fidelity` says what the engine
+        keeps of vectors: their values, their direction, or a code, which isn't compared."""
         self._connection = sqlite3.connect(path, isolation_level=None)
         self._connection.execute("PRAGMA journal_mode = OFF")
         self._connection.execute("PRAGMA synchronous = OFF")
         self._connection.execute(_TABLE)
         self._connection.execute("BEGIN")
         self._fingerprinter = fingerprinter
+        self._changes = changes
         self._vectors = fidelity is Fidelity.KEPT
         self._directions = fidelity is Fidelity.NORMALIZED
         self._schemas: dict[str, pa.Schema] = {}
+        self._whole: dict[str, WholeRows] = {}
+        self._kinds: dict[str, Kinds] = {}
+        self._in_file: set[str] = set()
+        self._most = 0
         self.emptied: set[str] = set()
         """Collections of which no row of the snapshot is left: they were dropped."""
         self.present: set[str] = set()
 
-    def touch(self, change: Change) -> None:
-        """Note which rows an operation is about."""
-        if isinstance(change, RowChanges):
-            ids = _ids(change.batch)
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO rows (identity, id, alive) VALUES (?, ?, 0)", ((change.identity, one) for one in ids)
-            )
+    def touch(self) -> None:
+        """Note which rows the operations are about."""
+        again = True
+        while again:  # the rows of a collection may turn out to be needed in the file when the first ones were noted already
+            again = False
+            for change in self._changes():
+                again |= isinstance(change, RowChanges) and not self._noted(change)
+
+    def _noted(self, change: RowChanges) -> bool:
+        """False if what was noted of its collection before is to be noted once more."""
+        begun = False
+        if change.identity not in self._in_file:
+            if self._says_all(change):
+                self._whole.setdefault(change.identity, WholeRows()).note(self._keys(change.batch))
+                self._most += len(change)
+                if self._most > MOST_WHOLE:  # counted twice what was noted twice
+                    self._most = sum(map(len, self._whole.values()))
+                if self._most <= MOST_WHOLE:
+                    return True
+            self._in_file.add(change.identity)
+            begun = self._whole.pop(change.identity, None) is not None
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO rows (identity, id, alive) VALUES (?, ?, 0)",
+            ((change.identity, one) for one in _ids(change.batch)),
+        )
+        return not begun
+
+    def _says_all(self, change: RowChanges) -> bool:
+        """Does each operation say all of its row, or that it is gone, and all in columns of the same types?"""
+        acts = set(change.batch.column(ACT).to_pylist())
+        if self._directions or counts_copies(change.batch.schema) or not acts <= _WHOLE:
+            return False
+        if Act.PUT not in acts:
+            return True
+        rows = [field for field in change.batch.schema if field.name not in _OWN]
+        single = sum(map(is_vector, rows)) == 1
+        kinds = frozenset((canonical_name(field, single_vector=single), field.type) for field in rows)
+        return self._kinds.setdefault(change.identity, kinds) == kinds
+
+    def _keys(self, batch: pa.RecordBatch) -> Keys:
+        return keys_of(self._fingerprinter.rows(pa.record_batch([_id_column(batch)], schema=_ID)))
 
     def take(self, identity: str, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Rows of the snapshot: those that are touched are kept. Gives which ones these are."""
         self.present.add(identity)
         self._schemas.setdefault(identity, batch.schema)
         touched = self.touched(identity, batch)
+        if identity in self._whole:
+            return touched  # what they hold is of no account: an operation says all of it
         if counts_copies(batch.schema):
             self._count(identity, ((one, 1) for one in _ids(batch.filter(pa.array(touched)))))
         elif touched.any():
@@ -86,21 +141,37 @@ class Outcome:
 
     def touched(self, identity: str, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Which of these rows an operation is about."""
+        if identity in self._whole:
+            return self._whole[identity].find(self._keys(batch))[1]
+        if identity not in self._in_file:
+            return np.zeros(batch.num_rows, np.bool_)
         query = "SELECT 1 FROM rows WHERE identity = ? AND id = ?"
         found = (self._connection.execute(query, (identity, one)).fetchone() is not None for one in _ids(batch))
         return np.fromiter(found, np.bool_, batch.num_rows)
 
-    def settle(self, change: Change) -> None:
-        """Apply an operation."""
-        if isinstance(change, CatalogChange):
-            gone = self.present - change.present.keys() if change.whole else set(change.gone)
-            self.present = (self.present - gone) | change.present.keys()
-            self.emptied |= gone
-            for identity in gone:
-                self._connection.execute("UPDATE rows SET alive = 0 WHERE identity = ?", (identity,))
-            return
-        names = [field.name for field in change.batch.schema if field.name not in _OWN]
-        rows = change.batch.select(names)
+    def settle(self) -> None:
+        """Apply the operations."""
+        for change in self._changes():
+            if isinstance(change, CatalogChange):
+                self._settle_catalog(change)
+            elif change.identity in self._whole:
+                rows, acts = _rows_of(change), change.batch.column(ACT).to_numpy()
+                prints = self._fingerprinter.rows(self.compared(rows))
+                self._whole[change.identity].settle(self._keys(rows), acts == Act.PUT, prints)
+            else:
+                self._settle_parts(change)
+
+    def _settle_catalog(self, change: CatalogChange) -> None:
+        gone = self.present - change.present.keys() if change.whole else set(change.gone)
+        self.present = (self.present - gone) | change.present.keys()
+        self.emptied |= gone
+        for identity in gone:
+            self._connection.execute("UPDATE rows SET alive = 0 WHERE identity = ?", (identity,))
+            if identity in self._whole:
+                self._whole[identity].empty()
+
+    def _settle_parts(self, change: RowChanges) -> None:
+        rows = _rows_of(change)
         if change.identity not in self._schemas or any(
             len(rows.column(one)) > rows.column(one).null_count for one in _vectors_of(rows)
         ):
@@ -116,16 +187,6 @@ class Outcome:
         for act, identity, row in zip(acts, _ids(rows), _texts(rows), strict=True):
             self._settle_one(Act(act), change.identity, identity, row)
 
-    def states(self, identity: str) -> Iterator[tuple[str, bytes, bytes | None]]:
-        """Of each row that lives: id, print, and the vector's bytes where they are known."""
-        query = "SELECT id, vector, document, uri, payload, print FROM rows WHERE identity = ? AND alive"
-        cursor = self._connection.execute(query, (identity,))
-        while some := cursor.fetchmany(_STEP):
-            merged = [row for row in some if row[5] is None]
-            prints = self._prints(identity, merged) if merged else iter(())
-            for row in some:
-                yield row[0], row[5] if row[5] is not None else next(prints), row[1]
-
     def prints(self, batch: pa.RecordBatch) -> list[bytes]:
         """The prints of rows that are read back."""
         found = self._fingerprinter.rows(self.compared(batch))
@@ -134,6 +195,9 @@ class Outcome:
     def odd(self, identity: str, batch: pa.RecordBatch) -> str | None:
         """Rows that the engine gives, all of them touched: is one of them not what the operations made of it, or there twice, or
         there and should not be? Gives the first one's id and what is wrong with it. Those that are right are ticked off."""
+        if identity in self._whole:
+            found = self._whole[identity].tick(self._keys(batch), self._fingerprinter.rows(self.compared(batch)))
+            return None if found is None else f"row {_ids(batch)[found[0]]!r} {found[1].value}"
         if counts_copies(batch.schema):
             return self._odd_copy(identity, batch)
         query = "SELECT id, vector, document, uri, payload, print, alive FROM rows WHERE identity = ? AND id = ?"
@@ -154,9 +218,20 @@ class Outcome:
 
     def lost(self, identity: str) -> str | None:
         """The id of a row that should be there and was never given to `odd`."""
+        if identity in self._whole:
+            return self._named(identity, self._whole[identity].lost())
         query = "SELECT id FROM rows WHERE identity = ? AND alive > 0 LIMIT 1"
         found = self._connection.execute(query, (identity,)).fetchone()
         return None if found is None else str(found[0])
+
+    def _named(self, identity: str, keys: Keys) -> str | None:
+        """The id of one of these rows, which the operations tell."""
+        for change in self._changes() if len(keys) else ():
+            if isinstance(change, RowChanges) and change.identity == identity:
+                meant = np.flatnonzero(np.isin(self._keys(change.batch), keys))
+                if len(meant):
+                    return _ids(change.batch)[int(meant[0])]
+        return None
 
     def close(self) -> None:
         self._connection.close()
@@ -254,10 +329,18 @@ def _is_whole(batch: pa.RecordBatch) -> bool:
     return len(vectors) > 1 or gaps or any(role_of(field) not in keyed for field in others)
 
 
-def _ids(batch: pa.RecordBatch) -> list[str]:
+def _rows_of(change: RowChanges) -> pa.RecordBatch:
+    return change.batch.select([field.name for field in change.batch.schema if field.name not in _OWN])
+
+
+def _id_column(batch: pa.RecordBatch) -> pa.Array:
     name = column_of(batch, Role.ID)
     assert name is not None  # noqa: S101 - every batch of rows has ids
-    found: list[str] = row_key(batch.column(name)).to_pylist()
+    return row_key(batch.column(name))
+
+
+def _ids(batch: pa.RecordBatch) -> list[str]:
+    found: list[str] = _id_column(batch).to_pylist()
     return found
 
 

@@ -39,7 +39,7 @@ class JournalReplay:
             )
         path = stage.directory / "outcome.sqlite"
         remove(path)
-        outcome = Outcome(path, self._fingerprinter, fidelity)
+        outcome = Outcome(path, self._fingerprinter, self._changes, fidelity)
         try:
             return self._run(stage, outcome)
         finally:
@@ -48,16 +48,14 @@ class JournalReplay:
 
     def _run(self, stage: Stage, outcome: Outcome) -> tuple[dict[str, str], str]:
         assert isinstance(stage, Replaying)  # noqa: S101 - told apart in `run`
-        for change in self._changes():
-            outcome.touch(change)
+        outcome.touch()
         untouched: dict[str, RowsRoot] = {}
         with stage.source().freeze(SILENT) as frozen:
             for collection in frozen.description.collections:
                 identity = stage.identity(collection)
                 outcome.present.add(identity)  # also if it has no rows
                 untouched[identity] = self._root_of(stage, frozen, collection, outcome, identity, keep=True)[0]
-        for change in self._changes():
-            outcome.settle(change)
+        outcome.settle()
         self._progress.begin("journal", self._plan.operations, "rows")
         began = time.perf_counter()
         applied = stage.apply(self._advancing(), self._selection)
