@@ -149,9 +149,9 @@ class Strongroom(Keeping):
     ) -> RestoreReport:
         """Restore a snapshot to the target that a URL names; run again after a failure it goes on where it stopped. `at` is a
         moment of the journal of `source` instead, from which the snapshot follows: '2026-11-24T10:15:00Z', '10 minutes ago', a
-        position of the engine's, or 'before:BATCH'. `undo` names an ingest batch that is left out, while later good writes stay;
-        `where` and `between` say instead on which rows (`source=crawler-7 and year>2020`) and from when to when. `tell` is called
-        with the plan before something is done."""
+        position of the engine's, 'before:BATCH', or 'latest': all that is sealed. `undo` names an ingest batch that is left out,
+        while later good writes stay; `where` and `between` say instead on which rows (`source=crawler-7 and year>2020`) and from
+        when to when. `tell` is called with the plan before something is done."""
         from strongroom.operations.restore.run import RestoreOptions, restore
         from strongroom.operations.undo.run import UndoRequest
 

@@ -204,6 +204,7 @@ def test_every_moment_comes_back(name: str, room: Strongroom, tmp_path: Path, mo
     room.follow(kind.url(path), ONCE)
     for number, (at, rows) in enumerate(moments):
         assert alike(name, restored(room, kind, at, tmp_path / f"m{number}" / "x.index"), rows)
+    assert alike(name, restored(room, kind, "latest", tmp_path / "latest" / "x.index"), moments[-1][1])
     (status,) = room.journal_status(ask=True)
     assert (status.holes, status.problems, status.behind.operations) == ((), (), 0)
 

@@ -325,7 +325,7 @@ def test_a_moment_is_what_the_server_had_then(cluster: Cluster, room: Strongroom
     room.follow(cluster.url, ONCE)
 
     def restored(at: str, check: Callable[[Restored], None]) -> None:
-        directory = tmp_path / re.sub("[^0-9]", "", at)
+        directory = tmp_path / (re.sub("[^0-9]", "", at) or at)
         report = room.restore("latest", place(directory), at=at)
         assert any("came to the moment" in one for one in report.checks)
         assert at is lsn or room.restore("latest", place(directory), at=at).already_there
@@ -347,10 +347,17 @@ def test_a_moment_is_what_the_server_had_then(cluster: Cluster, room: Strongroom
         assert cluster.ask("SELECT count(*) FROM later", server) == (1,)
         assert cluster.ask("SELECT count(*) FROM still WHERE v <-> '[0,0,0,0,0,0,0,0]' = 0", server) == (0,)
 
+    def at_last(server: Restored) -> None:
+        assert cluster.ask("SELECT to_regclass('later')", server) == (None,)
+        assert cluster.ask("SELECT count(*) FROM still WHERE v <-> '[0,0,0,0,0,0,0,0]' = 0", server) == cluster.ask(
+            "SELECT count(*) FROM still WHERE v <-> '[0,0,0,0,0,0,0,0]' = 0"
+        )
+
     ((stream, _),) = streams(room.repository).items()
     (span,) = spans(read_chain(room.repository, stream))
     restored(time, before)
     restored(lsn, after)
+    restored("latest", at_last)
     for at, kind in ((early[0], Refused), (early[1], StrongroomError), ("2200-01-01T00:00:00Z", Refused), ("F/0", NotFound)):
         with pytest.raises(kind):
             room.restore("latest", place(tmp_path / "no"), at=at)

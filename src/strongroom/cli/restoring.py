@@ -27,7 +27,7 @@ def restore(
     target: Annotated[str | None, typer.Argument(help="Where to, for example chroma:///srv/chroma-restored")] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="A moment of the journal: 2026-11-24T10:15:00Z, '10 minutes ago', a position, or before:BATCH."),
+        typer.Option(help="A moment of the journal: 2026-11-24T10:15:00Z, '10 minutes ago', latest, a position, or before:BATCH."),
     ] = None,
     undo: Annotated[str | None, typer.Option(metavar="BATCH", help="Take back one ingest batch; later good writes stay.")] = None,
     where: Annotated[str | None, typer.Option(help="Take back what was done to these rows: 'source=x and year>2020'.")] = None,

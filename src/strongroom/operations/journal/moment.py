@@ -1,4 +1,5 @@
-"""Which snapshot and which operations make a moment? `--at` a time, a position of the engine's, or just before an ingest batch."""
+"""Which snapshot and which operations make a moment? `--at` a time, a position of the engine's, just before an ingest batch, or all
+that is sealed."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ from strongroom.repository import Repository
 from strongroom.snapshots import history
 from strongroom.snapshots.history import Snapshot
 
-_BEFORE = "before:"
+_BEFORE, _LATEST = "before:", "latest"
 _NEVER = 1 << 62
 Base = tuple[Snapshot, Mapping[str, int]]
 """A snapshot, and for each scope the number of the last operation that it holds."""
@@ -90,6 +91,7 @@ def plan_moment(repository: Repository, at: str, source: str | None = None, only
     (no journal, no such batch or position), or Refused if the moment lies in a hole, before the first snapshot, after what is
     sealed, or where it isn't known what one of the collections held."""
     stream, read = stream_named(repository, source), reader(repository)
+    at = _last_time(repository, stream) if at == _LATEST else at
     time = parse_time(at, repository.clock.now())
     micros = _NEVER if time is None else int(time.timestamp() * 1e6)
     snapshots: list[Snapshot] | None = None
@@ -108,6 +110,14 @@ def plan_moment(repository: Repository, at: str, source: str | None = None, only
         if plan is not None:
             return plan
     raise NotFound("there is no journal to restore a moment from", hint="'strongroom journal follow SOURCE' keeps one")
+
+
+def _last_time(repository: Repository, stream: str) -> str:
+    """Until when it is sealed what happened."""
+    found = next((known for chain in ends(repository, stream) if (known := spans(chain))), None)
+    if found is None:
+        raise NotFound("there is nothing in the journal yet", hint="'strongroom journal status' shows what is kept")
+    return iso(found[-1].until)
 
 
 def _reaches(found: Sequence[Span], micros: int) -> bool:
@@ -266,7 +276,7 @@ def moment_of(repository: Repository, found: Sequence[Span], at: str, read: Read
         if moment is None:
             raise NotFound(
                 f"{at!r} is no time and no position in the journal",
-                hint="write 2026-11-24T10:15:00Z, '10 minutes ago', a position, or before:BATCH",
+                hint="write 2026-11-24T10:15:00Z, '10 minutes ago', 'latest', a position, or before:BATCH",
             )
         return _known(moment, moment.time, only)
     micros = int(time.timestamp() * 1e6)
