@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from any_changes import SCHEMA, row_changes
@@ -12,6 +13,7 @@ from any_rows import FINGERPRINTER
 from strongroom.engines.changes import Act, Change, RowChanges, change_schema
 from strongroom.journal import outcome as outcomes
 from strongroom.journal.outcome import Outcome
+from strongroom.journal.whole_rows import WholeRows, Wrong
 from strongroom.model import Fidelity
 
 Row = tuple[str, list[float] | None, str | None]
@@ -79,3 +81,19 @@ def test_no_more_fingerprints_are_held_than_a_setting_says(tmp_path: Path, monke
     assert not many._whole
     assert many.odd("first", batch_of(*rows)) is None
     assert many.lost("first") is None
+
+
+def test_keys_whose_first_halves_are_the_same_are_told_apart() -> None:
+    """So rare that no test would meet it."""
+    keys = np.array([[5, 9], [5, 1], [5, 4], [2, 4], [7, 4], [5, 4]], np.uint64)
+    rows = WholeRows()
+    rows.note(keys)
+    assert len(rows) == 5
+    rows.settle(keys, np.array([True, False, True, True, True, True]), keys)
+    places, there = rows.find(np.array([[5, 4], [5, 5], [5, 9], [5, 10], [7, 4], [9, 9], [0, 0]], np.uint64))
+    assert there.tolist() == [True, False, True, False, True, False, False]
+    assert len({*places[there].tolist()}) == 3
+    assert rows.tick(keys[1:2], keys[1:2]) == (0, Wrong.GHOST)
+    assert rows.tick(keys[2:4], keys[[2, 2]]) == (1, Wrong.OTHER)
+    assert rows.tick(keys[[2, 4]], keys[[2, 4]]) is None
+    assert rows.lost().tolist() == [[2, 4], [5, 9]]

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from strongroom.engines.changes import ACT, Act, CatalogChange, Change, RowChanges, counts_copies, is_vector
 from strongroom.journal.rows_in_parts import RowsInParts, id_column, ids_of, rows_of
-from strongroom.journal.whole_rows import Keys, WholeRows, keys_of
+from strongroom.journal.whole_rows import Keys, WholeRows
 from strongroom.model import ROLE, Fidelity, Role
 from strongroom.snapshots.fingerprints import Fingerprinter, Words, canonical_name
 
@@ -90,7 +90,7 @@ class Outcome:
         return self._kinds.setdefault(change.identity, kinds) == kinds
 
     def _keys(self, batch: pa.RecordBatch) -> Keys:
-        return keys_of(self._fingerprinter.rows(pa.record_batch([id_column(batch)], schema=_ID)))
+        return self._fingerprinter.rows(pa.record_batch([id_column(batch)], schema=_ID))
 
     def take(self, identity: str, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Rows of the snapshot: those that are touched are kept. Gives which ones these are."""
@@ -143,9 +143,13 @@ class Outcome:
 
     def _named(self, identity: str, keys: Keys) -> str | None:
         """The id of one of these rows, which the operations tell."""
-        for change in self._changes() if len(keys) else ():
+        if not len(keys):
+            return None
+        wanted = WholeRows()
+        wanted.note(keys)
+        for change in self._changes():
             if isinstance(change, RowChanges) and change.identity == identity:
-                meant = np.flatnonzero(np.isin(self._keys(change.batch), keys))
+                meant = np.flatnonzero(wanted.find(self._keys(change.batch))[1])
                 if len(meant):
                     return ids_of(change.batch)[int(meant[0])]
         return None

@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from strongroom.snapshots.fingerprints import Words
 
-Keys = npt.NDArray[np.bytes_]
-"""Fingerprints of ids, 16 bytes each."""
+Keys = Words
+"""Fingerprints of ids, shape (rows, 2)."""
 
-_KEY = np.dtype("S16")
 _AT_ONCE = 1 << 20
 _DEAD, _ALIVE, _SEEN = 0, 1, 2
 
@@ -27,18 +26,13 @@ class Wrong(Enum):
     TWICE = "is there twice"
 
 
-def keys_of(prints: Words) -> Keys:
-    """Fingerprints, shape (rows, 2), as keys: shape (rows,)."""
-    return np.ascontiguousarray(prints).view(_KEY).reshape(-1)
-
-
 class WholeRows:
     """The rows of one collection. First `note` all of them, then `settle` all operations, then `tick` off what is there."""
 
     def __init__(self) -> None:
         self._noted: list[Keys] = []
         self._waiting = 0
-        self._keys = np.empty(0, _KEY)
+        self._high, self._low = np.empty(0, np.uint64), np.empty(0, np.uint64)  # both halves of the keys, in their order
         self._state = np.empty(0, np.int8)
         self._prints = np.empty((0, 2), np.uint64)
 
@@ -51,20 +45,26 @@ class WholeRows:
 
     def __len__(self) -> int:
         self._sort()
-        return len(self._keys)
+        return len(self._high)
 
     def find(self, keys: Keys) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
         """Where these rows are, and which of them are at all: an operation is about them."""
         self._sort()
-        places = np.searchsorted(self._keys, keys)
-        places[places == len(self._keys)] = 0
-        return places, self._keys[places] == keys if len(self._keys) else np.zeros(len(keys), np.bool_)
+        if not len(self._high):
+            return np.zeros(len(keys), np.intp), np.zeros(len(keys), np.bool_)
+        high, low = np.ascontiguousarray(keys[:, 0]), keys[:, 1]
+        places = np.minimum(np.searchsorted(self._high, high), len(self._high) - 1)
+        while True:  # keys whose first halves are the same lie one after another
+            on = (self._high[places] == high) & (self._low[places] < low) & (places < len(self._high) - 1)
+            if not on.any():
+                return places, (self._high[places] == high) & (self._low[places] == low)
+            places[on] += 1
 
     def settle(self, keys: Keys, living: npt.NDArray[np.bool_], prints: Words) -> None:
         """Operations in order: each leaves a row with this print, or none."""
         places, _ = self.find(keys)
         if not len(self._prints):
-            self._state, self._prints = np.zeros(len(self._keys), np.int8), np.zeros((len(self._keys), 2), np.uint64)
+            self._state, self._prints = np.zeros(len(self._high), np.int8), np.zeros((len(self._high), 2), np.uint64)
         self._state[places] = living  # of several operations on a row the last one stays
         self._prints[places] = prints
 
@@ -87,9 +87,13 @@ class WholeRows:
 
     def lost(self) -> Keys:
         """Those that should be there and were never ticked off."""
-        return self._keys[self._state == _ALIVE] if len(self._state) else self._keys[:0]
+        which = np.flatnonzero(self._state == _ALIVE)
+        return np.stack([self._high[which], self._low[which]], axis=1)
 
     def _sort(self) -> None:
         if self._noted:
-            self._keys = np.unique(np.concatenate([self._keys, *self._noted]))
+            noted = np.concatenate([np.stack([self._high, self._low], axis=1), *self._noted])
+            noted = noted[np.lexsort((noted[:, 1], noted[:, 0]))]
+            first = np.append(True, (noted[1:] != noted[:-1]).any(axis=1)) if len(noted) else np.zeros(0, np.bool_)
+            self._high, self._low = np.ascontiguousarray(noted[first, 0]), np.ascontiguousarray(noted[first, 1])
             self._noted, self._waiting = [], 0
