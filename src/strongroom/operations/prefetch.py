@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,8 +15,9 @@ _AHEAD = 6
 """Results that may wait for their use; with blobs of 8 MiB at most, 48 MiB."""
 
 
-def ahead(items: Iterable[T], work: Callable[[T], R], most: int = _AHEAD) -> Iterator[R]:
-    """`work` of each item, in order, `most` results ahead. The first failure is raised where its result would have been."""
+def ahead(items: Iterable[T], work: Callable[[T], R], most: int = _AHEAD) -> Generator[R, None, None]:
+    """`work` of each item, in order, `most` results ahead. The first failure is raised where its result would have been.
+    Whose work has effects closes this before it goes on: no more of it is under way then."""
     with ThreadPoolExecutor(THREADS, thread_name_prefix="strongroom-reader") as pool:
         waiting: deque[Future[R]] = deque()
         try:

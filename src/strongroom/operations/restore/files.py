@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -98,15 +100,20 @@ class Installation:
             for one in artifacts:
                 if not one.parts:
                     self._finish(files[one.path])
-            for pieces, contents in ahead(_alike(artifacts), self._read, _GROUPS_AHEAD):
-                for (path, offset, part), content in zip(pieces, contents, strict=True):
-                    files[path].write(offset, part, content)
+            written = functools.partial(self._write_pieces, files)
+            with closing(ahead(_alike(artifacts), written, _GROUPS_AHEAD)) as groups:  # before the files that it writes to
+                for path, offset, part in chain.from_iterable(groups):
+                    files[path].has(offset, part)
                     self._progress.advance(part.length)
                     if not files[path].missing:
                         self._finish(files[path])
 
-    def _read(self, pieces: Sequence[_Piece]) -> tuple[Sequence[_Piece], list[Bytes]]:
-        return pieces, list(self._reader.read_alike(part for _, _, part in pieces))
+    def _write_pieces(self, files: Mapping[str, _File], pieces: Sequence[_Piece]) -> Sequence[_Piece]:
+        """In a thread of its own: the system copies what is written as slowly as a core decodes it."""
+        contents = self._reader.read_alike(part for _, _, part in pieces)
+        for (path, offset, part), content in zip(pieces, contents, strict=True):
+            files[path].write(offset, part, content)
+        return pieces
 
     def _finish(self, file: _File) -> None:
         """All parts of a file are written."""
@@ -163,18 +170,23 @@ class _File:
         self.missing = len(artifact.parts)
         self._stack = stack
         self._file: BinaryIO | None = None
+        self._opening = threading.Lock()
         self._started = self._end = 0
 
     def write(self, offset: int, part: Part, content: Bytes) -> None:
-        """Write a part, and have the system begin to bring to the disk what follows what it was told of before."""
+        """Write a part. Any thread."""
         if len(content) != part.length:
             raise Damaged(f"artifact {self.artifact.path}", "a part of it is not as long as the manifest says")
         descriptor = self._opened().fileno()
-        self._end = max(self._end, offset + part.length)
         view = _before_hole(memoryview(content).cast("B"))
         while view:
             done = os.pwrite(descriptor, view, offset)
             view, offset = view[done:], offset + done
+
+    def has(self, offset: int, part: Part) -> None:
+        """A part was written: have the system begin to bring to the disk what follows what it was told of before."""
+        descriptor = self._opened().fileno()
+        self._end = max(self._end, offset + part.length)
         self.missing -= 1
         if self._end - self._started >= _FLUSH_BYTES:
             start_writing(descriptor, self._started, self._end - self._started)
@@ -191,10 +203,11 @@ class _File:
         self._file = None
 
     def _opened(self) -> BinaryIO:
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._stack.enter_context(self.path.open("wb", buffering=0))
-        return self._file
+        with self._opening:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._stack.enter_context(self.path.open("wb", buffering=0))
+            return self._file
 
 
 def _before_hole(part: memoryview) -> memoryview:
