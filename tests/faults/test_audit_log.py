@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_store import FaultyStore, Operation, SimulatedCrash, at
+from faulty_store import FaultyStore, Operation, SimulatedCrash, at, felt
 from worlds import CHEAP, build_source
 
 from strongroom.access import audit
@@ -295,8 +295,8 @@ def test_a_crash_at_any_operation_leaves_no_untold_deed(town: Town, elsewhere: C
     counting.repository.store = store = FaultyStore(counting.repository.store)
     back_up(counting)
     assert len(store.operations) > 5
-    for number in range(len(store.operations)):
-        for moment in ("crash before", "crash after"):
+    for moment in ("crash before", "crash after"):
+        for number in felt(moment, store.operations):
             elsewhere()
             room = town.of(AccessRole.OPERATOR)
             before = len(audit.operations(room.repository))
