@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -16,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import pytest
-from commands import COMMAND, PASSWORD, Ended, strongroom
+from commands import PASSWORD, Ended, environment, strongroom
 from test_journal_proof import differences, told_by
 
 from strongroom.engines.changes import TIME, RowChanges
@@ -327,17 +327,16 @@ def test_a_damaged_segment_is_found_put_back_or_becomes_a_hole(world: World, tmp
     assert differences(world.truth["last"][1], world.restored(world.truth["last"][0])) == []
 
 
-def following(world: World, every: int) -> subprocess.Popen[str]:
-    command = [COMMAND, "journal", "follow", world.source, "--every", str(every), "--json", "--quiet"]
-    variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def following(world: World, every: int) -> command_forks.Running:
+    command = ["journal", "follow", world.source, "--every", str(every), "--json", "--quiet"]
+    return command_forks.start(command, environment(STRONGROOM_REPOSITORY=str(world.folder / "repo")))
 
 
 PURGES = "SELECT json_extract(config_json_str, '$.automatically_purge') FROM embeddings_queue_config"
 HELD = "SELECT count(*) FROM embeddings_queue"
 
 
-def held_back(world: World) -> subprocess.Popen[str]:
+def held_back(world: World) -> command_forks.Running:
     """A follower that has told Chroma not to purge for now, since it holds so much."""
     follower = following(world, every=600)
     wrote = 0

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import command_forks
 import pytest
+from command_forks import DEVNULL
 from commands import COMMAND, PASSWORD, environment
 from postgres import Postgres, Restored, programs_of
 
@@ -420,10 +422,10 @@ def test_the_server_keeps_what_is_not_stored_yet(cluster: Cluster) -> None:
 
 def test_a_follower_is_killed_and_nothing_is_lost(cluster: Cluster, room: Strongroom, tmp_path: Path) -> None:
     room.follow(cluster.url, ONCE)
-    command = [COMMAND, "journal", "follow", cluster.url, "--repo", str(tmp_path / "repo"), "--every", "0.6"]
+    command = ["journal", "follow", cluster.url, "--repo", tmp_path / "repo", "--every", "0.6"]
     with Writing(cluster):
         for _ in range(2):
-            process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+            process = command_forks.start(command, environment(), stdout=DEVNULL)
             assert process.stderr is not None
             assert any("segment" in line for line in process.stderr)
             process.send_signal(signal.SIGKILL)
