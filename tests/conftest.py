@@ -3,8 +3,10 @@ threads."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import command_forks
@@ -28,9 +30,17 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[NURSERIES] = f"{engine_forks.nursery()} {command_forks.nursery()}"
 
 
+@pytest.fixture(scope="session")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for each next test."""
+    place = tmp_path_factory.mktemp("states")
+    return (place / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_state(states: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes what this machine remembers of real repositories."""
-    place = tmp_path_factory.mktemp("state")
+    place = next(states)
+    place.mkdir()
     monkeypatch.setenv("STRONGROOM_STATE_DIR", str(place))
     return place

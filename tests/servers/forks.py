@@ -165,6 +165,8 @@ def stand(order: Mapping[str, Any], outputs: Sequence[int]) -> None:
     for one, standard in zip(outputs, (1, 2), strict=True):
         os.dup2(one, standard)
         os.close(one)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - they were made for what stood there before
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(order["directory"])
     os.environ.clear()
     os.environ.update(order["environment"])
