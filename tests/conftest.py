@@ -18,16 +18,13 @@ from strongroom.repository.crypto import Argon2Cost
 Argon2Cost.__init__.__defaults__ = (1, 1, 64)
 """A password is slow to try on purpose; no test tries any. `COMMAND` in a process of its own has the real default."""
 os.environ["OMP_NUM_THREADS"] = "1"
-NURSERIES = "PYTEST_NURSERIES"
-"""Where processes that share the tests among them are told the names of the nurseries, which they share too."""
-engines, commands = os.environ.get(NURSERIES, " ").split(" ")
-engine_forks.fork_children(engines)
-command_forks.use(commands)
+engine_forks.fork_children()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("numprocesses", None) and not engines and sys.platform == "linux":
-        os.environ[NURSERIES] = f"{engine_forks.nursery()} {command_forks.nursery()}"
+    """Processes that share the tests among them take their forks from the same nurseries."""
+    if config.getoption("numprocesses", None) and sys.platform == "linux":
+        assert all(one.name for one in (engine_forks.CHILDREN, command_forks.COMMANDS))
 
 
 @pytest.fixture(scope="session")

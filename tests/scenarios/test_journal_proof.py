@@ -26,7 +26,8 @@ from typing import Any
 import command_forks
 import pytest
 from commands import PASSWORD
-from processes import apart
+from forks import Running
+from processes import apart, program
 from proof_reader import read
 
 from strongroom.errors import Refused
@@ -51,7 +52,7 @@ class Proof:
     folder: Path
     draw: random.Random
     every: int = 0
-    processes: dict[str, subprocess.Popen[bytes] | command_forks.Running] = field(default_factory=dict)
+    processes: dict[str, Running] = field(default_factory=dict)
     killed: dict[str, int] = field(default_factory=dict)
     spared: tuple[str, ...] = ()
     more: int = 0
@@ -87,13 +88,13 @@ class Proof:
         }
         with (self.folder / f"{who}.log").open("ab") as log:
             if who == "writer":
-                self.processes[who] = subprocess.Popen(self.writer(), env=variables, stdout=log, stderr=log)
+                self.processes[who] = program(*self.writer(), env=variables, stdout=log, stderr=log)
             else:
                 self.processes[who] = command_forks.start(commands[who], variables, stdout=log, stderr=log)
 
     def writer(self) -> list[str]:
-        program = [sys.executable, str(HERE / "proof_writer.py"), self.engine, self.place, str(self.folder)]
-        return [*program, str(self.draw.getrandbits(30)), str(THREADS), str(self.every)]
+        words = [str(HERE / "proof_writer.py"), self.engine, self.place, str(self.folder)]
+        return [*words, str(self.draw.getrandbits(30)), str(THREADS), str(self.every)]
 
     def kill(self, who: str) -> None:
         process = self.processes.pop(who)

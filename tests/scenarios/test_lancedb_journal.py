@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,8 +20,9 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from command_forks import DEVNULL
 from commands import PASSWORD, environment
+from forks import DEVNULL
+from processes import program
 
 from strongroom.engines.changes import CatalogChange, RowChanges
 from strongroom.engines.lancedb import feed as feeds
@@ -567,10 +566,10 @@ def test_two_processes_write_and_the_follower_is_killed(world: World) -> None:
     """Truth: every version as Lance itself shows it afterwards, at the time that it gives."""
     variables = environment(STRONGROOM_REPOSITORY=str(world.folder / "repo"))
     command = ["journal", "follow", world.source, "--every", "1", "--quiet"]
-    subprocess.run([sys.executable, "-c", WRITER, str(HERE), str(world.directory), "0", "0.5"], check=True)
+    assert program("-c", WRITER, HERE, world.directory, "0", "0.5").wait() == 0
     world.follow()
     begun = time.time()
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(HERE), str(world.directory), str(seed), "5"]) for seed in (1, 2)]
+    writers = [program("-c", WRITER, HERE, world.directory, str(seed), "5") for seed in (1, 2)]
     draw = random.Random(5)
     while any(one.poll() is None for one in writers):
         follower = command_forks.start(command, variables, stdout=DEVNULL, stderr=DEVNULL)

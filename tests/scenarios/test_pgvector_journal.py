@@ -16,8 +16,8 @@ import command_forks
 import numpy as np
 import psycopg
 import pytest
-from command_forks import DEVNULL
 from commands import PASSWORD, environment
+from forks import DEVNULL, Running
 from postgres import Postgres
 
 from strongroom.engines.changes import MARK, CatalogChange
@@ -194,7 +194,7 @@ TWO = tuple(f"CREATE TABLE {name} (id int PRIMARY KEY, n int, v vector(700))" fo
 
 
 @contextmanager
-def follower(source: Database, room: Strongroom) -> Iterator[command_forks.Running]:
+def follower(source: Database, room: Strongroom) -> Iterator[Running]:
     """The command, as a process of its own."""
     command = ["journal", "follow", source.url, "--every", "1"]
     process = command_forks.start(command, environment(STRONGROOM_REPOSITORY=room.repository.store.url), stdout=DEVNULL)

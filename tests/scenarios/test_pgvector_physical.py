@@ -14,8 +14,8 @@ from pathlib import Path
 
 import command_forks
 import pytest
-from command_forks import DEVNULL
 from commands import COMMAND, PASSWORD, environment
+from forks import DEVNULL
 from postgres import Postgres, Restored, programs_of
 
 from strongroom.engines.pgvector.moment import lsn_number

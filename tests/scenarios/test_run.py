@@ -18,8 +18,8 @@ import faiss
 import numpy as np
 import pytest
 import yaml
-from command_forks import DEVNULL
 from commands import COMMAND, PASSWORD, Ended, Place, environment, strongroom
+from forks import DEVNULL, Running
 from served import served
 
 from strongroom.errors import Damaged
@@ -58,7 +58,7 @@ class Policed:
         lines = [line for line in ended.err.splitlines() if line.startswith("{")]
         return ended, [json.loads(line) for line in lines]
 
-    def start(self) -> command_forks.Running:
+    def start(self) -> Running:
         self.write()
         return command_forks.start(["run", "--file", self.file], environment(STRONGROOM_PASSWORD=None), stdout=DEVNULL)
 
@@ -86,7 +86,7 @@ def of(events: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     return [one for one in events if one["event"] == what]
 
 
-def wait_for(process: command_forks.Running, what: str) -> dict[str, Any]:
+def wait_for(process: Running, what: str) -> dict[str, Any]:
     assert process.stderr is not None
     for line in process.stderr:
         event = json.loads(line)

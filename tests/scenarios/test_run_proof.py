@@ -20,8 +20,8 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from command_forks import DEVNULL
 from commands import environment, strongroom
+from forks import DEVNULL
 from served import build, once, served
 
 from strongroom.library import Strongroom, init_repository

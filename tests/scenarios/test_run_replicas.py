@@ -14,8 +14,8 @@ from typing import Any
 
 import command_forks
 import pytest
-from command_forks import DEVNULL
 from commands import environment
+from forks import DEVNULL
 from seaweed import SeaweedFS
 from served import build, once, served
 from tcp_proxy import TcpProxy

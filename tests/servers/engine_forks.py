@@ -11,13 +11,10 @@ import gc
 import importlib
 import os
 import resource
-import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,35 +36,19 @@ START = isolation._started
 """How a child starts anywhere else."""
 
 
-def fork_children(name: str = "") -> None:
-    """From here on children are forks of the nursery of that name; without one, of our own. Off Linux nothing is changed."""
-    global _name
-    _name = name
+CHILDREN = forks.Nursery(__file__, env=isolation._environment)
+
+
+def fork_children() -> None:
+    """From here on children are forks of the nursery. Off Linux nothing is changed."""
     isolation._started = _started if sys.platform == "linux" else START
-
-
-_name = ""
-_turn = threading.Lock()
-
-
-def nursery() -> str:
-    """The name by which others find the nursery that we use. It is started when it is wanted, and ends when we do."""
-    if _name or sys.platform != "linux":
-        return _name
-    with _turn:
-        return _own()[0]
-
-
-@cache
-def _own() -> tuple[str, subprocess.Popen[bytes]]:
-    return forks.opened(__file__, env=isolation._environment())
 
 
 def _started(command: Sequence[str], channel: int, complaints: IO[bytes]) -> Any:
     order = {**forks.placed(isolation._environment()), "loading": command[-1], "limits": _limits()}
     reading, writing = os.pipe()
     try:
-        pid, connection = forks.ordered(nursery(), order, [channel, writing, complaints.fileno()])
+        pid, connection = CHILDREN.ordered(order, [channel, writing, complaints.fileno()])
     finally:
         os.close(writing)
     if pid:

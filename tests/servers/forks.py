@@ -12,36 +12,49 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any
 
+PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 _MOST = 1 << 18
 
 
-def opened(program: str, *arguments: str, env: Mapping[str, str]) -> tuple[str, subprocess.Popen[bytes]]:
-    """A new nursery: the name by which forks are ordered of it, and its process, which ends when nobody holds its standard input.
-    `program` is the file of one that calls `serve`."""
-    name = f"strongroom-tests-{os.getpid()}-{os.urandom(8).hex()}"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
-        listening.bind(f"\0{name}")
-        listening.listen(128)
-        command = [sys.executable, "-P", program, str(listening.fileno()), *arguments]
-        return name, subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(listening.fileno(),), env=env
-        )
+class Nursery:
+    """It is started when somebody wants it, and ends with who that was. All whom that one starts later take their forks from it."""
 
+    def __init__(self, program: str, *others: Nursery, env: Callable[[], Mapping[str, str]] = lambda: os.environ) -> None:
+        """`program` is the file of one that calls `serve`, in whose forks those of `others` are wanted."""
+        self._program, self._others, self._env = program, others, env
+        self._variable = f"PYTEST_NURSERY_{Path(program).stem.upper()}"
 
-def ordered(name: str, order: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int, socket.socket]:
-    """The pid of a new fork, 0 if the nursery can't make such a one, and what holds it: a `Fork` has both."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(f"\0{name}")
-    socket.send_fds(connection, [json.dumps(order).encode()], descriptors)
-    return int(connection.recv(_MOST)), connection
+    @cached_property
+    def name(self) -> str:
+        if self._variable not in os.environ:
+            assert all(one.name for one in self._others)
+            name = f"strongroom-tests-{os.getpid()}-{os.urandom(8).hex()}"
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+                listening.bind(f"\0{name}")
+                listening.listen(128)
+                command = [sys.executable, "-P", self._program, str(listening.fileno())]
+                handed = (listening.fileno(),)
+                self._process = subprocess.Popen(command, stdin=PIPE, stdout=DEVNULL, pass_fds=handed, env=self._env())
+            os.environ[self._variable] = name
+        return os.environ[self._variable]
+
+    def ordered(self, order: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int, socket.socket]:
+        """The pid of a new fork, 0 if there can't be such a one, and what holds it: a `Fork` has both."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(f"\0{self.name}")
+        socket.send_fds(connection, [json.dumps(order).encode()], descriptors)
+        return int(connection.recv(_MOST)), connection
 
 
 class Fork:
-    """What tests and `isolation` want of a `subprocess.Popen`. The process dies with its caller, or when it isn't held any more."""
+    """A process, which dies with who ordered it, or when it isn't held any more."""
 
     def __init__(self, pid: int, connection: socket.socket) -> None:
         self.pid = pid
@@ -74,22 +87,83 @@ class Fork:
             self._connection.shutdown(socket.SHUT_WR)
 
 
+class Process(Fork):
+    """What tests want of a `subprocess.Popen` with text."""
+
+    def __init__(self, nursery: Nursery, order: Mapping[str, Any], *, stdin: Any = None, stdout: Any = None, stderr: Any = None):
+        with ExitStack() as stack:
+            ends = [_end(wanted, number, stack) for number, wanted in enumerate((stdin or DEVNULL, stdout, stderr))]
+            (self.stdin, _), (self.stdout, _), (self.stderr, _) = ends
+            super().__init__(*nursery.ordered(order, [theirs for _, theirs in ends]))
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that it still writes to pipes, after the end of its input."""
+        if self.stdin:
+            self.stdin.close()
+        with ThreadPoolExecutor(2) as pool:
+            reading = [pool.submit(one.read if one else str) for one in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+            out, err = [one.result() for one in reading]
+        self._close()
+        return out, err
+
+    def _close(self) -> None:
+        for one in (self.stdin, self.stdout, self.stderr):
+            if one is not None:
+                one.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()
+        self.wait()
+
+
+Running = Process | subprocess.Popen[str]
+
+
+def _end(wanted: Any, number: int, stack: ExitStack) -> tuple[IO[str] | None, int]:
+    """Our end of what is to be the standard stream of that number, and theirs."""
+    if wanted == PIPE:
+        ours, theirs = os.pipe() if number else os.pipe()[::-1]
+        stack.callback(os.close, theirs)
+        return os.fdopen(ours, "r" if number else "w", newline=""), theirs
+    if wanted == DEVNULL:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        stack.callback(os.close, nothing)
+        return None, nothing
+    wanted = number if wanted is None else wanted
+    return None, wanted if isinstance(wanted, int) else wanted.fileno()
+
+
+def placed(env: Mapping[str, str], directory: str = "") -> dict[str, Any]:
+    """What `stand` reads of an order; without a directory it is ours."""
+    return {"directory": directory or str(Path.cwd()), "environment": dict(env)}
+
+
 # -- the nursery's side ------------------------------------------------------------------------------------------------------
 
+Become = Callable[[Any, list[int]], None]
 
-def serve(become: Callable[[Any, list[int]], None], can: Callable[[Any], bool] = lambda _: True) -> None:
+
+def serve(become: Become, can: Callable[[Any], bool] = lambda _: True) -> None:
     """Fork on order, until nobody holds our standard input any more. A fork has the descriptors that came with its order, which it
     is to close, and does in `become` all that it does."""
     gc.freeze()  # pages that nobody writes to are shared with the forks
     gc.set_threshold(50_000)
     gc.enable()
-    _Nursery(socket.socket(fileno=int(sys.argv[1])), become, can).serve()
+    _Serving(socket.socket(fileno=int(sys.argv[1])), become, can).serve()
 
 
-class _Nursery:
+class _Serving:
     """Forks on order, tells how each fork ended, and kills those whose caller is gone."""
 
-    def __init__(self, listening: socket.socket, become: Callable[[Any, list[int]], None], can: Callable[[Any], bool]) -> None:
+    def __init__(self, listening: socket.socket, become: Become, can: Callable[[Any], bool]) -> None:
         self._listening = listening
         self._poll = select.poll()
         self._become, self._can = become, can
@@ -104,6 +178,8 @@ class _Nursery:
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor == 0:
+                    for held in self._callers.values():
+                        signal.pidfd_send_signal(held, signal.SIGKILL)
                     return
                 if descriptor == self._listening.fileno():
                     self._take(self._listening.accept()[0])
@@ -160,18 +236,14 @@ class _Nursery:
             os._exit(99)
 
 
-def stand(order: Mapping[str, Any], outputs: Sequence[int]) -> None:
-    """In a fork: where and how the caller would have started it."""
-    for one, standard in zip(outputs, (1, 2), strict=True):
+def stand(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    """In a fork: the last standard streams are these, and all is where the caller would have started it."""
+    for standard, one in enumerate(descriptors, 3 - len(descriptors)):
         os.dup2(one, standard)
         os.close(one)
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - they were made for what stood there before
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - they were made for what stood there before
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(order["directory"])
     os.environ.clear()
     os.environ.update(order["environment"])
-
-
-def placed(env: Mapping[str, str], directory: str = "") -> dict[str, Any]:
-    """What `stand` reads of an order; without a directory it is ours."""
-    return {"directory": directory or str(Path.cwd()), "environment": dict(env)}
