@@ -28,7 +28,7 @@ import forks
 CLIENTS = forks.Nursery(__file__)
 PRELOADED = (
     *("chromadb", "milvus_lite.adapter.grpc.server", "pyarrow.parquet", "lancedb", "faiss", "hnswlib", "usearch.index", "duckdb"),
-    "psycopg",
+    *("psycopg", "strongroom.library"),
 )
 """Seconds to import, and nothing of them is open."""
 T = TypeVar("T")
