@@ -71,6 +71,8 @@ def _become(order: Any, descriptors: list[int]) -> None:
         _run(*order["words"]) if "words" in order else _answer()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        if code and code is not leaving.code:
+            print(leaving.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001 - as the interpreter would
         traceback.print_exc()
         code = 1
