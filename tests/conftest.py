@@ -11,6 +11,7 @@ from pathlib import Path
 
 import command_forks
 import engine_forks
+import processes
 import pytest
 
 from strongroom.repository.crypto import Argon2Cost
@@ -24,7 +25,7 @@ engine_forks.fork_children()
 def pytest_configure(config: pytest.Config) -> None:
     """Processes that share the tests among them take their forks from the same nurseries."""
     if config.getoption("numprocesses", None) and sys.platform == "linux":
-        assert all(one.name for one in (engine_forks.CHILDREN, command_forks.COMMANDS))
+        assert all(one.name for one in (engine_forks.CHILDREN, command_forks.COMMANDS, processes.CLIENTS))
 
 
 @pytest.fixture(scope="session")
