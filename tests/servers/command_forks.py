@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,11 @@ def run(arguments: Sequence[Argument], env: Mapping[str, str], directory: str = 
 def _become(order: Any, descriptors: list[int]) -> None:
     forks.stand(order, descriptors)
     sys.argv[:] = [COMMAND, *order["arguments"]]
-    command()
+    try:
+        command()
+    except Exception:  # noqa: BLE001 - as the interpreter would
+        traceback.print_exc()
+        os._exit(1)
 
 
 if __name__ == "__main__":
