@@ -11,6 +11,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -69,6 +70,7 @@ def _become(order: Any, descriptors: list[int]) -> None:
     code = 0
     try:
         _run(*order["words"]) if "words" in order else _answer()
+        threading._shutdown()  # type: ignore[attr-defined] - whatever still runs is waited for, as the interpreter would
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         if code and code is not leaving.code:
