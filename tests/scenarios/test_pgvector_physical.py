@@ -87,7 +87,8 @@ def servers() -> Iterator[Callable[[int], Postgres]]:
     def server(version: int) -> Postgres:
         if version not in started:
             newer = {"summarize_wal": "on"} if version >= 17 else {}
-            started[version] = Postgres(version, wal_keep_size="0", checkpoint_timeout="1d", **newer)
+            kept = {"wal_keep_size": "0", "checkpoint_timeout": "1d", "autovacuum_naptime": "5s"}
+            started[version] = Postgres(version, **kept, **newer)
             started[version].start()
         return started[version]
 
