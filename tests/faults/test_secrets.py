@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +54,8 @@ def watched(process: Running, temporary: Path, seen: Seen) -> Iterator[None]:
         while not over.wait(0.01):
             for pid in family(process.pid):
                 seen.shown.append((f"command line of {pid}", read(Path(f"/proc/{pid}/cmdline"))))
-            seen.shown.extend((str(path), read(path)) for path in temporary.rglob("*") if path.is_file())
+            with suppress(FileNotFoundError):  # a directory that goes meanwhile
+                seen.shown.extend((str(path), read(path)) for path in temporary.rglob("*") if path.is_file())
 
     watcher = threading.Thread(target=look)
     watcher.start()
