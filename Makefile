@@ -11,9 +11,10 @@ SERVERS := tests/servers/node_modules/installed
 demo: $(INSTALLED)
 	$(BIN)/strongroom demo
 
-# Three processes keep two cores busy while one of them waits. Files in their order: few long tests don't come last.
+# Three processes keep two cores busy while one of them waits. Files in their order: few long tests don't come last. Byte code is
+# kept even where PYTHONDONTWRITEBYTECODE is set: else each of hundreds of processes compiles the same modules.
 test: $(INSTALLED) servers
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not soak"
 
 soak: $(INSTALLED) servers
 	$(BIN)/python -m pytest -m soak --timeout 7200

@@ -7,7 +7,6 @@ import fcntl
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -21,7 +20,7 @@ import chroma_fixture as raw
 import numpy as np
 import pyarrow as pa
 import pytest
-from processes import apart
+from processes import apart, program
 
 from strongroom.engines.chroma import Chroma
 from strongroom.engines.chroma.capture import _Copy, capture
@@ -199,8 +198,8 @@ def test_artifacts_give_the_same_answers(seeded, tmp_path):
 
 def test_every_freeze_is_the_state_after_a_whole_call(tmp_path):
     path, journal, stop = tmp_path / "busy" / "db", tmp_path / "journal", tmp_path / "stop"
-    writer = multiprocessing.get_context("spawn").Process(target=raw.write, args=(path, journal, stop))
-    writer.start()
+    text = f"import sys, pathlib, {raw.__name__} as raw; raw.write(*map(pathlib.Path, sys.argv[1:]))"
+    writer = program("-c", text, path, journal, stop)
     try:
         wait_for(lambda: done(journal) > 60)
         seen = []
@@ -214,11 +213,10 @@ def test_every_freeze_is_the_state_after_a_whole_call(tmp_path):
                 seen.append(whole_state(frozen, before, after))
                 if number % 4 == 0:
                     check_copy(frozen, tmp_path / f"copy-{number}", seen[-1])
-            assert writer.is_alive()
+            assert writer.poll() is None
     finally:
         stop.touch()
-        writer.join(120)
-    assert writer.exitcode == 0
+        assert writer.wait(120) == 0
     assert "failed" not in journal.read_text()
     assert len({n for n, _ in seen}) >= 10
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,8 +15,10 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from forks import PIPE, Running
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import program
 from raw_engines import _duck as connected
 from raw_engines import duckdb_make, duckdb_read
 
@@ -176,10 +176,9 @@ def test_types_are_carried_or_said_not_to_be() -> None:
 
 
 @contextmanager
-def process(code: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    program = "import os, sys, signal\nfrom raw_engines import _duck\n" + textwrap.dedent(code)
-    command = [sys.executable, "-c", program, *arguments]
-    with subprocess.Popen(command, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+def process(code: str, *arguments: str) -> Iterator[Running]:
+    text = "import os, sys, signal\nfrom raw_engines import _duck\n" + textwrap.dedent(code)
+    with program("-c", text, *arguments, stdin=PIPE, stdout=PIPE) as child:
         try:
             yield child
         finally:

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forks import PIPE
+from processes import program
 
 from strongroom.engines.lancedb import LanceDB, versions
 from strongroom.engines.lancedb.freeze import FrozenLance, LanceFile
@@ -376,9 +376,7 @@ def test_a_busy_writer_neither_fails_nor_is_seen(tmp_path: Path) -> None:
     lance.write_dataset(numbered(0, 2000, 1), str(root / "busy.lance"))
     data = lance.dataset(str(root / "busy.lance"))
     data.create_index("vector", "IVF_PQ", num_partitions=2, num_sub_vectors=8)
-    arguments = [sys.executable, "-W", "ignore", "-c", WRITER, str(root), str(Path(__file__).parent)]
-    pipe = subprocess.PIPE
-    writer = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    writer = program("-c", WRITER, root, Path(__file__).parent, stdin=PIPE, stdout=PIPE, stderr=PIPE)
     assert writer.stdout is not None
     writer.stdout.readline()
     captured, captures = set(), 0
@@ -486,7 +484,7 @@ def test_the_pin_of_a_killed_backup_is_swept(database: Path) -> None:
         "import sys, time; from strongroom.engines.lancedb import LanceDB; from strongroom.progress import SILENT\n"
         "with LanceDB().source(sys.argv[1]).freeze(SILENT):\n    print('frozen', flush=True); time.sleep(60)"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, f"lancedb://{database}"], stdout=subprocess.PIPE)
+    child = program("-c", code, f"lancedb://{database}", stdout=PIPE)
     assert child.stdout is not None
     child.stdout.readline()
     with source(database).freeze(SILENT):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import textwrap
 import time
@@ -18,6 +17,8 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from forks import PIPE, Running
+from processes import program
 from raw_engines import _vec0 as connected
 from raw_engines import vec0_ask, vec0_make, vec0_read
 
@@ -267,11 +268,10 @@ def commit(number):
 
 
 @contextmanager
-def writer(path: Path, mode: str, doing: str) -> Iterator[subprocess.Popen[str]]:
+def writer(path: Path, mode: str, doing: str) -> Iterator[Running]:
     """A process that writes as it is told, and says so."""
     code = WRITER + textwrap.dedent(doing)
-    arguments = [sys.executable, "-c", code, str(path), mode]
-    with subprocess.Popen(arguments, cwd=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with program("-c", code, path, mode, stdin=PIPE, stdout=PIPE) as process:
         try:
             yield process
         finally:

@@ -76,7 +76,7 @@ def _counted(function, name, step):
 
 
 if __name__ == "__main__":
-    fork_children(sys.argv[1])
+    fork_children()
     load()
     for line in sys.stdin:
         print(carry_out(json.loads(line)), flush=True)

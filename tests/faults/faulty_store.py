@@ -153,6 +153,16 @@ class FaultyStore:
             raise AlreadyExists("the answer was lost, and the retry found the name taken")
 
 
+WRITES = ("create", "delete")
+_FELT = {"crash after": WRITES, "cut": ("read",), "exists after": WRITES, "full": ("create",)}
+
+
+def felt(fault: str, operations: Sequence[Operation]) -> list[int]:
+    """The numbers of those at which the fault differs from all others: a crash after a read leaves what one before it leaves, what
+    isn't read isn't cut, and no store is too full to be read."""
+    return [one.number for one in operations if one.verb in _FELT.get(fault, (one.verb,))]
+
+
 def at(number: int, fault: str) -> Trouble:
     """The fault at one operation."""
     return lambda operation: fault if operation.number == number else None

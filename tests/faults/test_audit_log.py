@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_store import FaultyStore, Operation, SimulatedCrash, at
+from faulty_store import FaultyStore, Operation, SimulatedCrash, at, felt
+from processes import program
 from worlds import CHEAP, build_source
 
 from strongroom.access import audit
@@ -295,8 +294,8 @@ def test_a_crash_at_any_operation_leaves_no_untold_deed(town: Town, elsewhere: C
     counting.repository.store = store = FaultyStore(counting.repository.store)
     back_up(counting)
     assert len(store.operations) > 5
-    for number in range(len(store.operations)):
-        for moment in ("crash before", "crash after"):
+    for moment in ("crash before", "crash after"):
+        for number in felt(moment, store.operations):
             elsewhere()
             room = town.of(AccessRole.OPERATOR)
             before = len(audit.operations(room.repository))
@@ -348,8 +347,7 @@ def test_a_killed_process_leaves_an_intent(source: Path, tmp_path: Path) -> None
     room = init_repository(str(tmp_path / "repository"), password="x", cost=CHEAP)
     room.backup(f"faiss://{source}", probes=0)
     arguments = [str(tmp_path / "repository"), "x", f"faiss://{tmp_path}/out/x.faiss"]
-    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert program("-c", KILLED, *arguments).wait() == -signal.SIGKILL
     told = last(room)
     assert (told.verb, told.result, told.ended) == ("restore", "unfinished", "")
     found = room.verify_audit()
@@ -373,13 +371,8 @@ def test_two_hosts_at_once_share_one_chain(tmp_path: Path) -> None:
     place, many = str(tmp_path / "repository"), 60
     room = init_repository(place, password="a", cost=CHEAP)
     room.add_key(Secret.passphrase("b"), "second", cost=CHEAP)
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITING, place, word, str(many), word],
-            env={**os.environ, "STRONGROOM_STATE_DIR": str(tmp_path / f"state of {word}")},
-        )
-        for word in "ab"
-    ]
+    states = {word: {**os.environ, "STRONGROOM_STATE_DIR": str(tmp_path / f"state of {word}")} for word in "ab"}
+    hosts = [program("-c", WRITING, place, word, str(many), word, env=states[word]) for word in "ab"]
     assert [host.wait(120) for host in hosts] == [0, 0]
     found = room.verify_audit()
     assert found.problems == ()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import pytest
-from worlds import CHEAP, PASSWORD, STRONGROOM, World, build_source, files_of, restored
+from forks import Running
+from worlds import CHEAP, PASSWORD, World, build_source, files_of, restored
 
 from strongroom import engines
 from strongroom.engines.staging import StagedEntries
@@ -39,14 +40,14 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         server.stop()
 
 
-def start(world: World | None, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+def start(world: World | None, *arguments: str, **variables: str) -> Running:
     """A command in a process of its own, under way."""
     repository = {} if world is None else {"STRONGROOM_REPOSITORY": str(world.folder)}
     environment = {**os.environ, **repository, "STRONGROOM_PASSWORD": PASSWORD, **variables}
-    return subprocess.Popen([STRONGROOM, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return command_forks.start(arguments, environment)
 
 
-def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+def ends(processes: list[Running]) -> list[tuple[int, str, str]]:
     """Exit code, output and error output of each; none of them a traceback."""
     printed = [process.communicate() for process in processes]
     found = [(process.returncode, out, err) for process, (out, err) in zip(processes, printed, strict=True)]

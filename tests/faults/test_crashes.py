@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faulty_store import FaultyStore, SimulatedCrash, at, first_create
+from faulty_store import FaultyStore, SimulatedCrash, at, felt, first_create
 from sampling import part_of
 from towns import empty_store, files_in, stored_copy
 from worlds import CHEAP, PASSWORD, Sources, World, build_source, files_of, restored
@@ -49,16 +49,12 @@ def change_password(store: Store) -> None:
     Repository.open(store, OLD).change_passphrase(OLD, NEW, cost=CHEAP)
 
 
-def operations_of(store: Store, work: Callable[[Store], object]) -> int:
-    """How many operations the work takes when nothing fails."""
+def places_of(fault: str, store: Store, work: Callable[[Store], object]) -> list[int]:
+    """At which operations of the work the fault is felt."""
     counting = FaultyStore(store)
     work(counting)
-    return len(counting.operations)
-
-
-def every(count: int) -> Iterator[int]:
-    assert count > 3
-    return iter(range(count))
+    assert len(counting.operations) > 3
+    return felt(fault, counting.operations)
 
 
 def verified(store: Store, secret: Secret, folder: Path) -> VerifyReport:
@@ -115,8 +111,7 @@ def test_backup_crashes_at_every_operation(
         monkeypatch.setenv("STRONGROOM_STATE_DIR", str(oracle.folder / f"state-{next(_NAMES)}"))
 
     another_machine()
-    count = operations_of(stored_copy(oracle.world), lambda store: back_up(store, fresh_source))
-    for number in every(count):
+    for number in places_of(moment, stored_copy(oracle.world), lambda store: back_up(store, fresh_source)):
         another_machine()
         store = stored_copy(oracle.world)
         before = everything(store)
@@ -146,7 +141,7 @@ def test_backup_writes_packs_then_index_then_manifest(oracle: Oracle, fresh_sour
 )
 def test_init_meets_a_fault_at_every_operation(fault: str, oracle: Oracle, fresh_source: Path) -> None:
     """A second init succeeds, or there is a repository already; either way it works, and nothing of the first is left over."""
-    for number in every(operations_of(empty_store(), create)):
+    for number in places_of(fault, empty_store(), create):
         store = empty_store()
         faulty = FaultyStore(store, at(number, fault))
         try:
@@ -169,7 +164,7 @@ def test_init_meets_a_fault_at_every_operation(fault: str, oracle: Oracle, fresh
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_password_change_crashes_at_every_operation(moment: str, oracle: Oracle) -> None:
     """The old password opens it, or the new one, or both; and in the end only the new one."""
-    for number in every(operations_of(stored_copy(oracle.world), change_password)):
+    for number in places_of(moment, stored_copy(oracle.world), change_password):
         store = stored_copy(oracle.world)
         with pytest.raises(SimulatedCrash):
             change_password(FaultyStore(store, at(number, moment)))
@@ -195,8 +190,7 @@ def opens(store: Store, secret: Secret) -> bool:
 )
 def test_backup_meets_a_fault_at_every_operation(fault: str, oracle: Oracle, fresh_source: Path) -> None:
     """It fails with one of our errors or succeeds for good; run again it succeeds."""
-    count = operations_of(stored_copy(oracle.world), lambda store: back_up(store, fresh_source))
-    for number in every(count):
+    for number in places_of(fault, stored_copy(oracle.world), lambda store: back_up(store, fresh_source)):
         store = stored_copy(oracle.world)
         faulty = FaultyStore(store, at(number, fault))
         made = None
@@ -263,8 +257,7 @@ def test_restore_meets_a_fault_at_every_operation(fault: str, oracle: Oracle) ->
     def run(over: Store, folder: Path) -> tuple[bytes, bytes]:
         return restored(Repository.open(over, OLD), snapshot, folder)
 
-    count = operations_of(store, lambda counted: run(counted, oracle.folder / "count"))
-    for number in every(count):
+    for number in places_of(fault, store, lambda counted: run(counted, oracle.folder / "count")):
         place = oracle.folder / f"out-{number}"
         faulty = FaultyStore(store, at(number, fault))
         try:

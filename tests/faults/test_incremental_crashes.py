@@ -6,15 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faulty_store import FaultyStore
+from faulty_store import WRITES, FaultyStore
 from lives import SEEN, Life, Mood, draw_of, make_small
 from living_sources import made
 
 from strongroom.operations.backup.run import BackupOptions, backup
 from strongroom.snapshots import history
 from strongroom.snapshots.manifest import StoredCollection
-
-WRITES = ("create", "delete")
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from strongroom.engines import isolation
 from strongroom.engines.isolation import Descriptor, ask, call, prepared
 from strongroom.errors import Damaged, EngineFailed
 
-FORKING = "import sys; sys.path.append(sys.argv[1]); import engine_forks; engine_forks.fork_children(sys.argv[2]);"
+FORKING = "import sys; sys.path.append(sys.argv[1]); import engine_forks; engine_forks.fork_children();"
 
 
 @pytest.fixture(params=["started", "forked"], autouse=True)
@@ -72,9 +72,10 @@ def test_nothing_is_imported_from_the_present_directory(tmp_path, monkeypatch):
 
 
 def test_an_orphan_dies_with_its_parent(way, tmp_path):
-    code = "from strongroom.engines.isolation import call; call('builtins:exec', sys.argv[3])"
+    code = "from strongroom.engines.isolation import call; call('builtins:exec', sys.argv[2])"
     told = f"import os, time; os.symlink(str(os.getpid()), {str(tmp_path / 'pid')!r}); time.sleep(60)"
-    arguments = [str(Path(engine_forks.__file__).parent), engine_forks.nursery(), told]
+    assert engine_forks.CHILDREN.name
+    arguments = [str(Path(engine_forks.__file__).parent), told]
     parent = subprocess.Popen([sys.executable, "-c", (FORKING if way == "forked" else "import sys;") + code, *arguments])
     try:
         child = int(_wait_for(lambda: (tmp_path / "pid").is_symlink() and (tmp_path / "pid").readlink()).name)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from engine_forks import nursery
+from engine_forks import CHILDREN
 from processes import apart
 from sampling import part_of
 from worlds import CHEAP, PASSWORD, STRONGROOM, build_source
@@ -62,7 +62,7 @@ class Commands:
     def __init__(self, environment: dict[str, str], place: Path) -> None:
         self._place = place
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "dying.py"), nursery()],
+            [sys.executable, str(HERE / "dying.py")],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -104,6 +104,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     place = tmp_path_factory.mktemp("bench")
+    assert CHILDREN.name  # those of the commands are ours
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("STRONGROOM_")},
         "STRONGROOM_STATE_DIR": str(place / "state"),

@@ -6,14 +6,14 @@ import base64
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_forks
 import pytest
-from worlds import PASSWORD, STRONGROOM, World, restored
+from worlds import PASSWORD, World, restored
 
 from strongroom import cli
 from strongroom.errors import Damaged, StrongroomError
@@ -457,12 +457,8 @@ def test_damage_is_found_and_named_and_the_rest_restores(
 def test_a_process_ends_with_exit_code_4(mutation: str, world: World, foreign: World) -> None:
     level, mutate = MUTATIONS[mutation]
     damage = mutate(world, foreign)
-    run = subprocess.run(
-        [STRONGROOM, "verify", "--level", level, "--json", "--quiet"],
-        env={**os.environ, "STRONGROOM_REPOSITORY": str(world.folder), "STRONGROOM_PASSWORD": PASSWORD},
-        capture_output=True,
-        text=True,
-    )
+    variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder), "STRONGROOM_PASSWORD": PASSWORD}
+    run = command_forks.run(["verify", "--level", level, "--json", "--quiet"], variables)
     assert run.returncode == 4
     assert damage.named in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

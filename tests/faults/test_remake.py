@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faulty_store import FaultyStore, SimulatedCrash, at
+from faulty_store import FaultyStore, SimulatedCrash, at, felt
 from sampling import part_of
 from worlds import CHEAP, DIMENSION, PASSWORD
 
@@ -366,7 +366,7 @@ def test_a_crash_at_any_operation_loses_nothing(moment: str, chain: Chain, tmp_p
     counting = FaultyStore(store())
     assert run(counting, tmp_path).passed
     assert any(one.verb == "delete" for one in counting.operations)
-    for number in range(len(counting.operations)):
+    for number in felt(moment, counting.operations):
         kept = store()
         with suppress(SimulatedCrash):
             run(FaultyStore(kept, at(number, moment)), tmp_path)

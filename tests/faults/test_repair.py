@@ -14,13 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import chromadb
+import command_forks
 import lancedb
 import numpy as np
 import pytest
 from faulty_store import FaultyStore, SimulatedCrash, at
 from sampling import part_of
 from test_mutations import MUTATIONS, WAYS, manifest_of, name_of, pack_of
-from worlds import CHEAP, PASSWORD, STRONGROOM, Sources, World, build_source, files_of, restored
+from worlds import CHEAP, PASSWORD, Sources, World, build_source, files_of, restored
 
 from strongroom.errors import Damaged, NoRepository, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository, repair_repository
@@ -522,7 +523,7 @@ def attempt(work: Callable[[], RepairReport]) -> RepairReport | StrongroomError:
 
 def command(world: World, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder), "STRONGROOM_PASSWORD": PASSWORD, **environment}
-    return subprocess.run([STRONGROOM, "verify", "--quiet", *arguments], env=variables, capture_output=True, text=True)
+    return command_forks.run(["verify", "--quiet", *arguments], variables)
 
 
 def test_the_command_says_what_it_did(world: World, foreign: World, twin: Path) -> None:

@@ -8,15 +8,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import command_forks
 import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forks import PIPE, Running
 
 from strongroom.library import open_repository
 
@@ -44,7 +46,7 @@ class Seen:
 
 
 @contextmanager
-def watched(process: subprocess.Popen[bytes], temporary: Path, seen: Seen) -> Iterator[None]:
+def watched(process: Running, temporary: Path, seen: Seen) -> Iterator[None]:
     """Look at the command lines of a process and of its children, and at the temporary files, for as long as it runs."""
     over = threading.Event()
 
@@ -52,7 +54,8 @@ def watched(process: subprocess.Popen[bytes], temporary: Path, seen: Seen) -> It
         while not over.wait(0.01):
             for pid in family(process.pid):
                 seen.shown.append((f"command line of {pid}", read(Path(f"/proc/{pid}/cmdline"))))
-            seen.shown.extend((str(path), read(path)) for path in temporary.rglob("*") if path.is_file())
+            with suppress(FileNotFoundError):  # a directory that goes meanwhile
+                seen.shown.extend((str(path), read(path)) for path in temporary.rglob("*") if path.is_file())
 
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -91,7 +94,8 @@ class Stage:
     def repository(self) -> Path:
         return self.place / "repository"
 
-    def run(self, *arguments: str, code: int | None = 0, **variables: str) -> None:
+    def run(self, *arguments: str, code: int | None = 0, alone: bool = False, **variables: str) -> None:
+        """`alone` says that it starts no other process: a fork shows all that such a command shows."""
         temporary = self.place / "temporary"
         temporary.mkdir(exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STRONGROOM_")}
@@ -103,9 +107,14 @@ class Stage:
             **variables,
         }
         command = [sys.executable, "-c", COMMAND, *arguments]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process: Running
+        if alone:
+            process = command_forks.start(arguments, environment)
+        else:
+            process = subprocess.Popen(command, env=environment, stdout=PIPE, stderr=PIPE, text=True)
         with watched(process, temporary, self.seen):
-            out, err = process.communicate()
+            printed = process.communicate()
+        out, err = (one.encode() for one in printed)
         self.seen.shown += [(f"output of {arguments}", out), (f"error output of {arguments}", err)]
         assert code is None or process.returncode == code, err
 
@@ -151,17 +160,17 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     stage.run("restore", "latest", f"faiss://{place}/target/copy.faiss", **file)
     stage.run("restore", "latest", f"faiss://{place}/target/again.faiss", "--rung", "rebuild", "--json", **debug)
     stage.run("verify", "--level", "answers", "--json", **file)
-    stage.run("key", "list", "--json", **file)
+    stage.run("key", "list", "--json", alone=True, **file)
     stage.run("key", "passwd", STRONGROOM_PASSWORD=SECOND, STRONGROOM_NEW_PASSWORD=SECOND[::-1])
     stage.run("snapshots", code=12, STRONGROOM_PASSWORD=WRONG)
-    stage.run("snapshots", "--json", code=12, STRONGROOM_PASSWORD=WRONG)
-    stage.run("snapshots", code=1, STRONGROOM_PASSWORD=WRONG, **debug)
-    stage.run("key", "passwd", code=1, STRONGROOM_PASSWORD=WRONG, STRONGROOM_NEW_PASSWORD=SECOND, **debug)
+    stage.run("snapshots", "--json", code=12, alone=True, STRONGROOM_PASSWORD=WRONG)
+    stage.run("snapshots", code=1, alone=True, STRONGROOM_PASSWORD=WRONG, **debug)
+    stage.run("key", "passwd", code=1, alone=True, STRONGROOM_PASSWORD=WRONG, STRONGROOM_NEW_PASSWORD=SECOND, **debug)
     stage.run("restore", "nothing", f"faiss://{place}/target/none.faiss", code=1, **file, **debug)
     stage.run("snapshots", code=None, STRONGROOM_PASSWORD="", STRONGROOM_PASSWORD_COMMAND=f"echo {WRONG}", **debug)
     broken = place / "broken-key"
     broken.write_bytes(key_file.read_bytes()[:-4])
-    stage.run("snapshots", code=1, STRONGROOM_KEY_FILE=str(broken), **debug)
+    stage.run("snapshots", code=1, alone=True, STRONGROOM_KEY_FILE=str(broken), **debug)
 
     master = open_repository(str(stage.repository), password=PASSWORD).repository.keys.master
     raw = base64.b64decode(key_file.read_bytes().partition(b":")[2])

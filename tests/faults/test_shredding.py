@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faulty_store import FaultyStore, SimulatedCrash, at
+from faulty_store import FaultyStore, SimulatedCrash, at, felt
 from sampling import part_of
 from towns import empty_store
 from worlds import CHEAP, PASSWORD
@@ -90,7 +90,7 @@ def every(work: Callable[[Store], object], objects: dict[str, bytes], fault: str
     counting = FaultyStore(stored(objects))
     work(counting)
     assert len(counting.operations) > 5
-    for number in range(len(counting.operations)):
+    for number in felt(fault, counting.operations):
         store = stored(objects)
         broken_off(work, store, number, fault)
         yield store, f"{fault} {counting.operations[number]}"

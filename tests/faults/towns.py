@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from faulty_store import FaultyStore
+from faulty_store import FaultyStore, felt
 from worlds import PASSWORD, World, files_of, restored
 
 from strongroom.clock import Clock
@@ -146,13 +146,12 @@ STAGES: dict[str, tuple[Stage, Callable[[Town, Store], object]]] = {
 }
 
 
-def every_operation(stage: str, world: World, folder: Path) -> Iterator[tuple[int, Town]]:
-    """The number of each operation that the work takes when nothing fails, and a town before it."""
+def every_operation(stage: str, world: World, folder: Path, fault: str = "") -> Iterator[tuple[int, Town]]:
+    """The number of each operation of the work at which the fault is felt, and a town before it."""
     begin, work = STAGES[stage]
     counted = begin(world, folder)
     store = FaultyStore(counted.store)
     work(counted, store)
-    count = len(store.operations)
-    assert count > 5
-    for number in range(count):
+    assert len(store.operations) > 5
+    for number in felt(fault, store.operations):
         yield number, begin(world, folder)

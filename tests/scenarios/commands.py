@@ -6,26 +6,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import faiss
 import numpy as np
-from engine_forks import nursery
+from command_forks import COMMAND
 
 from strongroom.library import Strongroom, open_repository
 from strongroom.operations.restore.run import RestoreOptions, restore
 
 PASSWORD = "correct horse"
 ROWS, DIMENSION = 2_000, 32
-COMMAND = str(Path(sys.executable).with_name("strongroom"))
-_turn = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ def strongroom(
 ) -> Ended:
     """Run the command to its end: a fork that has it loaded, or the installed one if anything of its process is to be different."""
     if program == (COMMAND,) and preexec is None and stdout == subprocess.PIPE:
-        return forked([os.fsdecode(one) for one in arguments], environment(**(env or {})), str(Path.cwd()))
+        return forked(arguments, environment(**(env or {})))
     done = subprocess.run(
         [*program, *arguments],
         stdin=subprocess.DEVNULL,
@@ -96,25 +91,10 @@ def strongroom(
     return Ended(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
 
 
-def forked(arguments: Sequence[str], variables: Mapping[str, str], directory: str) -> Ended:
+def forked(arguments: Sequence[str | bytes | Path], variables: Mapping[str, str], directory: str = "") -> Ended:
     """The command in a fork of a process that has it loaded."""
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder) / "out", Path(folder) / "err"
-        order = {"arguments": arguments, "environment": variables, "directory": directory, "out": str(out), "err": str(err)}
-        with _turn:
-            server = _server()
-            assert server.stdin is not None
-            assert server.stdout is not None
-            server.stdin.write(json.dumps(order) + "\n")
-            server.stdin.flush()
-            code = int(server.stdout.readline())
-        return Ended(code, out.read_bytes().decode(), err.read_bytes().decode())
-
-
-@cache
-def _server() -> subprocess.Popen[str]:
-    program = [sys.executable, str(Path(__file__).with_name("commands_child.py")), nursery()]
-    return subprocess.Popen(program, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    done = command_forks.run(arguments, variables, directory)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
 def build_index(path: Path, rows: int = ROWS, seed: int = 1, dimension: int = DIMENSION) -> Path:

@@ -87,9 +87,9 @@ def any_postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
         yield from _running(Postgres(request.param))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Milvus]:
-    """A running Milvus server. Each test uses databases of its own."""
+    """A running Milvus server, which is busy even if nobody asks it. Each test uses databases of its own."""
     server = Milvus(tmp_path_factory.mktemp("milvus"))
     try:
         yield server

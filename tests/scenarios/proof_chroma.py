@@ -14,7 +14,9 @@ from typing import Any
 
 import chromadb
 import numpy as np
+import proof_reader
 from chromadb.config import Settings
+from processes import apart
 
 DIMENSION, IDS = 16, 2_000
 NAMES = ("notes", "people")
@@ -73,9 +75,7 @@ class Chroma:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "db"
             subprocess.run([sys.executable, "-c", _COPYING, str(self._place), str(copy)], check=True)
-            command = [sys.executable, str(Path(__file__).with_name("proof_reader.py")), "chroma", str(copy)]
-            found: dict[str, dict[str, Any]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-            return found
+            return apart(proof_reader.read, "chroma", str(copy))
 
     def read(self) -> dict[str, dict[str, Any]]:
         found = {}

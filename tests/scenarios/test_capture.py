@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -23,6 +21,8 @@ import hnswlib
 import numpy as np
 import pytest
 from commands import PASSWORD, strongroom
+from forks import PIPE
+from processes import program
 from sampling import part_of
 from usearch.index import Index
 
@@ -302,7 +302,7 @@ def test_another_process_follows_by_the_command(tmp_path: Path, room: Strongroom
 
 def test_a_killed_writer_loses_nothing_that_it_was_told_is_done(tmp_path: Path) -> None:
     """Also where a loss of power might: what was written to memory outlives the process."""
-    program = """
+    text = """
         import os, sys, numpy as np, hnswlib, strongroom
         index = hnswlib.Index("l2", 16); index.init_index(10_000)
         captured = strongroom.capture(index, None, sys.argv[1], every_ms=60_000)
@@ -311,8 +311,7 @@ def test_a_killed_writer_loses_nothing_that_it_was_told_is_done(tmp_path: Path) 
             os.write(1, b"%d\\n" % number)
     """
     url = f"hnswlib://{tmp_path}/x.bin"
-    command = [sys.executable, "-c", textwrap.dedent(program), url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with program("-c", textwrap.dedent(text), url, stdout=PIPE) as process:
         assert process.stdout is not None
         told = [int(process.stdout.readline()) for _ in range(300)]
         process.kill()

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import uuid
@@ -19,6 +17,8 @@ from typing import Any
 import pytest
 import qdrant_edge as qdrant
 from commands import PASSWORD
+from forks import PIPE
+from processes import program
 
 from strongroom import capture, engines
 from strongroom.engines.changes import ACT, BATCH, MARK, TIME, Act, RowChanges
@@ -237,8 +237,9 @@ def killed(path: Path, patch: str) -> None:
     code = textwrap.dedent(CHILD).format(
         here=str(Path(__file__).parent), servers=str(Path(__file__).parents[1] / "servers"), path=str(path), patch=patch
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == -signal.SIGKILL, run.stderr
+    run = program("-c", code, stderr=PIPE)
+    _, said = run.communicate()
+    assert run.returncode == -signal.SIGKILL, said
 
 
 @pytest.mark.parametrize("step", KILLED)

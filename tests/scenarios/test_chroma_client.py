@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,8 @@ import numpy as np
 import pytest
 from chroma_server import HOME, Server
 from dropping_front import Front
+from forks import PIPE, Running
+from processes import program
 from sampling import part_of
 from test_moment_elsewhere import rows_of
 
@@ -57,17 +57,13 @@ class World:
         self.room: Strongroom = init_repository(str(folder / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
         self.folder, self.front = folder, Front(self.source.port)
         self.truth: list[tuple[str, State]] = []
-        self._child: subprocess.Popen[str] | None = None
+        self._child: Running | None = None
 
     def begin(self, every: float = 0, *, ship: bool = False) -> None:
         words = [self.url, self.front.port, *self.where, every, *([self.folder / "repo"] if ship else [])]
-        self._child = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("chroma_captor.py")), *map(str, words)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"STRONGROOM_PASSWORD": "x"},
-        )
+        captor = Path(__file__).with_name("chroma_captor.py")
+        env = os.environ | {"STRONGROOM_PASSWORD": "x"}
+        self._child = program(captor, *map(str, words), env=env, stdin=PIPE, stdout=PIPE)
         assert self._child.stdout is not None
         assert self._child.stdout.readline() == "ready\n"
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,8 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import pytest
-from commands import COMMAND, PASSWORD, Ended, strongroom
+from commands import PASSWORD, Ended, environment, strongroom
+from forks import PIPE, Running
+from processes import program
 from test_journal_proof import differences, told_by
 
 from strongroom.engines.changes import TIME, RowChanges
@@ -40,7 +40,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.room: Strongroom = init_repository(str(self.folder / "repo"), password=PASSWORD, cost=Argon2Cost(1, 1, 64))
-        self._child: subprocess.Popen[str] | None = None
+        self._child: Running | None = None
 
     @property
     def source(self) -> str:
@@ -49,8 +49,7 @@ class World:
     def do(self, statements: str) -> Any:
         """In the process that has the database open."""
         if self._child is None:
-            program = [sys.executable, str(HERE / "chroma_child.py"), str(self.folder / "db")]
-            self._child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self._child = program(HERE / "chroma_child.py", str(self.folder / "db"), stdin=PIPE, stdout=PIPE)
         assert self._child.stdin
         assert self._child.stdout
         self._child.stdin.write(json.dumps({"run": statements}) + "\n")
@@ -327,17 +326,16 @@ def test_a_damaged_segment_is_found_put_back_or_becomes_a_hole(world: World, tmp
     assert differences(world.truth["last"][1], world.restored(world.truth["last"][0])) == []
 
 
-def following(world: World, every: int) -> subprocess.Popen[str]:
-    command = [COMMAND, "journal", "follow", world.source, "--every", str(every), "--json", "--quiet"]
-    variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def following(world: World, every: int) -> Running:
+    command = ["journal", "follow", world.source, "--every", str(every), "--json", "--quiet"]
+    return command_forks.start(command, environment(STRONGROOM_REPOSITORY=str(world.folder / "repo")))
 
 
 PURGES = "SELECT json_extract(config_json_str, '$.automatically_purge') FROM embeddings_queue_config"
 HELD = "SELECT count(*) FROM embeddings_queue"
 
 
-def held_back(world: World) -> subprocess.Popen[str]:
+def held_back(world: World) -> Running:
     """A follower that has told Chroma not to purge for now, since it holds so much."""
     follower = following(world, every=600)
     wrote = 0

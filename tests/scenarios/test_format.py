@@ -17,9 +17,7 @@ default_rng(9), for each state first the new vectors, then those that overwrite.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +28,7 @@ import pytest
 from blake3 import blake3
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from format_reader import Reader, role
+from processes import apart
 
 import strongroom
 from strongroom.repository import Argon2Cost, Secret, new_key_file
@@ -60,12 +59,6 @@ GOLDEN_CHAIN = (
     ),
 )
 """Id, root and BLAKE3 of the index file of each snapshot."""
-
-
-def apart(function, *arguments):
-    """Run a function of `format_sources` in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 @dataclass(frozen=True)

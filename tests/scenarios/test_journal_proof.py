@@ -23,9 +23,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import pytest
-from commands import COMMAND, PASSWORD
-from processes import apart
+from commands import PASSWORD
+from forks import Running
+from processes import apart, program
 from proof_reader import read
 
 from strongroom.errors import Refused
@@ -50,7 +52,7 @@ class Proof:
     folder: Path
     draw: random.Random
     every: int = 0
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Running] = field(default_factory=dict)
     killed: dict[str, int] = field(default_factory=dict)
     spared: tuple[str, ...] = ()
     more: int = 0
@@ -77,22 +79,22 @@ class Proof:
 
     def start(self, who: str) -> None:
         self.noted = len(self.moments) if who == "writer" else self.noted
-        variables = {"STRONGROOM_REPOSITORY": str(self.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
-        with (self.folder / f"{who}.log").open("ab") as log:
-            self.processes[who] = subprocess.Popen(self.command(who), env={**os.environ, **variables}, stdout=log, stderr=log)
-
-    def command(self, who: str) -> list[str]:
-        follow = [COMMAND, "journal", "follow", self.source, "--every", "2", "--json"]
+        variables = {**os.environ, "STRONGROOM_REPOSITORY": str(self.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
+        follow = ["journal", "follow", self.source, "--every", "2", "--json"]
         commands = {
-            "writer": [
-                *(sys.executable, str(HERE / "proof_writer.py"), self.engine, self.place, str(self.folder)),
-                *(str(self.draw.getrandbits(30)), str(THREADS), str(self.every)),
-            ],
             "follower": follow,
             "last follower": [*follow, "--once"],
-            "backup": [COMMAND, "backup", self.source, "--quiet", "--json"],
+            "backup": ["backup", self.source, "--quiet", "--json"],
         }
-        return commands[who]
+        with (self.folder / f"{who}.log").open("ab") as log:
+            if who == "writer":
+                self.processes[who] = program(*self.writer(), env=variables, stdout=log, stderr=log)
+            else:
+                self.processes[who] = command_forks.start(commands[who], variables, stdout=log, stderr=log)
+
+    def writer(self) -> list[str]:
+        words = [str(HERE / "proof_writer.py"), self.engine, self.place, str(self.folder)]
+        return [*words, str(self.draw.getrandbits(30)), str(THREADS), str(self.every)]
 
     def kill(self, who: str) -> None:
         process = self.processes.pop(who)

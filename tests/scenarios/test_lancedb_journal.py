@@ -4,11 +4,8 @@ tables that go, two processes that write at once; truth is what Lance itself say
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,12 +14,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import lance
 import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from commands import COMMAND, PASSWORD
+from commands import PASSWORD, environment
+from forks import DEVNULL
+from processes import program
 
 from strongroom.engines.changes import CatalogChange, RowChanges
 from strongroom.engines.lancedb import feed as feeds
@@ -564,15 +564,15 @@ while time.time() < until:
 
 def test_two_processes_write_and_the_follower_is_killed(world: World) -> None:
     """Truth: every version as Lance itself shows it afterwards, at the time that it gives."""
-    variables = {**os.environ, "STRONGROOM_REPOSITORY": str(world.folder / "repo"), "STRONGROOM_PASSWORD": PASSWORD}
-    command = [COMMAND, "journal", "follow", world.source, "--every", "1", "--quiet"]
-    subprocess.run([sys.executable, "-c", WRITER, str(HERE), str(world.directory), "0", "0.5"], check=True)
+    variables = environment(STRONGROOM_REPOSITORY=str(world.folder / "repo"))
+    command = ["journal", "follow", world.source, "--every", "1", "--quiet"]
+    assert program("-c", WRITER, HERE, world.directory, "0", "0.5").wait() == 0
     world.follow()
     begun = time.time()
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(HERE), str(world.directory), str(seed), "5"]) for seed in (1, 2)]
+    writers = [program("-c", WRITER, HERE, world.directory, str(seed), "5") for seed in (1, 2)]
     draw = random.Random(5)
     while any(one.poll() is None for one in writers):
-        follower = subprocess.Popen(command, env=variables)
+        follower = command_forks.start(command, variables, stdout=DEVNULL, stderr=DEVNULL)
         time.sleep(draw.uniform(2, 4))
         follower.kill()
         follower.wait()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from milvus_lite.server_manager import server_manager_instance
+from processes import program
 from pymilvus import CollectionSchema, DataType, FieldSchema, Function, FunctionType, MilvusClient, MilvusException
 
 from strongroom.errors import Locked, Unreadable, WrongRequest
@@ -128,7 +127,7 @@ def files(path: Path) -> dict[str, str]:
 def test_everything_comes_back(room: Strongroom, tmp_path: Path) -> None:
     source = tmp_path / "notes.db"
     fill(source)
-    subprocess.run([sys.executable, "-c", KILLED, str(source)], check=True)
+    assert program("-c", KILLED, source).wait() == 0
     shutil.copytree(source, tmp_path / "copy.db")
     before, there = state(tmp_path / "copy.db"), files(source)
     assert any("/wal/" in one for one in there)

@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 
+import command_forks
 import numpy as np
 import psycopg
 import pytest
-from commands import COMMAND, PASSWORD, environment
+from commands import PASSWORD, environment
+from forks import DEVNULL, Running
 from postgres import Postgres
 
 from strongroom.engines.changes import MARK, CatalogChange
@@ -192,15 +194,10 @@ TWO = tuple(f"CREATE TABLE {name} (id int PRIMARY KEY, n int, v vector(700))" fo
 
 
 @contextmanager
-def follower(source: Database, room: Strongroom) -> Iterator[subprocess.Popen[bytes]]:
+def follower(source: Database, room: Strongroom) -> Iterator[Running]:
     """The command, as a process of its own."""
-    command = [COMMAND, "journal", "follow", source.url, "--every", "1"]
-    process = subprocess.Popen(
-        command,
-        env=environment(STRONGROOM_REPOSITORY=room.repository.store.url),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    command = ["journal", "follow", source.url, "--every", "1"]
+    process = command_forks.start(command, environment(STRONGROOM_REPOSITORY=room.repository.store.url), stdout=DEVNULL)
     try:
         yield process
     finally:
@@ -527,13 +524,13 @@ def test_a_restore_killed_in_the_middle_of_the_replay(postgres: Postgres, room: 
     room.follow(source.url, ONCE)
     target = postgres.database()
     columns = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'public.one'::regclass AND attnum > 0"
-    command = [COMMAND, "restore", "--at", source.seen[-1][0], postgres.url(target), "--overwrite"]
+    command = ["restore", "--at", source.seen[-1][0], postgres.url(target), "--overwrite"]
     env = environment(STRONGROOM_REPOSITORY=room.repository.store.url)
     killed = 0
     with postgres.connect(target) as connection:
         connection.execute("CREATE TABLE one (id int PRIMARY KEY, v vector(2))")
-        for wait in (0.5, 1.0, 1.4, 1.8):
-            process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for wait in (0.1, 0.3, 0.6, 1.0):
+            process = command_forks.start(command, env, stdout=DEVNULL, stderr=DEVNULL)
             try:
                 process.wait(wait)
                 break

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import command_forks
 import pytest
 from commands import COMMAND, PASSWORD, environment
+from forks import DEVNULL
 from postgres import Postgres, Restored, programs_of
 
 from strongroom.engines.pgvector.moment import lsn_number
@@ -85,7 +87,8 @@ def servers() -> Iterator[Callable[[int], Postgres]]:
     def server(version: int) -> Postgres:
         if version not in started:
             newer = {"summarize_wal": "on"} if version >= 17 else {}
-            started[version] = Postgres(version, wal_keep_size="0", checkpoint_timeout="1d", **newer)
+            kept = {"wal_keep_size": "0", "checkpoint_timeout": "1d", "autovacuum_naptime": "5s"}
+            started[version] = Postgres(version, **kept, **newer)
             started[version].start()
         return started[version]
 
@@ -427,10 +430,10 @@ def test_the_server_keeps_what_is_not_stored_yet(cluster: Cluster) -> None:
 
 def test_a_follower_is_killed_and_nothing_is_lost(cluster: Cluster, room: Strongroom, tmp_path: Path) -> None:
     room.follow(cluster.url, ONCE)
-    command = [COMMAND, "journal", "follow", cluster.url, "--repo", str(tmp_path / "repo"), "--every", "0.6"]
+    command = ["journal", "follow", cluster.url, "--repo", tmp_path / "repo", "--every", "0.6"]
     with Writing(cluster):
         for _ in range(2):
-            process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+            process = command_forks.start(command, environment(), stdout=DEVNULL)
             assert process.stderr is not None
             assert any("segment" in line for line in process.stderr)
             process.send_signal(signal.SIGKILL)

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from forks import DEVNULL, PIPE, Running
+from processes import program
 from redis_server import PATIENCE_SECONDS, Server
 
 from strongroom.engines.changes import MARK, RowChanges
@@ -296,9 +296,8 @@ room.follow(sys.argv[2], FollowOptions(every=0.7, poll=0.02), tell=lambda event:
 """
 
 
-def follower_process(room: Strongroom, url: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", FOLLOW, str(Path(room.repository.store.url)), url]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ.copy())
+def follower_process(room: Strongroom, url: str) -> Running:
+    process = program("-c", FOLLOW, Path(room.repository.store.url), url, stdout=PIPE)
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == "following":
@@ -539,8 +538,7 @@ def prove(servers: tuple[Server, Server], room: Strongroom, seed: int, operation
             killed += 1
             process = follower_process(room, source.url)
         if draw.random() < 0.3:
-            words = [sys.executable, "-c", BACKUP, str(Path(room.repository.store.url)), source.url]
-            backup = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+            backup = program("-c", BACKUP, Path(room.repository.store.url), source.url, stderr=DEVNULL)
             time.sleep(draw.random() * 2)
             backup.kill() if draw.random() < 0.5 else None
             backup.wait()

@@ -13,11 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import faiss
 import numpy as np
 import pytest
 import yaml
 from commands import COMMAND, PASSWORD, Ended, Place, environment, strongroom
+from forks import DEVNULL, Running
 from served import served
 
 from strongroom.errors import Damaged
@@ -56,11 +58,9 @@ class Policed:
         lines = [line for line in ended.err.splitlines() if line.startswith("{")]
         return ended, [json.loads(line) for line in lines]
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> Running:
         self.write()
-        return subprocess.Popen(
-            [COMMAND, "run", "--file", self.file], stderr=subprocess.PIPE, text=True, env=environment(STRONGROOM_PASSWORD=None)
-        )
+        return command_forks.start(["run", "--file", self.file], environment(STRONGROOM_PASSWORD=None), stdout=DEVNULL)
 
     def state(self) -> RunState:
         return RunState.of(self.file)
@@ -86,7 +86,7 @@ def of(events: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     return [one for one in events if one["event"] == what]
 
 
-def wait_for(process: subprocess.Popen[str], what: str) -> dict[str, Any]:
+def wait_for(process: Running, what: str) -> dict[str, Any]:
     assert process.stderr is not None
     for line in process.stderr:
         event = json.loads(line)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import json
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -15,12 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import lance
 import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
-from commands import COMMAND, environment, strongroom
+from commands import environment, strongroom
+from forks import DEVNULL
 from served import build, once, served
 
 from strongroom.library import Strongroom, init_repository
@@ -134,9 +135,7 @@ class Daemon:
     """`strongroom run` in a process of its own."""
 
     def __init__(self, file: Path) -> None:
-        self.process = subprocess.Popen(
-            [COMMAND, "run", "--file", file], stderr=subprocess.PIPE, text=True, env=environment(STRONGROOM_PASSWORD=None)
-        )
+        self.process = command_forks.start(["run", "--file", file], environment(STRONGROOM_PASSWORD=None), stdout=DEVNULL)
         self.follower = int(self.wait_for("started", work="journal")["text"].rpartition(" ")[2])
 
     def wait_for(self, what: str, **fields: str) -> dict[str, Any]:

@@ -6,15 +6,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import command_forks
 import pytest
-from commands import COMMAND, environment
+from commands import environment
+from forks import DEVNULL
 from seaweed import SeaweedFS
 from served import build, once, served
 from tcp_proxy import TcpProxy
@@ -162,7 +163,7 @@ def test_a_copy_that_is_stopped_in_the_middle_goes_on_where_it_was(world: World)
     world.repositories["east"]["replication"]["bandwidth"] = f"{max(packs.values())}B"  # about one a second
     file = world.folder / "strongroom.yaml"
     file.write_text(marked.write(world.document))
-    process = subprocess.Popen([COMMAND, "run", "--file", file], stderr=subprocess.PIPE, text=True, env=environment())
+    process = command_forks.start(["run", "--file", file], environment(), stdout=DEVNULL)
     assert process.stderr is not None
     while not list((world.folder / "east").glob("packs/*/*")):
         assert process.poll() is None

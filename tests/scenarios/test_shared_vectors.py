@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from itertools import permutations
 
 import pytest
 import shared_vectors
+from processes import apart
 
 from strongroom.library import init_repository
 from strongroom.operations.verify import Level
@@ -15,11 +14,6 @@ from strongroom.repository import Argon2Cost
 
 ENGINES = {"chroma": shared_vectors.in_chroma, "faiss": shared_vectors.in_faiss, "lancedb": shared_vectors.in_lancedb}
 VECTOR_BYTES = shared_vectors.ROWS * shared_vectors.DIMENSION * 4
-
-
-def apart(function, *arguments):
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pty
 import select
 import signal
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import COMMAND, PASSWORD, Ended, Place, build_index, environment, strongroom
+from processes import program
 from seaweed import SeaweedFS
 from trouble import CuttingProxy, SmallDisk, sabotaged, without_root_powers
 
@@ -203,7 +203,7 @@ def test_clouds_that_refuse(seaweed: SeaweedFS) -> None:
 
 
 def build_chroma(folder: Path) -> str:
-    program = f"""
+    text = f"""
 import chromadb, numpy
 client = chromadb.PersistentClient({str(folder)!r}, chromadb.config.Settings(anonymized_telemetry=False))
 collection = client.create_collection("texts", configuration={{"hnsw": {{"sync_threshold": 500}}}})
@@ -212,7 +212,7 @@ for start in range(0, 1200, 400):
     part = slice(start, start + 400)
     collection.add(ids=[str(i) for i in range(start, start + 400)], embeddings=vectors[part])
 """
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert program("-c", text).wait() == 0
     return f"chroma://{folder}"
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import chromadb
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from commands import COMMAND, Place, environment
+from processes import program
 
 from strongroom.engines.indexfile.order import unique
 
@@ -136,7 +136,7 @@ def test_what_was_added_since_a_restore_is_seen(place: Place, tenants: str, tmp_
     place.run(*again).done()
     assert "already" in place.run(*again).done().out
     added = "import chromadb, sys; chromadb.PersistentClient(sys.argv[1]).create_collection('extra', embedding_function=None)"
-    subprocess.run([sys.executable, "-c", added, str(tmp_path / "out")], check=True)
+    assert program("-c", added, tmp_path / "out").wait() == 0
     place.run(*again).failed(5, "--overwrite")
     place.run(*again, "--overwrite").done()
     assert [one.name for one in chromadb.PersistentClient(str(tmp_path / "out")).list_collections()] == ["people"]

@@ -26,7 +26,6 @@ _SETTINGS = {
     "max_wal_senders": "50",
     "fsync": "off",
     "shared_buffers": "64MB",
-    "autovacuum_naptime": "5s",
 }
 
 
