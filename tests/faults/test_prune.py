@@ -6,18 +6,35 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from faulty_store import FaultyStore, Operation, SimulatedCrash, at
 from sampling import part_of
-from towns import GRACE, PAST, STAGES, Town, before_marking, empty_store, every_operation, everything, files_in, town_of, verified
+from towns import (
+    GRACE,
+    OLD,
+    PAST,
+    STAGES,
+    Town,
+    before_marking,
+    empty_store,
+    every_operation,
+    everything,
+    files_in,
+    town_of,
+    verified,
+)
 from worlds import CHEAP, Sources, World, build_source, restored
 
+from strongroom.clock import Clock
 from strongroom.errors import Damaged, Overtaken, StrongroomError
+from strongroom.operations.copy import copy
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.prune.run import PruneOptions, prune
-from strongroom.repository import Repository, Secret
+from strongroom.repository import Repository, Secret, open_store
+from strongroom.repository.store import require_deletes, try_conditional_create
 from strongroom.repository.tombstones import What
 
 
@@ -223,6 +240,38 @@ def test_what_killed_writers_left_in_a_directory_goes(world: World) -> None:
     assert (left.exists(), young.exists()) == (False, True)
 
 
+@pytest.mark.parametrize("ahead", [0.0, 1e9])
+def test_what_killed_processes_tried_a_store_with_goes_by_the_clock_of_the_store(ahead: float, world: World) -> None:
+    left = [world.folder / "probe" / "0123", world.folder / "probe" / "4567" / "first"]
+    young = world.folder / "probe" / "89ab"
+    for path in (*left, young):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"0123456789")
+    for path in left:
+        os.utime(path, (time.time() - 3700, time.time() - 3700))
+    repository = Repository.open(open_store(str(world.folder)), OLD, clock=Clock(wall=lambda: time.time() + ahead))
+    assert prune(repository).leftovers == 0
+    assert prune(repository, PruneOptions(timedelta(0), dry_run=True)).leftovers == 0
+    assert all(path.exists() for path in (*left, young))
+    assert prune(repository, PruneOptions(timedelta(0))).leftovers == 2
+    assert [path for path in world.folder.joinpath("probe").rglob("*") if path.is_file()] == [young]
+
+
+def test_a_prune_beside_whoever_tries_the_store_leaves_him_what_he_tries_it_with(world: World) -> None:
+    old = world.folder / "probe" / "0123"
+    store, pruned = open_store(str(world.folder)), []
+
+    def between(_: Operation) -> None:
+        old.parent.mkdir(exist_ok=True)
+        old.write_bytes(b"0123456789")
+        os.utime(old, (1, 1))
+        pruned.append(prune(Repository.open(store, OLD), PruneOptions(timedelta(0))).leftovers)
+
+    try_conditional_create(FaultyStore(store, between))
+    require_deletes(FaultyStore(store, between))
+    assert pruned == [1] * 5
+
+
 # -- crashes and faults ----------------------------------------------------------------------------------------------------
 
 
@@ -288,6 +337,35 @@ def test_a_backup_whose_listing_of_tombstones_lags_behind(pristine: World, tmp_p
 
 
 # -- beside others ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_that_is_overtaken_by_another_one_and_by_a_copy_takes_nothing_that_came_back(
+    pristine: World, tmp_path: Path, sources: Sources
+) -> None:
+    """Two prune a replica. The faster one deletes a pack and its tombstone; a copy sends the pack again, under the same name."""
+    primary = town_of(pristine, tmp_path)
+    there = Town(empty_store(), tmp_path, seconds=primary.seconds)
+    copy(primary.open(), there.store)
+    there.kept = dict(primary.kept)
+    there.forget(pristine.order[1])
+    there.prune()
+    there.wait()
+    primary.seconds = there.seconds
+    made = primary.back_up(sources.second)  # of packs that the primary still has
+    seen: list[str] = []
+
+    def before_deleting(operation: Operation) -> None:
+        if (operation.verb, operation.name[:6]) == ("delete", "packs/") and not seen:
+            seen.append(operation.name)
+            assert there.prune().deleted.packs == 1
+            assert copy(primary.open(), there.store).snapshots == 1
+            assert operation.name in {one.name for one in there.store.list("packs/")}
+
+    there.prune(FaultyStore(there.store, before_deleting))
+    assert seen
+    there.kept[made] = primary.kept[made]
+    there.is_whole(really=True)
+    there.ends_clean()
 
 
 def meanwhile(number: int, what: Callable[[], object]) -> Callable[[Operation], None]:
