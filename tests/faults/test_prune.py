@@ -30,7 +30,6 @@ from worlds import CHEAP, Sources, World, build_source, restored
 
 from strongroom.clock import Clock
 from strongroom.errors import Damaged, Overtaken, StrongroomError
-from strongroom.operations.copy import copy
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.prune.run import PruneOptions, prune
 from strongroom.repository import Repository, Secret, open_store
@@ -337,35 +336,6 @@ def test_a_backup_whose_listing_of_tombstones_lags_behind(pristine: World, tmp_p
 
 
 # -- beside others ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_sweep_that_is_overtaken_by_another_one_and_by_a_copy_takes_nothing_that_came_back(
-    pristine: World, tmp_path: Path, sources: Sources
-) -> None:
-    """Two prune a replica. The faster one deletes a pack and its tombstone; a copy sends the pack again, under the same name."""
-    primary = town_of(pristine, tmp_path)
-    there = Town(empty_store(), tmp_path, seconds=primary.seconds)
-    copy(primary.open(), there.store)
-    there.kept = dict(primary.kept)
-    there.forget(pristine.order[1])
-    there.prune()
-    there.wait()
-    primary.seconds = there.seconds
-    made = primary.back_up(sources.second)  # of packs that the primary still has
-    seen: list[str] = []
-
-    def before_deleting(operation: Operation) -> None:
-        if (operation.verb, operation.name[:6]) == ("delete", "packs/") and not seen:
-            seen.append(operation.name)
-            assert there.prune().deleted.packs == 1
-            assert copy(primary.open(), there.store).snapshots == 1
-            assert operation.name in {one.name for one in there.store.list("packs/")}
-
-    there.prune(FaultyStore(there.store, before_deleting))
-    assert seen
-    there.kept[made] = primary.kept[made]
-    there.is_whole(really=True)
-    there.ends_clean()
 
 
 def meanwhile(number: int, what: Callable[[], object]) -> Callable[[Operation], None]:

@@ -29,7 +29,7 @@ def send_packs(
         if not missing:
             return set()
         primary.look_again()
-        chosen, alone = _choose(primary, missing, bad, goes, whole=whole, host=host)
+        chosen, alone = _choose(primary, missing, bad | standing.condemned, goes, whole=whole, host=host)
         if not chosen:
             return _send_blobs(primary, replica, transport, missing)
         went = {pack.id for pack in chosen if pack.id in replica.index.packs and not standing.is_there(pack)}
