@@ -95,10 +95,10 @@ def sweep(needs: Needs, grace: timedelta, progress: Progress, *, damaged: Iterab
         _delete(repository, going, progress)
         for mark in [mark for mark in due if going.issuperset(mark.since)] + [own]:
             repository.store.delete(mark.name)
-    left = [mark for mark in marks if any(standing.exists(one) for one in mark.since.keys() - going)]
+    waiting = _sizes({one for mark in marks for one in mark.since} - going, standing)
+    left = [mark for mark in marks if not waiting.keys().isdisjoint(mark.since)]
     times = [max([max(mark.since.values()) + grace, *(locked[one] for one in mark.since if one in locked)]) for mark in left]
-    waiting = {one for mark in left for one in mark.since} - going
-    return Sweep(_sizes(going, standing), _sizes(waiting, standing), min(times, default=None), problems, _sizes(locked, standing))
+    return Sweep(_sizes(going, standing), waiting, min(times, default=None), problems, _sizes(locked, standing))
 
 
 def _locked(repository: Repository, going: Collection[str]) -> dict[str, datetime]:
