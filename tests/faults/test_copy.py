@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from faulty_store import FaultyStore, SimulatedCrash, at
+from faulty_store import FaultyStore, Operation, SimulatedCrash, at
 from worlds import CHEAP, PASSWORD, Sources, build_source, files_of, names_in, restored
 
 from strongroom.errors import Refused, StrongroomError
@@ -141,6 +141,21 @@ def test_another_repository_is_not_written_into(room: Strongroom, tmp_path: Path
     with pytest.raises(Refused, match="not empty"):
         copy(room.repository, LocalStore(tmp_path / "full"))
     assert names_in(LocalStore(tmp_path / "other"), "") == before
+
+
+def test_what_a_prune_of_the_replica_takes_before_it_sees_the_snapshots_is_sent_again(room: Strongroom, tmp_path: Path) -> None:
+    inner = LocalStore(tmp_path / "replica")
+    pruned: list[int] = []
+
+    def before_manifests(operation: Operation) -> None:
+        if operation.verb == "create" and operation.name.startswith("snapshots/") and not pruned:
+            replica = open_replica(room.repository, inner)
+            pruned.append(prune(replica, PruneOptions(timedelta(0), 0.0)).deleted.packs)
+
+    report = copy(room.repository, FaultyStore(inner, before_manifests))
+    assert pruned[0] > 0
+    assert (report.snapshots, report.whole) == (2, True)
+    assert require_consistent(room, tmp_path / "replica") == 2
 
 
 def test_two_copiers_at_once(room: Strongroom, tmp_path: Path) -> None:

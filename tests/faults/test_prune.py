@@ -6,18 +6,34 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from faulty_store import FaultyStore, Operation, SimulatedCrash, at
 from sampling import part_of
-from towns import GRACE, PAST, STAGES, Town, before_marking, empty_store, every_operation, everything, files_in, town_of, verified
+from towns import (
+    GRACE,
+    OLD,
+    PAST,
+    STAGES,
+    Town,
+    before_marking,
+    empty_store,
+    every_operation,
+    everything,
+    files_in,
+    town_of,
+    verified,
+)
 from worlds import CHEAP, Sources, World, build_source, restored
 
+from strongroom.clock import Clock
 from strongroom.errors import Damaged, Overtaken, StrongroomError
 from strongroom.operations.forget import ForgetOptions, forget
 from strongroom.operations.prune.run import PruneOptions, prune
-from strongroom.repository import Repository, Secret
+from strongroom.repository import Repository, Secret, open_store
+from strongroom.repository.store import require_deletes, try_conditional_create
 from strongroom.repository.tombstones import What
 
 
@@ -221,6 +237,38 @@ def test_what_killed_writers_left_in_a_directory_goes(world: World) -> None:
     os.utime(left, (time.time() - PAST, time.time() - PAST))
     assert world.open().prune().leftovers == 1
     assert (left.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("ahead", [0.0, 1e9])
+def test_what_killed_processes_tried_a_store_with_goes_by_the_clock_of_the_store(ahead: float, world: World) -> None:
+    left = [world.folder / "probe" / "0123", world.folder / "probe" / "4567" / "first"]
+    young = world.folder / "probe" / "89ab"
+    for path in (*left, young):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"0123456789")
+    for path in left:
+        os.utime(path, (time.time() - 3700, time.time() - 3700))
+    repository = Repository.open(open_store(str(world.folder)), OLD, clock=Clock(wall=lambda: time.time() + ahead))
+    assert prune(repository).leftovers == 0
+    assert prune(repository, PruneOptions(timedelta(0), dry_run=True)).leftovers == 0
+    assert all(path.exists() for path in (*left, young))
+    assert prune(repository, PruneOptions(timedelta(0))).leftovers == 2
+    assert [path for path in world.folder.joinpath("probe").rglob("*") if path.is_file()] == [young]
+
+
+def test_a_prune_beside_whoever_tries_the_store_leaves_him_what_he_tries_it_with(world: World) -> None:
+    old = world.folder / "probe" / "0123"
+    store, pruned = open_store(str(world.folder)), []
+
+    def between(_: Operation) -> None:
+        old.parent.mkdir(exist_ok=True)
+        old.write_bytes(b"0123456789")
+        os.utime(old, (1, 1))
+        pruned.append(prune(Repository.open(store, OLD), PruneOptions(timedelta(0))).leftovers)
+
+    try_conditional_create(FaultyStore(store, between))
+    require_deletes(FaultyStore(store, between))
+    assert pruned == [1] * 5
 
 
 # -- crashes and faults ----------------------------------------------------------------------------------------------------

@@ -24,23 +24,24 @@ def send_packs(
     gives those that can't be had whole anywhere. `goes` is all that may go there."""
     bad: set[str] = set()
     for _ in range(_LOOKS):
-        missing = _missing(replica, needs, host)
+        standing = Standing.now(replica)
+        missing = _missing(standing, needs, host)
         if not missing:
             return set()
         primary.look_again()
-        chosen, alone = _choose(primary, missing, bad, goes, whole=whole, host=host)
+        chosen, alone = _choose(primary, missing, bad | standing.condemned, goes, whole=whole, host=host)
         if not chosen:
             return _send_blobs(primary, replica, transport, missing)
-        _send_whole(replica, transport, chosen)
+        went = {pack.id for pack in chosen if pack.id in replica.index.packs and not standing.is_there(pack)}
+        _send_whole(replica, transport, chosen, went)
         bad |= {pack.id for pack in chosen if pack.name in transport.damaged or pack.name in transport.gone}
         bad |= {pack.id for pack in chosen if pack.name in transport.different}
         if alone:
             _send_blobs(primary, replica, transport, alone)
-    return _send_blobs(primary, replica, transport, _missing(replica, needs, host))
+    return _send_blobs(primary, replica, transport, _missing(Standing.now(replica), needs, host))
 
 
-def _missing(replica: Repository, needs: Iterable[bytes], host: str) -> set[bytes]:
-    standing = Standing.now(replica)
+def _missing(standing: Standing, needs: Iterable[bytes], host: str) -> set[bytes]:
     return {blob for blob in needs if standing.pack_of(blob, host) is None}
 
 
@@ -68,30 +69,31 @@ def _choose(
     return list(chosen.values()), alone
 
 
-def _send_whole(replica: Repository, transport: Transport, packs: list[Pack]) -> None:
+def _send_whole(replica: Repository, transport: Transport, packs: list[Pack], went: set[str]) -> None:
+    """`went`: the ids of those that were listed and aren't there: a prune took them away, and what listed them."""
     transport.progress.begin(f"packs to {replica.store.url}", sum(pack.size for pack in packs), "bytes")
     batch: list[Pack] = []
     for pack in packs:
         batch.append(pack)
         if sum(one.size for one in batch) >= _BATCH_BYTES:
-            _send_batch(replica, transport, batch)
+            _send_batch(replica, transport, batch, went)
             batch = []
-    _send_batch(replica, transport, batch)
+    _send_batch(replica, transport, batch, went)
 
 
-def _send_batch(replica: Repository, transport: Transport, packs: list[Pack]) -> None:
+def _send_batch(replica: Repository, transport: Transport, packs: list[Pack], went: set[str]) -> None:
     """Packs that are there already, of a copy that was cut off, are only listed if they arrived whole."""
     arrived: set[str] = set()
     try:
         transport.send((Listed(pack.name, pack.size) for pack in packs), arrived=arrived)
     except Stopped:
-        _list_those(replica, packs, arrived)
+        _list_those(replica, packs, arrived, went)
         raise
-    _list_those(replica, packs, arrived)
+    _list_those(replica, packs, arrived, went)
 
 
-def _list_those(replica: Repository, packs: list[Pack], arrived: set[str]) -> None:
-    listed = replica.index.packs.keys()
+def _list_those(replica: Repository, packs: list[Pack], arrived: set[str], went: set[str]) -> None:
+    listed = replica.index.packs.keys() - went
     fresh = [pack for pack in packs if pack.name in arrived and pack.id not in listed]
     if fresh:
         replica.add_index(fresh)

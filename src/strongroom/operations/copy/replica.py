@@ -308,7 +308,8 @@ class _Copy:
             ready += whole
         made = self._send_manifests(replica, transport, [*ready], plan.withheld)
         if ready and not still_hold(replica, packs):
-            for host, needs in secured:
+            for host, needs in secured:  # the manifests are there: what a prune took before it could see them is sent once more
+                send_packs(self.primary, replica, transport, needs, goes=goes, whole=plan.whole, host=host)
                 secure(replica, needs, host)
         return made
 

@@ -23,7 +23,7 @@ from strongroom.repository.evacuation import Standing, condemn, copy
 from strongroom.repository.pack_uses import PackUse, uses_of
 from strongroom.repository.packs import pack_name
 from strongroom.repository.rewriting import drop_settled, merge_forgotten, rewrite_index
-from strongroom.repository.store import KeepsLeftovers, require_deletes
+from strongroom.repository.store import KeepsLeftovers, remove_old_probes, require_deletes
 from strongroom.repository.tombstones import What, earliest
 from strongroom.snapshots.commit import finish_forgotten
 from strongroom.snapshots.holding import holding
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 GRACE = timedelta(hours=24)
 _ID = re.compile("[0-9a-f]{64}")
 _WRITING = timedelta(hours=1)
-"""No object takes longer to be written to a local directory."""
+"""No object takes longer to be written to a local directory, and no store longer to be tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class PruneReport:
     `locked`     of the waiting ones: the store doesn't let them go yet (object lock)
     `freed`      old versions of what was deleted before, removed for good     `versions`  those that are locked still
     `relocked`   objects that snapshots need, locked anew
+    `leftovers`  what killed processes left half written in a directory, or tried the store with
     `stays`      what the bucket itself keeps of what was deleted; '' if nothing, or if it can't be asked
     """
 
@@ -265,10 +266,10 @@ class _Prune:
         return Amount.of(trim_journals(self.repository, dry_run=self.options.dry_run).values())
 
     def _remove_leftovers(self) -> int:
-        if not isinstance(self.repository.store, KeepsLeftovers):
-            return 0
-        age = max(self.options.grace, _WRITING)
-        return self.repository.store.remove_leftovers((self.repository.clock.now() - age).timestamp())
+        store, age = self.repository.store, max(self.options.grace, _WRITING)
+        before = (self.repository.clock.now() - age).timestamp()
+        unfinished = store.remove_leftovers(before) if isinstance(store, KeepsLeftovers) else 0
+        return unfinished + remove_old_probes(store, age)
 
 
 def _plan(uses: Sequence[PackUse], max_unused: float, hosts: Collection[str]) -> PackPlan:

@@ -73,30 +73,32 @@ def sweep(needs: Needs, grace: timedelta, progress: Progress, *, damaged: Iterab
     """Delete the packs that were condemned at least a time of grace ago. The tombstones are read before the manifests: whoever
     stores a manifest later has seen them. A pack with a needed blob that can't be read anywhere else stays.
 
-    Order: copies of what is needed, blob index without the packs, packs, tombstones. After a crash the next sweep goes on.
+    Order: a tombstone of its own, copies of what is needed, blob index without the packs, packs, tombstones. Its own one stays till
+    the packs are gone: another sweep may be done with the others', and a copy or a repair bring a pack back under the same name.
+    After a crash the next sweep goes on.
     """
     repository = needs.repository
     marks = [mark if dry_run else _redated(repository, mark) for mark in repository.tombstones(What.CONDEMNED)]
     now = repository.clock.now()
     due = [mark for mark in marks if max(mark.since.values()) + grace <= now]
-    standing = Standing.now(repository, damaged)
     going = {one for mark in due for one in mark.since}
     locked = _locked(repository, going)
     going -= locked.keys()
+    own = repository.bury(What.CONDEMNED, going) if going and not dry_run else None
+    standing = Standing.now(repository, damaged)
     problems: tuple[str, ...] = ()
-    if going and not dry_run:
+    if own:
         needs.read()
         held, problems = _evacuate(needs, going, standing, progress)
         going -= held
         rewrite_index(repository, going)
         _delete(repository, going, progress)
-        for mark in due:
-            if going.issuperset(mark.since):
-                repository.store.delete(mark.name)
-    left = [mark for mark in marks if not going.issuperset(mark.since)]
+        for mark in [mark for mark in due if going.issuperset(mark.since)] + [own]:
+            repository.store.delete(mark.name)
+    waiting = _sizes({one for mark in marks for one in mark.since} - going, standing)
+    left = [mark for mark in marks if not waiting.keys().isdisjoint(mark.since)]
     times = [max([max(mark.since.values()) + grace, *(locked[one] for one in mark.since if one in locked)]) for mark in left]
-    waiting = {one for mark in left for one in mark.since} - going
-    return Sweep(_sizes(going, standing), _sizes(waiting, standing), min(times, default=None), problems, _sizes(locked, standing))
+    return Sweep(_sizes(going, standing), waiting, min(times, default=None), problems, _sizes(locked, standing))
 
 
 def _locked(repository: Repository, going: Collection[str]) -> dict[str, datetime]:
