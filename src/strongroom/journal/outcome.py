@@ -6,7 +6,6 @@ is compared with: the engine applied the same operations by its own rules.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from strongroom.engines.changes import (
     has_gaps,
     is_vector,
 )
+from strongroom.engines.payloads import exact, written
 from strongroom.model import Fidelity, Role
 from strongroom.snapshots.fingerprints import Fingerprinter, role_of, row_key
 
@@ -293,5 +293,5 @@ def _merged(before: str | None, changes: str | None) -> str | None:
     """A payload with the keys that a change names: null removes one."""
     if changes is None:
         return before
-    kept = {key: value for key, value in {**json.loads(before or "{}"), **json.loads(changes)}.items() if value is not None}
-    return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if kept else None
+    kept = {key: value for key, value in {**exact(before), **exact(changes)}.items() if value is not None}
+    return written(kept) if kept else None
