@@ -5,7 +5,9 @@ from __future__ import annotations
 import cProfile
 import os
 import pstats
+import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import pytest
 from processes import apart
 
 from strongroom.engines import isolation
+from strongroom.engines.staging import write_durably
 from strongroom.library import Strongroom, init_repository
+from strongroom.operations.restore import state
 from strongroom.progress import Silent
 from strongroom.repository import Argon2Cost
 
@@ -120,20 +124,30 @@ def test_indices_of_chroma_are_not_all_in_memory(tmp_path: Path) -> None:
     assert after - before < 60 * (1 << 20), "a megabyte for each of the last ones"
 
 
-def calls_of(room: Strongroom, source: str) -> Counter[str]:
-    """How often each function is called in this thread, by all that is done with a whole database."""
+def calls_of(work: Callable[[], Any]) -> Counter[str]:
+    """How often each function is called in this thread."""
     profile = cProfile.Profile()
     profile.enable()
-    room.backup(source)
-    room.backup(source)
-    room.restore("latest", source.replace("/db", "/back"), require_exact=True)
-    findings = room.verify("latest").findings
+    work()
     profile.disable()
-    assert findings == ()
     found = Counter[str]()
     for (file, _, name), (_, calls, *_) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         found[f"{Path(file).name}: {name}"] += calls
     return found
+
+
+def all_of(room: Strongroom, source: str) -> None:
+    """What is done with a whole database."""
+    room.backup(source)
+    room.backup(source)
+    room.restore("latest", source.replace("/db", "/back"), require_exact=True)
+    assert room.verify("latest").findings == ()
+
+
+def grown(few: Counter[str], many: Counter[str], *, times: int) -> dict[str, tuple[int, int]]:
+    """What was done much oftener than `times` as often for so many times as many collections."""
+    assert any(calls > 0.8 * times * few[name] > 0 for name, calls in many.items()), "that of so many more was seen"
+    return {name: (few[name], calls) for name, calls in many.items() if calls > 1000 and calls > 1.6 * times * few[name]}
 
 
 @pytest.mark.parametrize("make", [chroma, lance])
@@ -144,8 +158,81 @@ def test_nothing_is_done_for_each_pair_of_them(make: Any, tmp_path: Path) -> Non
         place = tmp_path / str(count)
         place.mkdir()
         room = init_repository(str(place / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
-        found.append(calls_of(room, make(place, count)))
+        source = make(place, count)
+        found.append(calls_of(lambda room=room, source=source: all_of(room, source)))  # type: ignore[misc]
+    assert not grown(*found, times=6)
+
+
+@pytest.mark.parametrize(("make", "engine"), [(chroma, "lancedb"), (lance, "chroma"), (lance, "duckdb"), (lance, "sqlite-vec")])
+def test_nor_on_their_way_into_another_engine(make: Any, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There they are loaded, and their indices built, by a few processes: one takes longer to start than most of them to load."""
+    found, started = [], []
+    begin = isolation._Child.__init__
+
+    def counted(child: Any, loading: str = "") -> None:
+        started.append(loading)
+        begin(child, loading)
+
+    for count in (4, 24):
+        place = tmp_path / str(count)
+        place.mkdir()
+        room = init_repository(str(place / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+        source = make(place, count)
+        room.backup(source)
+        with monkeypatch.context() as patched:
+            patched.setattr(isolation._Child, "__init__", counted)
+            del started[:]
+            target = f"{engine}://{place}/other"
+            found.append(calls_of(lambda room=room, target=target: room.restore("latest", target)))  # type: ignore[misc]
+        assert len(started) <= 8, f"{len(started)} processes for {count} collections"
+        assert room.backup(target).snapshot.manifest.rows == 2 * count
+    assert not grown(*found, times=6)
+
+
+class Steps(sqlite3.Connection):
+    """Counts what sqlite does, by the thousand instructions of its machine."""
+
+    done = 0
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.set_progress_handler(self.step, 1000)
+
+    @classmethod
+    def step(cls) -> int:
+        cls.done += 1
+        return 0
+
+
+def test_sqlite_looks_at_nothing_of_chroma_for_each_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the log nor the segments have an index by collection."""
+    found, connect = [], sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: connect(*given, **{"factory": Steps, **named}))
+    for count in (20, 160):
+        place = tmp_path / str(count)
+        place.mkdir()
+        room = init_repository(str(place / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+        source = chroma(place, count)
+        Steps.done = 0
+        room.backup(source)
+        room.backup(source)
+        room.restore("latest", f"chroma://{place}/one", collections=["tenant-7"], require_exact=True)
+        found.append(Steps.done)
     few, many = found
-    assert any(calls > 5 * few[name] > 0 for name, calls in many.items()), "that of six times as many was seen"
-    grown = {name: (few[name], calls) for name, calls in many.items() if calls > 1000 and calls > 10 * few[name]}
-    assert not grown
+    assert 0 < few < many < 12 * few, found
+
+
+def test_what_is_done_is_noted_in_no_more_than_a_few_times_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[int] = []
+
+    def write(path: Path, content: bytes) -> None:
+        noted.append(len(content))
+        write_durably(path, content)
+
+    monkeypatch.setattr(state, "write_durably", write)
+    doing = state.RestoreState(tmp_path)
+    for number in range(5000):
+        doing.add_loaded(f"tenant-{number}", {"sent": "x" * 64, "core": "x" * 64, "rows": 2})
+    doing.set_all_loaded()
+    assert len(state.RestoreState(tmp_path).loaded) == 5000
+    assert sum(noted) < 20 * noted[-1]
