@@ -6,6 +6,7 @@ import cProfile
 import os
 import pstats
 import sqlite3
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from processes import apart
 
 from strongroom.engines import isolation
+from strongroom.engines.lancedb.freeze import FrozenLance
 from strongroom.engines.staging import write_durably
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.restore import state
@@ -99,6 +101,31 @@ def test_nor_when_some_of_them_changed(tmp_path: Path) -> None:
             table.add(table.to_arrow())
         assert room.backup(source, progress=counting, reread=again).snapshot.manifest.rows == 300 + 2 * again
         assert 0 < counting.most < before + 100
+
+
+def test_little_is_remembered_of_each_while_others_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes through its rows is as large for two of them as for a million, and is given up with the last row."""
+    found, check = [], FrozenLance.check
+
+    def noting(frozen: FrozenLance) -> None:
+        found.append(tracemalloc.get_traced_memory()[0])
+        check(frozen)
+
+    monkeypatch.setattr(FrozenLance, "check", noting)
+    tracemalloc.start()
+    try:
+        for count in (5, 20, 80):  # the first one loads what is needed
+            place = tmp_path / str(count)
+            place.mkdir()
+            source = lance(place, count)
+            room = init_repository(str(place / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+            before = tracemalloc.get_traced_memory()[0]
+            room.backup(source)
+            found[-1] -= before
+    finally:
+        tracemalloc.stop()
+    _, few, many = found
+    assert (many - few) / 60 < 60_000
 
 
 def memory_after(place: str, counts: list[int]) -> list[int]:
