@@ -19,10 +19,12 @@ import pyarrow as pa
 import pytest
 from processes import apart
 
+from strongroom.cli.render import show_conversions
 from strongroom.engines import isolation
 from strongroom.engines.lancedb.freeze import FrozenLance
 from strongroom.engines.staging import write_durably
 from strongroom.library import Strongroom, init_repository
+from strongroom.model import Conversion, Verdict
 from strongroom.operations.restore import state
 from strongroom.progress import Silent
 from strongroom.repository import Argon2Cost
@@ -263,3 +265,16 @@ def test_what_is_done_is_noted_in_no_more_than_a_few_times_its_size(tmp_path: Pa
     doing.set_all_loaded()
     assert len(state.RestoreState(tmp_path).loaded) == 5000
     assert sum(noted) < 20 * noted[-1]
+
+
+def test_a_plan_tells_once_what_becomes_of_all_that_are_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    def table(name: str, verdict: Verdict) -> list[Conversion]:
+        return [Conversion(name, "id id", "text", "text", verdict), Conversion(name, "column a", "int64", "int64", Verdict.KEPT)]
+
+    alike = [one for number in range(3000) for one in table(f"tenant-{number}", Verdict.KEPT)]
+    show_conversions([*alike[:20], *table("other", Verdict.WIDENED), *alike[20:]])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert "tenant-0, tenant-1" in lines[0]
+    assert "2988 more" in lines[0]
+    assert "other" in lines[3]
