@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,7 +85,7 @@ class FrozenLance:
     def __init__(self, source: Path, pin: Pin, tables: Sequence[PinnedTable], empty: Sequence[str]) -> None:
         self._pin = pin
         self._tables = {table.name: table for table in tables}
-        self._opened = lru_cache(_MOST_OPEN)(self._open)
+        self._opened = _opener(self._tables)
         self._ids: dict[str, str | None] = {}
         self._marks = {table.name: _mark(table) for table in tables}
         collections, blobs = [], set[str]()
@@ -176,9 +176,6 @@ class FrozenLance:
         with self._reading(collection):
             return self._opened(collection)
 
-    def _open(self, name: str) -> Dataset:
-        return open_table(self._tables[name].directory, self._tables[name].version)
-
 
 class LanceSource:
     """A LanceDB directory, to be read."""
@@ -245,6 +242,16 @@ def _file(table: PinnedTable, path: str) -> LanceFile:
         raise SourceChanged(f"{table.name}{SUFFIX}/{path} vanished during the backup") from error
     immutable = path.partition("/")[0] in _IMMUTABLE
     return LanceFile(table.name, f"{table.name}{SUFFIX}/{path}", size, immutable, file)
+
+
+def _opener(tables: Mapping[str, PinnedTable]) -> Callable[[str], Dataset]:
+    """Opens them by their names, and keeps those open that were asked for last."""
+
+    @lru_cache(_MOST_OPEN)
+    def opened(name: str) -> Dataset:
+        return open_table(tables[name].directory, tables[name].version)
+
+    return opened
 
 
 def _row_bytes(data: Dataset) -> int:
