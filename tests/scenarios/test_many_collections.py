@@ -21,10 +21,13 @@ from processes import apart
 
 from strongroom.cli.render import show_conversions
 from strongroom.engines import isolation
+from strongroom.engines.chroma.target import ChromaStage
+from strongroom.engines.duckdb.target import DuckStage
 from strongroom.engines.lancedb.freeze import FrozenLance
 from strongroom.engines.staging import write_durably
+from strongroom.errors import EngineFailed
 from strongroom.library import Strongroom, init_repository
-from strongroom.model import Conversion, Verdict
+from strongroom.model import Collection, Conversion, Verdict
 from strongroom.operations.restore import state
 from strongroom.progress import Silent
 from strongroom.repository import Argon2Cost
@@ -216,6 +219,30 @@ def test_nor_on_their_way_into_another_engine(make: Any, engine: str, tmp_path: 
         assert len(started) <= 8, f"{len(started)} processes for {count} collections"
         assert room.backup(target).snapshot.manifest.rows == 2 * count
     assert not grown(*found, times=6)
+
+
+@pytest.mark.parametrize("engine", ["chroma", "duckdb"])
+def test_where_a_conversion_stopped_it_goes_on(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was loaded and not noted yet is loaded once more; a scratch of then is of no use."""
+    room = init_repository(str(tmp_path / "repo"), password="x", cost=Argon2Cost(1, 1, 64))
+    room.backup(lance(tmp_path, 6))
+    stage, loaded = {"chroma": ChromaStage, "duckdb": DuckStage}[engine], list[str]()
+    load = stage.load
+
+    def stopping(its: Any, collection: Collection, batches: Any) -> None:
+        loaded.append(collection.name)
+        if len(loaded) == 4:
+            raise EngineFailed("no more")
+        load(its, collection, batches)
+
+    monkeypatch.setattr(stage, "load", stopping)
+    target = f"{engine}://{tmp_path}/other"
+    with pytest.raises(EngineFailed, match="no more"):
+        room.restore("latest", target)
+    room.restore("latest", target)
+    assert len(loaded) <= 4 + 6
+    assert set(loaded) == {f"tenant-{n}" for n in range(6)}
+    assert room.backup(target).snapshot.manifest.rows == 12
 
 
 class Steps(sqlite3.Connection):
