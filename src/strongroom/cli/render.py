@@ -296,8 +296,8 @@ def show_conversions(conversions: Sequence[Conversion]) -> None:
     for one in conversions:
         tables.setdefault(one.collection, []).append(dataclasses.replace(one, collection=""))
     alike: dict[tuple[Conversion, ...], list[str]] = {}
-    for name, parts in tables.items():
-        alike.setdefault(tuple(parts), []).append(name)
+    for name, table in tables.items():
+        alike.setdefault(tuple(table), []).append(name)
     width = max((len(one.part) for parts in alike for one in parts if not _is_kept_column(one)), default=0)
     for parts, names in alike.items():
         line("  becomes   ", (_listed(names), "bold"))
