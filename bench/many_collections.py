@@ -55,6 +55,12 @@ def apart(function: Callable[..., Any], *arguments: Any) -> None:
         raise SystemExit(f"{function.__name__} ended with {child.exitcode}")
 
 
+def made(make: Callable[..., None], place: str, names: list[str]) -> int:
+    for at in range(0, len(names), 500):
+        apart(make, place, names[at : at + 500], 0)
+    return len(names)
+
+
 def measured(what: str, function: Callable[[], Any]) -> None:
     began, worked = time.monotonic(), time.process_time()
     found = function()
@@ -75,7 +81,7 @@ def main(kind: str, count: int, place: Path) -> None:
     room = strongroom.init(str(place / "repository"), password="x", cost=Argon2Cost(1, 1, 64))
     source = f"{kind}://{place}/db"
     if not (place / "db").exists():
-        measured("making", lambda: [apart(make, str(place / "db"), names[at : at + 500], 0) for at in range(0, count, 500)][:0])
+        measured("making", lambda: made(make, str(place / "db"), names))
     measured("backup", lambda: room.backup(source).snapshot.manifest.rows)
     measured("unchanged", lambda: room.backup(source).snapshot.manifest.rows)
     apart(make, str(place / "db"), names[:: max(1, count // 10)], 1)
