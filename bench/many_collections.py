@@ -1,7 +1,8 @@
 """What does a database of very many small collections cost? `python bench/many_collections.py chroma|lancedb COUNT PLACE`
 
-Each collection has 1 to 3 rows. Prints the seconds and the peak memory (of this process and of the largest of its children) of a
-backup, one more without a change, one after ten collections changed, an exact restore, and a verify of data."""
+Each collection has 1 to 3 rows. They are made 500 at a time, since the client of Chroma takes 1 MB of memory for each of them; a
+database that lies in PLACE/db is taken as it is. Prints the seconds and the peak memory (of this process and of its largest child)
+of a backup, one more without a change, one after ten collections changed, an exact restore, and a verify of data."""
 
 from __future__ import annotations
 
@@ -54,6 +55,12 @@ def apart(function: Callable[..., Any], *arguments: Any) -> None:
         raise SystemExit(f"{function.__name__} ended with {child.exitcode}")
 
 
+def made(make: Callable[..., None], place: str, names: list[str]) -> int:
+    for at in range(0, len(names), 500):
+        apart(make, place, names[at : at + 500], 0)
+    return len(names)
+
+
 def measured(what: str, function: Callable[[], Any]) -> None:
     began, worked = time.monotonic(), time.process_time()
     found = function()
@@ -73,7 +80,8 @@ def main(kind: str, count: int, place: Path) -> None:
     make = {"chroma": chroma, "lancedb": lancedb}[kind]
     room = strongroom.init(str(place / "repository"), password="x", cost=Argon2Cost(1, 1, 64))
     source = f"{kind}://{place}/db"
-    measured("making", lambda: apart(make, str(place / "db"), names, 0))
+    if not (place / "db").exists():
+        measured("making", lambda: made(make, str(place / "db"), names))
     measured("backup", lambda: room.backup(source).snapshot.manifest.rows)
     measured("unchanged", lambda: room.backup(source).snapshot.manifest.rows)
     apart(make, str(place / "db"), names[:: max(1, count // 10)], 1)

@@ -110,9 +110,16 @@ class Description:
     collections: tuple[Collection, ...]
     catalog: Mapping[str, Json] = field(default_factory=dict)
     ledger: tuple[LedgerItem, ...] = ()
+    _places: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_places", {one.name: place for place, one in enumerate(self.collections)})
 
     def collection(self, name: str) -> Collection:
-        return next(c for c in self.collections if c.name == name)
+        return self.collections[self._places[name]]
+
+    def has(self, name: str) -> bool:
+        return name in self._places
 
 
 @dataclass(frozen=True, slots=True)

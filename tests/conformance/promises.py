@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import json
 import math
 import re
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from raw_rows import Found, Rows, flat
+from raw_rows import Found, Rows, flat, read_json
 
 from strongroom import engines
 from strongroom.engines.conversions import RARE
@@ -101,13 +102,15 @@ def values(sight: Sight) -> Iterator[Value]:
         for name, one in sight.schema.items():
             its = role(one)
             if its is Role.PAYLOAD:
-                for key, value in json.loads(given[name] or "{}").items():
+                for key, value in read_json(given[name] or "{}").items():
                     yield Value(row, key, f"payload {name}: {_kind(value)}", value)
             elif its not in (Role.ID, Role.VECTOR) and given[name] is not None:
                 yield Value(row, name, f"{its.value} {name}", given[name])
 
 
 def _kind(value: Any) -> str:
+    if any(isinstance(one, decimal.Decimal) for one in _inside(value)):
+        return RARE[2]
     if any(map(_odd, _inside(value))):
         return RARE[1]
     if any(type(one) is int and one not in INT64 for one in _inside(value)):

@@ -53,6 +53,11 @@ RARE: list[dict[str, Any]] = [
     {"inside": {"of": [math.inf, math.nan]}},
 ]
 """Numbers that JSON has and many an engine doesn't."""
+LONG = [
+    '{"digits":0.1234567890123456789}', '{"digits":9007199254740993.0}', '{"list of digits":[-1.00000000000000000001,0.5]}',
+    '{"far out":1E+400}', '{"digits":0.10000000000000001}', '{"deep":{"digits":1E-400}}',
+]  # fmt: skip
+"""Numbers that no double is, one of them apart, as JSON writes them."""
 
 
 def payloads(*parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -142,7 +147,8 @@ def duckdb(path: str, kind: str) -> None:
 
 def sidecar(path: str, ids: Any, kind: str) -> None:
     more = columns() if kind == "plain" else {}
-    deep = [json.dumps(one, ensure_ascii=False) for one in payloads(FLAT, LISTS, DEEP, RARE)] if kind == "more" else None
+    texts = [json.dumps(one, ensure_ascii=False) for one in payloads(FLAT, LISTS, DEEP, RARE)]
+    deep = [f"{one[:-1]},{more[1:]}" for one, more in zip(texts, LONG, strict=True)] if kind == "more" else None
     more |= {"payload": deep} if deep else {}
     pq.write_table(pa.table({"id": ids, "document": DOCUMENTS, **more}), Path(path).with_suffix(".parquet"))
 

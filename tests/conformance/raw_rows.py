@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +33,21 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in values.items() if value is not None and not _PAYLOAD.fullmatch(name)}
     for name in filter(_PAYLOAD.fullmatch, values):
         given = values[name]
-        inside = json.loads(given) if isinstance(given, str | bytes) else given or {}
+        inside = read_json(given) if isinstance(given, str | bytes) else given or {}
         assert isinstance(inside, dict), (name, given)
         assert not found.keys() & inside.keys(), f"{found.keys() & inside.keys()} twice"
         found |= inside
     return found
+
+
+def read_json(text: str | bytes) -> Any:
+    """What a double would round is a Decimal."""
+    return json.loads(text, parse_float=lambda one: float(one) if _is_double(one) else Decimal(one))
+
+
+def _is_double(text: str) -> bool:
+    """Within what is tried here: 17 digits tell one."""
+    return Decimal(text) in {Decimal(repr(float(text))), Decimal(f"{float(text):.17g}")}
 
 
 def numbers(vector: Any) -> list[float]:

@@ -564,6 +564,27 @@ def test_what_is_no_index_is_said_in_one_line(tmp_path, content) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_numbers_of_a_jsonl_sidecar_keep_their_digits(tmp_path) -> None:
+    """A column of doubles would round some of these, and a list of floats most."""
+    index, path = faiss.IndexFlatL2(4), tmp_path / "few.faiss"
+    index.add(np.eye(3, 4, dtype=np.float32))
+    faiss.write_index(index, str(path))
+    lines = [
+        '{"a":0.1234567890123456789,"b":9007199254740993,"c":[0.1,16777217],"payload":{"x":1E400},"d":[9007199254740993],"e":0.1}',
+        '{"a":0.5,"b":0.5,"c":[0.123456789012,1],"payload":{"x":0.1},"d":[1],"e":1}',
+        '{"a":1,"b":1,"c":[3,4],"payload":{"x":12345678901234567890123},"d":[1],"e":9007199254740992}',
+    ]
+    path.with_suffix(".jsonl").write_text("\n".join(lines))
+    with freeze(path) as frozen:
+        rows = table_of(frozen)
+    assert rows.column("a").to_pylist() == ["0.1234567890123456789", "0.5", "1"]
+    assert rows.column("b").to_pylist() == ["9007199254740993", "0.5", "1"]
+    assert rows.column("c").to_pylist() == [[0.1, 16777217], [0.123456789012, 1], [3, 4]]
+    assert rows.column("d").to_pylist() == ["[9007199254740993]", "[1]", "[1]"]
+    assert rows.column("e").to_pylist() == [0.1, 1.0, 9007199254740992.0]
+    assert rows.column("payload").to_pylist() == ['{"x":1E400}', '{"x":0.1}', '{"x":12345678901234567890123}']
+
+
 @pytest.mark.parametrize("content", [b"{]\n", b"[1]\n", b'{"a": 1}\nnope\n', b"\xff\xfe\n"])
 def test_a_broken_jsonl_sidecar_is_unreadable(built, tmp_path, content) -> None:
     path = place(built("Flat"), tmp_path)

@@ -27,6 +27,7 @@ STEPS = (
     *((os, name) for name in ("rename", "replace", "fsync", "mkdir", "unlink", "rmdir")),
     (Repository, "read_blob"),
     (isolation, "call"),
+    (isolation, "ask"),
 )
 
 

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import struct
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -140,6 +141,33 @@ def assert_read_or_damaged(content: bytes) -> None:
         assert isinstance(decode("snapshots/x", content), Manifest)
     except Damaged as error:
         assert error.subject == "snapshots/x"
+
+
+@settings(deadline=None)
+@given(manifests)
+def test_written_in_pieces_it_is_one_object_in_order(manifest: Manifest) -> None:
+    text = zstandard.decompress(encode(manifest)).decode()
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+
+
+def test_of_many_collections_it_takes_little_more_memory_than_its_text() -> None:
+    catalog = {f"key {number}": {"a": [number, str(number)]} for number in range(20)}
+    field = Field("v", "float32", 8, "l2", {})
+    many = tuple(
+        StoredCollection(Collection(f"tenant-{number}", 2, (field,), catalog), "", "0" * 64, (Segment(0, 2, "0" * 64),), (), {})
+        for number in range(400)
+    )
+    kinds = dict.fromkeys(("created", "source", "host", "engine", "engine_version", "strongroom_version"), "x")
+    rest = {"rows_plane": "segments", "root": "0" * 64, "parents": (), "tags": {}, "catalog": {}, "ledger": ()}
+    record = Manifest(**kinds, **rest, position=Position("", ""), collections=many, artifacts=(), source_bytes=0, stored_bytes=0)
+    tracemalloc.start()
+    try:
+        content = encode(record)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert decode("x", content) == record
+    assert peak < 4 * len(zstandard.decompress(content))
 
 
 @settings(max_examples=80, deadline=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strongroom.codecs.runs import NONE
@@ -13,6 +13,7 @@ NUMBERS = st.integers(0, 200_000) | st.sampled_from([0, 7, 8, 65_535, 65_536, 1 
 STRETCHES = st.tuples(st.integers(0, 200_000), st.integers(0, 70_000))
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(NUMBERS, max_size=40)), st.lists(STRETCHES, max_size=3), STRETCHES, st.lists(NUMBERS))
 def test_what_was_marked_is_there_and_nothing_else(singles, stretches, asked, others) -> None:
     marks, known = Marks(), set[int]()

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from pymilvus.grpc_gen import milvus_pb2, schema_pb2
 
 from strongroom.engines.milvus.columns import batch_of, encoded
+from strongroom.engines.milvus.loading import _meta
 from strongroom.engines.milvus.reading import after
-from strongroom.engines.milvus.shape import DTYPES, Shape, shape_of
+from strongroom.engines.milvus.shape import DTYPES, META, Shape, shape_of
+from strongroom.engines.payloads import exact, written
 from strongroom.errors import Unreadable
 
 _INTS = {"Int8": 8, "Int16": 16, "Int32": 32, "Int64": 64}
@@ -122,3 +124,19 @@ def test_where_a_page_begins() -> None:
     least = -(1 << 63)
     said = [after(key, last) for last in (None, least, least + 1, 0, 7)]
     assert said == ["", f"id >= {least + 1}", f"id > {least + 1}", "id > 0", "id > 7"]
+
+
+def test_numbers_of_dynamic_fields_keep_their_digits() -> None:
+    """A server keeps the text that it was given; a double wouldn't hold these."""
+    texts = ['{"x":0.1234567890123456789,"y":[1e400,0.5]}', '{"x":0.1}', '{"x":12345678901234567890123}']
+    said = {**schema_with("Int8"), "enable_dynamic_field": True}
+    shape = shape_of(said, partitioned=False)
+    answer = milvus_pb2.QueryResults()
+    for column, values in zip(shape.columns, (pa.array([1, 2, 3]), pa.array([0, 0, 0], pa.int8())), strict=True):
+        answer.fields_data.append(encoded(column, values, schema_pb2))
+    meta = schema_pb2.FieldData(field_name=META, type=schema_pb2.DataType.Value("JSON"), is_dynamic=True)
+    meta.scalars.json_data.data.extend(one.encode() for one in texts)
+    answer.fields_data.append(meta)
+    rows = batch_of(shape, answer, "")
+    assert rows.column(shape.payload).to_pylist() == texts
+    assert [written(exact(one)) for one in _meta(shape, rows)] == texts

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -367,6 +370,40 @@ def test_rows_of_another_engine(postgres: Postgres, room: Strongroom, tmp_path: 
         found = connection.execute(f'SELECT id, document, score FROM fresh."{name}" ORDER BY score').fetchall()
         assert found == [(f"n{i}", f"d{i}", i) for i in range(200)]
         assert "hnsw" in str(connection.execute("SELECT indexdef FROM pg_indexes WHERE schemaname = 'fresh'").fetchall())
+
+
+DIGITS = [
+    '{"x":0.1234567890123456789,"n":12345678901234567890123}', '{"x":0.5,"list":[1.00000000000000000001]}', '{"x":1e400}',
+    '{"x":0.30000000000000004,"deep":{"y":9007199254740993.5}}',
+]  # fmt: skip
+"""Numbers of which a double holds only some."""
+
+
+def with_digits(connection: psycopg.Connection) -> list[dict[str, Any]]:
+    """The rows of the only table, the keys of objects beside its columns, numbers as decimals."""
+    ((table,),) = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    rows = connection.execute(f'SELECT to_jsonb(t)::text FROM "{table}" t ORDER BY id')
+    found = [json.loads(text, parse_float=Decimal, parse_int=Decimal) for (text,) in rows]
+    return [one | {key: value for its in one.values() if isinstance(its, dict) for key, value in its.items()} for one in found]
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "faiss", "lancedb", "sqlite-vec"])
+def test_numbers_of_json_keep_their_digits(postgres: Postgres, room: Strongroom, tmp_path: Path, engine: str) -> None:
+    source, back = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE items (id text PRIMARY KEY, v vector(2), payload jsonb, more json)")
+        for number, one in enumerate(DIGITS):
+            connection.execute("INSERT INTO items VALUES (%s, %s, %s, %s)", (str(number), f"[1,{number}]", one, one))
+    room.backup(postgres.url(source))
+    room.restore("latest", f"{engine}://{tmp_path}/there")
+    room.backup(f"{engine}://{tmp_path}/there")
+    room.restore("latest", postgres.url(back))
+    with postgres.connect(back) as connection:
+        found = with_digits(connection)
+    for text, row in zip(DIGITS, found, strict=True):
+        for key, value in json.loads(text, parse_float=Decimal, parse_int=Decimal).items():
+            assert row[key] == value
+        assert row["more"] == text, "a column of json is text, and no payload"
 
 
 @pytest.mark.parametrize("engine", ["chroma", "faiss", "lancedb"])

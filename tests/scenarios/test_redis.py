@@ -6,9 +6,11 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pytest
 from redis_server import Server, command
@@ -109,6 +111,36 @@ def test_everything_comes_back(source: Server, target: Server, room: Strongroom)
     assert target.client.get("unrelated") == b"stays"
     target.client.delete("unrelated")
     assert target.state() == source.state()
+
+
+def test_numbers_of_json_are_what_the_server_holds(source: Server, target: Server, room: Strongroom, tmp_path: Path) -> None:
+    """RedisJSON has whole numbers of 64 bits and doubles; attributes of a vector set are the text that was given."""
+    ask = source.client.execute_command
+    flat = ("VECTOR", "FLAT", 6, "TYPE", "FLOAT32", "DIM", 2, "DISTANCE_METRIC", "L2")
+    ask("FT.CREATE", "papers", "ON", "JSON", "PREFIX", 1, "paper:", "SCHEMA", "$.v", "AS", "v", *flat)
+    numbers = [
+        "0.1234567890123456789",
+        "12345678901234567890123",
+        "18446744073709551615",
+        "1e300",
+        "5e-324",
+        "100000000000000000.0",
+    ]
+    for number, one in enumerate(numbers):
+        ask("JSON.SET", f"paper:{number}", "$", f'{{"v":[1,{number}],"x":{one},"list":[{one}]}}')
+        ask("VADD", "set", "FP32", np.array([1, number], np.float32).tobytes(), str(number), "SETATTR", f'{{"x":{one}}}')
+    room.backup(source.url)
+    room.restore("latest", f"lancedb://{tmp_path}/there")
+    room.restore("latest", target.url)
+    assert target.state() == source.state()
+    tables = lancedb.connect(tmp_path / "there")
+    for number, one in enumerate(numbers):
+        key = f"paper:{number}"
+        held = json.loads(source.client.execute_command("JSON.GET", key), parse_int=Decimal, parse_float=Decimal)
+        (row,) = tables.open_table("papers").search().where(f"id = '{key}'").to_list()
+        assert json.loads(row["payload"], parse_int=Decimal, parse_float=Decimal)["list"] == held["list"]
+        (element,) = tables.open_table("set").search().where(f"id = '{number}'").to_list()
+        assert json.loads(element["payload"], parse_int=Decimal, parse_float=Decimal)["x"] == Decimal(one)
 
 
 def test_verify_restores_into_a_server_of_its_own(source: Server, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,23 +291,33 @@ def show_plan(plan: RestorePlan) -> None:
 
 
 def show_conversions(conversions: Sequence[Conversion]) -> None:
-    """A line a part; columns that are kept share one."""
-    kept: dict[str, list[str]] = {}
-    folded = [one for one in conversions if one.verdict is Verdict.KEPT and one.part.startswith("column ") and not one.note]
-    for one in folded:
-        kept.setdefault(one.collection, []).append(one.part.removeprefix("column "))
-    shown = [one for one in conversions if one not in folded]
-    width = max((len(one.part) for one in shown), default=0)
-    for name in dict.fromkeys(one.collection for one in conversions):
-        line("  becomes   ", (name, "bold"))
-        for one in (its for its in shown if its.collection == name):
-            style = _VERDICTS[one.verdict]
-            becomes = f"{one.was}" if one.was == one.becomes else f"{one.was} → {one.becomes}"
-            line("    ", (f"{one.verdict:<8}", style), f" {one.part:<{width}}  {becomes}", f" ({one.note})" if one.note else "")
-        if columns := kept.get(name):
-            more = f" and {len(columns) - _MOST_ITEMS} more" if len(columns) > _MOST_ITEMS else ""
-            listed = f" {_counted(len(columns), 'columns')}: {', '.join(columns[:_MOST_ITEMS])}{more}"
+    """A line a part; columns that are kept share one, and collections of which the same becomes."""
+    tables: dict[str, list[Conversion]] = {}
+    for one in conversions:
+        tables.setdefault(one.collection, []).append(dataclasses.replace(one, collection=""))
+    alike: dict[tuple[Conversion, ...], list[str]] = {}
+    for name, table in tables.items():
+        alike.setdefault(tuple(table), []).append(name)
+    width = max((len(one.part) for parts in alike for one in parts if not _is_kept_column(one)), default=0)
+    for parts, names in alike.items():
+        line("  becomes   ", (_listed(names), "bold"))
+        for one in parts:
+            if not _is_kept_column(one):
+                style = _VERDICTS[one.verdict]
+                becomes = f"{one.was}" if one.was == one.becomes else f"{one.was} → {one.becomes}"
+                line("    ", (f"{one.verdict:<8}", style), f" {one.part:<{width}}  {becomes}", f" ({one.note})" if one.note else "")
+        if columns := [one.part.removeprefix("column ") for one in parts if _is_kept_column(one)]:
+            listed = f" {_counted(len(columns), 'columns')}: {_listed(columns)}"
             line("    ", (f"{Verdict.KEPT:<8}", _VERDICTS[Verdict.KEPT]), listed)
+
+
+def _is_kept_column(one: Conversion) -> bool:
+    return one.verdict is Verdict.KEPT and one.part.startswith("column ") and not one.note
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_ITEMS} more" if len(names) > _MOST_ITEMS else ""
+    return f"{', '.join(names[:_MOST_ITEMS])}{more}"
 
 
 _VERDICTS = {Verdict.KEPT: "green", Verdict.WIDENED: "green", Verdict.CHANGED: "yellow", Verdict.LOST: "red"}
@@ -342,8 +352,7 @@ def show_restore(report: RestoreReport) -> None:
         parts = list(dict.fromkeys(one.part for one in plan.conversions if one.verdict is verdict))
         parts = [one for one in parts if not one.startswith("null vectors")]  # a row without its vector would have stopped it
         if parts:
-            more = f" and {len(parts) - _MOST_ITEMS} more" if len(parts) > _MOST_ITEMS else ""
-            _paragraph("  ", _MARKS[Status.NOT_CAPTURED], " ", f"{verdict.value}: {', '.join(parts[:_MOST_ITEMS])}{more}")
+            _paragraph("  ", _MARKS[Status.NOT_CAPTURED], " ", f"{verdict.value}: {_listed(parts)}")
     for loss in plan.losses:
         _paragraph("  ", _MARKS[Status.NOT_CAPTURED], " ", loss)
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from strongroom.engines.payloads import Number, exact, written
 from strongroom.errors import StrongroomError
 from strongroom.model import ROLE, Collection, Conversion, Fidelity, Field, Role, Verdict
 
@@ -250,7 +250,7 @@ _JSON_NAMES = {**_JSON_NAMES, list: "list", dict: "object"}
 # -- payloads ------------------------------------------------------------------------------------------------------------------
 
 _PLAIN_VALUES = "plain values"
-RARE = ("whole numbers of more than 63 bits", "NaN and infinity")
+RARE = ("whole numbers of more than 63 bits", "NaN and infinity", "numbers that no double is")
 _PAYLOADS: Mapping[str, Sequence[Any]] = {
     _PLAIN_VALUES: [{"x": 1}, {"x": 0.5}, {"x": "text"}, {"x": True}],
     "lists": [{"x": [1, 2]}, {"x": ["a", "b"]}, {"x": [1, "a"]}],
@@ -258,6 +258,7 @@ _PAYLOADS: Mapping[str, Sequence[Any]] = {
     "nulls": [{"x": None, "y": 1}],
     RARE[0]: [{"x": 1 << 63}, {"x": 1 << 64}, {"x": -(1 << 63) - 1}],
     RARE[1]: [{"x": math.nan}, {"x": math.inf}],
+    RARE[2]: [{"x": Number("0.1234567890123456789")}, {"x": Number("1e400")}],
 }
 
 
@@ -279,27 +280,22 @@ _WORST = (Verdict.KEPT, Verdict.WIDENED, Verdict.CHANGED, Verdict.LOST)
 def _tried_payload(
     collection: Collection, schema: pa.Schema, one: pa.Field, ways: Ways, part: str, payloads: Sequence[Any]
 ) -> Conversion:
-    samples = pa.array([json.dumps(its) for its in payloads], one.type)
+    samples = pa.array([written(its) for its in payloads], one.type)
     loaded = ways.load(_rows(schema, one, samples))
     got, called = list(loaded.values.get(one.name, ())), loaded.called.get(one.name, one.name)
     if one.name in loaded.types:
         return _in_a_column(collection, part, called, list(payloads), got, objects=ways.objects)
     values = [(its or {}).get("x") for its in got]
-    whole = all(_canonical(a) == _canonical(b) for a, b in zip(payloads, got, strict=True))
+    whole = all(written(a) == written(b) for a, b in zip(payloads, got, strict=True))
     verdict = Verdict.KEPT if whole else Verdict.CHANGED
     becomes = ("JSON" if whole else "left out") if all(its is None for its in values) else _json_name(values)
     return Conversion(collection.name, part, "JSON", becomes, verdict if becomes != "left out" else Verdict.LOST)
 
 
-def _canonical(value: Any) -> str:
-    """As text, in which 1, 1.0 and true differ, and NaN doesn't from itself."""
-    return json.dumps(value, sort_keys=True)
-
-
 def _in_a_column(collection: Collection, part: str, called: str, given: list[Any], got: list[Any], *, objects: bool) -> Conversion:
     """Of an engine with columns: keys that have one plain type in all rows get columns of their own (see `reshaping`)."""
-    read = [json.loads(its) if isinstance(its, str | bytes) else its for its in got]
-    same = list(map(_canonical, read)) == list(map(_canonical, given))
+    read = [exact(its) if isinstance(its, str) else its for its in got]
+    same = list(map(written, read)) == list(map(written, given))
     verdict = Verdict.WIDENED if same else Verdict.CHANGED
     column, note = f"column {called} of JSON{'' if objects else ' as text'}", _NO_EXPONENT if objects else ""
     if part.endswith(_PLAIN_VALUES):

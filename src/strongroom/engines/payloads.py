@@ -1,14 +1,18 @@
 """What does the text of a payload hold that other engines can hold too? Pure.
 
-JSON has whole numbers of any length, and Python writes NaN and Infinity into it. An engine that rounds or refuses such gets them as
-the text that stands there, so that no digit is lost.
+JSON has numbers of any length, and Python writes NaN and Infinity into it. An engine that rounds or refuses such gets them as the
+text that stands there, so that no digit is lost.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from strongroom.errors import EngineFailed
@@ -16,21 +20,51 @@ from strongroom.model import Json
 
 _LONGEST = 20
 _WHOLE = range(-(1 << 63), 1 << 64)
+_LONGEST_WHOLE = 4300
+"""Digits that Python makes a number of."""
+_SURELY = 15
+"""So many digits every double has."""
 
 
-def exact(text: str | None) -> dict[str, Json]:
-    """The object, {} for none. Numbers beyond the largest double are texts; all other ones are numbers."""
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number of JSON that is no double and no int of Python's: as it stood there. `written` writes it so again."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def exact(text: str | None) -> dict[str, Any]:
+    """The object, {} for none. What a double would round, and what is beyond the largest, is a `Number`."""
     return _of(_EXACT, text)
 
 
-def finite(text: str | None) -> dict[str, Json]:
+def finite(text: str | None) -> dict[str, Any]:
     """The same, with NaN and infinity as texts."""
     return _of(_FINITE, text)
 
 
 def common(text: str | None) -> dict[str, Json]:
-    """The same, with whole numbers of more than 64 bits as texts too."""
+    """Only what everybody has: texts instead of NaN, infinity, whole numbers of more than 64 bits and each `Number`."""
     return _of(_COMMON, text)
+
+
+def written(value: Any, *, spaced: bool = False) -> str:
+    """As JSON: keys in order, numbers with all of their digits, what JSON hasn't as text."""
+    between = (", ", ": ") if spaced else (",", ":")
+    text = json.dumps(value, sort_keys=True, separators=between, ensure_ascii=False, default=_marked)
+    return _MARKED.sub(r"\1", text) if _MARK in text else text
+
+
+_MARK = f"strongroom number {secrets.token_hex(16)} "
+"""Of what `written` shall not quote; nobody can know it."""
+_MARKED = re.compile(f'"{_MARK}([^"]*)"')
+
+
+def _marked(value: Any) -> str:
+    return f"{_MARK}{value.text}" if isinstance(value, Number) else str(value)
 
 
 def joined(row: object, payload: dict[str, Json], beside: Mapping[str, Json]) -> dict[str, Json]:
@@ -55,14 +89,33 @@ def plain(value: Any) -> Json:
     return value if finite or value is None or isinstance(value, str | bool | int) else str(value)
 
 
-def _of(decoder: json.JSONDecoder, text: str | None) -> dict[str, Json]:
-    found: dict[str, Json] = decoder.decode(text) if text else {}
+def _of(decoder: json.JSONDecoder, text: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = decoder.decode(text) if text else {}
     return found
 
 
-def _float(text: str) -> float | str:
+def _float(text: str) -> float | Number:
     value = float(text)
-    return value if math.isfinite(value) else text
+    return value if _is_double(text, value) else Number(text)
+
+
+def _float_or_text(text: str) -> float | str:
+    value = float(text)
+    return value if _is_double(text, value) else text
+
+
+def _is_double(text: str, value: float) -> bool:
+    """Is the number `text` that double, written with as many digits as it has? Programs write doubles with 17 digits and more."""
+    if repr(value) == text or (len(text) <= _SURELY and "e" not in text and "E" not in text):
+        return True
+    if not value or not math.isfinite(value):
+        return not value and not text.lower().partition("e")[0].strip("-0.")
+    said = Decimal(text)
+    return said == Decimal(f"{value:.{len(said.as_tuple().digits)}g}")
+
+
+def _int(text: str) -> int | Number:
+    return int(text) if len(text) <= _LONGEST_WHOLE else Number(text)
 
 
 def _whole(text: str) -> int | str:
@@ -72,6 +125,6 @@ def _whole(text: str) -> int | str:
     return value if value in _WHOLE else text
 
 
-_EXACT = json.JSONDecoder(parse_float=_float)
-_FINITE = json.JSONDecoder(parse_float=_float, parse_constant=str)
-_COMMON = json.JSONDecoder(parse_float=_float, parse_constant=str, parse_int=_whole)
+_EXACT = json.JSONDecoder(parse_float=_float, parse_int=_int)
+_FINITE = json.JSONDecoder(parse_float=_float, parse_int=_int, parse_constant=str)
+_COMMON = json.JSONDecoder(parse_float=_float_or_text, parse_int=_whole, parse_constant=str)

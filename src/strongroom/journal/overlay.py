@@ -6,7 +6,6 @@ doesn't grow with them.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from strongroom.engines.changes import (
     column_of,
     counts_copies,
 )
+from strongroom.engines.payloads import exact, written
 from strongroom.errors import WrongRequest
 from strongroom.model import Role
 from strongroom.snapshots.fingerprints import row_key
@@ -80,8 +80,8 @@ def merged_payload(before: str | None, changes: str | None) -> str | None:
     """A payload with the keys that a change names: null removes one."""
     if changes is None:
         return before
-    kept = {key: value for key, value in {**json.loads(before or "{}"), **json.loads(changes)}.items() if value is not None}
-    return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if kept else None
+    kept = {key: value for key, value in {**exact(before), **exact(changes)}.items() if value is not None}
+    return written(kept) if kept else None
 
 
 def ids_of(batch: pa.RecordBatch) -> list[str]:

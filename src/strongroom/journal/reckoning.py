@@ -5,7 +5,6 @@ Only rows that an operation touches are kept, in scratch files; only those that 
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.changes import Act, CatalogChange, Change, RowChanges
+from strongroom.engines.payloads import exact
 from strongroom.journal.overlay import Overlay, Row, applied, operations_of
 from strongroom.journal.undoing import Fate, Places, Undo
 from strongroom.model import Role
@@ -157,7 +157,7 @@ def _differences(one: Row, other: Row) -> Iterator[str]:
     for name, field in fields.items():
         values = [row.column(name) if name in row.schema.names else pa.nulls(1, field.type) for row in (one, other)]
         if role_of(field) is Role.PAYLOAD:
-            then, now = (json.loads(value[0].as_py() or "{}") for value in values)
+            then, now = (exact(value[0].as_py()) for value in values)
             yield from (key for key in {**then, **now} if then.get(key) != now.get(key))
         elif not values[0].equals(values[1]):
             yield name

@@ -4,7 +4,6 @@ doesn't grow with them.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.changes import ACT, OWN_COLUMNS, Act, RowChanges, column_of, counts_copies, has_gaps, is_vector
+from strongroom.engines.payloads import exact, written
 from strongroom.model import Role
 from strongroom.snapshots.fingerprints import Words, role_of, row_key
 
@@ -281,5 +281,5 @@ def _merged_payload(before: str | None, changes: str | None) -> str | None:
     """A payload with the keys that a change names: null removes one."""
     if changes is None:
         return before
-    kept = {key: value for key, value in {**json.loads(before or "{}"), **json.loads(changes)}.items() if value is not None}
-    return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if kept else None
+    kept = {key: value for key, value in {**exact(before), **exact(changes)}.items() if value is not None}
+    return written(kept) if kept else None

@@ -208,16 +208,23 @@ class Fingerprinter:
 
 
 class RowsRoot:
-    """The root over all rows of a collection, gathered batch by batch. Memory: 24 KiB, whatever the number of rows."""
+    """The root over all rows of a collection, gathered batch by batch. Memory: 24 KiB, whatever the number of rows, until it is
+    settled."""
 
     def __init__(self, fingerprinter: Fingerprinter) -> None:
         self._fingerprinter = fingerprinter
         self._sums = np.zeros((BUCKETS, 2), np.uint64)
         self._counts = np.zeros(BUCKETS, np.int64)
+        self._settled: tuple[int, str] | None = None
 
     @property
     def count(self) -> int:
-        return int(self._counts.sum())
+        return self._settled[0] if self._settled else int(self._counts.sum())
+
+    def settle(self) -> None:
+        """No more rows follow: only their count and their digest are kept."""
+        self._settled = self.count, self.digest()
+        self._sums, self._counts = self._sums[:0].copy(), self._counts[:0].copy()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count the rows of a batch in."""
@@ -239,11 +246,14 @@ class RowsRoot:
         self._counts += np.frombuffer(content, "<i8", BUCKETS, 16 * BUCKETS)
 
     def encode(self) -> bytes:
-        """All that there is of it, to be counted into another one."""
+        """All that there is of it, to be counted into another one. Not of a settled one."""
+        assert self._settled is None  # noqa: S101 - the caller's own
         return zstandard.compress(self._sums.astype("<u8").tobytes() + self._counts.astype("<i8").tobytes())
 
     def digest(self) -> str:
         """The root, 64 hex digits."""
+        if self._settled:
+            return self._settled[1]
         content = self._sums.astype("<u8").tobytes() + self._counts.astype("<i8").tobytes()
         return blake3(content, key=self._fingerprinter.root_key).hexdigest()
 

@@ -150,7 +150,7 @@ class KnownWriter:
                 path = directory / f"{_UNFINISHED}{secrets.token_hex(8)}"
                 path.touch(0o600)
                 self._path = path
-        self._schema = _schema(self._fields, complete=complete)
+        self._schema = _schema(tuple(self._fields), complete=complete)
         self._writer: pa.RecordBatchFileWriter | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._lines = 0
@@ -336,7 +336,8 @@ def _keys(prints: Short) -> npt.NDArray[np.uint64]:
     return prints[:, 0].astype(np.uint64) << np.uint64(32) | prints[:, 1]
 
 
-def _schema(fields: Sequence[str], *, complete: bool) -> pa.Schema:
+@functools.lru_cache(64)
+def _schema(fields: tuple[str, ...], *, complete: bool) -> pa.Schema:
     columns = [pa.field("number", pa.uint32()), pa.field("live", pa.bool_()), pa.field("row", pa.binary(16))]
     for name in fields:
         columns += [pa.field(f"place {name}", pa.uint32()), pa.field(f"print {name}", pa.binary(SHORT_BYTES))]

@@ -1,4 +1,5 @@
-"""Which numbers occur? A set of numbers, a bit each, in pages: what lies between those that are in use takes no room."""
+"""Which numbers occur? A set of numbers, a bit each, in pages: what lies between those that are in use takes no room, nor does what
+lies behind the last of a page. There are several sets for each collection, and perhaps 10,000 of these."""
 
 from __future__ import annotations
 
@@ -24,17 +25,18 @@ class Marks:
     def mark(self, numbers: Numbers) -> None:
         """Add these; NONE is left out."""
         for page, _, inside in _by_page(numbers[numbers != NONE]):
-            fresh = np.zeros(_PAGE, np.bool_)
+            fresh = np.zeros(int(inside.max()) + 1, np.bool_)
             fresh[inside] = True
             bits = np.packbits(fresh, bitorder="little")
-            self._pages[page] = self._pages[page] | bits if page in self._pages else bits
+            self._pages[page] = _either(self._pages[page], bits) if page in self._pages else bits
 
     def of(self, numbers: Numbers) -> Flags:
         """Which of these were seen."""
         found = np.zeros(len(numbers), np.bool_)
         for page, places, inside in _by_page(numbers):
             if page in self._pages:
-                found[places] = self._pages[page][inside >> 3] >> (inside & 7) & 1
+                bits, at = self._pages[page], inside >> 3
+                found[places] = (bits[np.minimum(at, len(bits) - 1)] >> (inside & 7) & 1) & (at < len(bits))
         return found
 
     def part(self, start: int, count: int) -> Flags:
@@ -43,9 +45,16 @@ class Marks:
         for page in range(start >> _BITS, (start + count - 1 >> _BITS) + 1 if count else 0):
             if page in self._pages:
                 first, last = max(start, page * _PAGE), min(start + count, (page + 1) * _PAGE)
-                flags = np.unpackbits(self._pages[page], bitorder="little")
+                flags = np.unpackbits(self._pages[page], count=_PAGE, bitorder="little")
                 found[first - start : last - start] = flags[first - page * _PAGE : last - page * _PAGE]
         return found
+
+
+def _either(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The bits of both."""
+    longer, shorter = (one.copy(), other) if len(one) >= len(other) else (other.copy(), one)
+    longer[: len(shorter)] |= shorter
+    return longer
 
 
 def _by_page(numbers: Numbers) -> Iterator[tuple[int, npt.NDArray[np.intp] | slice, Numbers]]:

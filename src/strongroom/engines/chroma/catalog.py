@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -169,9 +170,12 @@ def entries(connection: sqlite3.Connection) -> list[Entry]:
         " FROM collections c JOIN databases d ON d.id = c.database_id"
     ).fetchall()
     positions = dict(connection.execute("SELECT segment_id, seq_id FROM max_seq_id").fetchall())
+    scopes = defaultdict[str, dict[str, str]](dict)  # by collection: there is no index for that
+    for identity, scope, segment in connection.execute("SELECT collection, scope, id FROM segments"):
+        scopes[identity][scope] = segment
     found = []
     for tenant, database, name, identity, dimension, config, schema_json in rows:
-        segments = dict(connection.execute("SELECT scope, id FROM segments WHERE collection = ?", (identity,)).fetchall())
+        segments = scopes[identity]
         if not {VECTOR_SCOPE, METADATA_SCOPE} <= segments.keys():
             raise Unreadable(f"collection {name!r} lacks a segment", hint="delete the collection or restore the database")
         own = {segment: positions[segment] for segment in segments.values() if segment in positions}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from strongroom.engines.chroma.catalog import METADATA_SCOPE, VECTOR_SCOPE, Entry
 from strongroom.engines.chroma.hnsw import slot_labels
+from strongroom.engines.chroma.log import Log, entries_of
 from strongroom.engines.chroma.rows import Places
 from strongroom.model import Collection, Json, Stretch
 
@@ -33,20 +34,20 @@ _MARK_BYTES = 6
 """One that is wrong by chance (1 in 10^14) takes an index that was built anew, in another order, for the one of then."""
 
 
-def described(connection: sqlite3.Connection, entry: Entry, places: Places, root: Path) -> Json:
+def described(connection: sqlite3.Connection, log: Log, entry: Entry, places: Places, root: Path) -> Json:
     """What `unchanged` wants to be shown again; None if nothing could be told from it: the log is empty, or nothing is indexed."""
-    last = connection.execute(f"SELECT max(seq_id) {_LOG}", _of(entry)).fetchone()[0]
-    if last is None or places.header is None or not places.header.count:
+    numbers = log.numbers(entry.identity)
+    if not numbers or places.header is None or not places.header.count:
         return None
-    taken = min(entry.position(VECTOR_SCOPE), entry.position(METADATA_SCOPE))
+    last, taken = numbers[-1], min(entry.position(VECTOR_SCOPE), entry.position(METADATA_SCOPE))
     count = places.header.count
     slots = max(_FEWEST_SLOTS, -(-count // _MOST_MARKS))
     marks = _marks(_names(places, entry, root), slots)
-    return {"last": last, "taken": taken, "log": _log_mark(connection, entry, taken, last), "slots": slots, "ids": marks}
+    return {"last": last, "taken": taken, "log": _log_mark(connection, numbers, taken, last), "slots": slots, "ids": marks}
 
 
 def unchanged(
-    connection: sqlite3.Connection, entry: Entry, places: Places, root: Path, now: Collection, then: Collection
+    connection: sqlite3.Connection, log: Log, entry: Entry, places: Places, root: Path, now: Collection, then: Collection
 ) -> Iterator[Stretch]:
     """The slots whose rows are those of then."""
     feed = then.feed
@@ -54,10 +55,9 @@ def unchanged(
     if not same or not isinstance(feed, dict) or places.header is None:
         return
     last, taken = int(feed["last"]), int(feed["taken"])
-    if _log_mark(connection, entry, taken, last) != feed["log"]:
+    if _log_mark(connection, log.numbers(entry.identity), taken, last) != feed["log"]:
         return
-    query = f"SELECT DISTINCT id {_LOG} AND seq_id > ?"
-    changed = {identity for (identity,) in connection.execute(query, (*_of(entry), taken))}
+    changed = {identity for (identity,) in entries_of(connection, "id", log.numbers(entry.identity, taken))}
     names = _names(places, entry, root)
     touched = np.fromiter((name in changed for name in names), np.bool_, len(names))
     slots = int(feed["slots"])
@@ -72,24 +72,14 @@ def unchanged(
             yield Stretch(first, end - first, first)
 
 
-_LOG = "FROM embeddings_queue WHERE topic LIKE '%/' || ?"
-
-
-def _of(entry: Entry) -> tuple[str]:
-    return (entry.identity,)
-
-
-def _log_mark(connection: sqlite3.Connection, entry: Entry, taken: int, last: int) -> str:
-    """Of the entries that weren't taken in everywhere, and the last one; '' if that is gone."""
-    query = f"SELECT * {_LOG} AND (seq_id = ? OR seq_id > ? AND seq_id < ?) ORDER BY seq_id"
+def _log_mark(connection: sqlite3.Connection, numbers: Sequence[int], taken: int, last: int) -> str:
+    """Of those of a collection's entries that weren't taken in everywhere, and the last one; '' if that is gone."""
+    if last not in numbers:
+        return ""
     found = blake3()
-    there = False
-    cursor = connection.execute(query, (*_of(entry), last, taken, last))
-    number = [column[0] for column in cursor.description].index("seq_id")
-    for row in cursor:
-        there |= row[number] == last
+    for row in entries_of(connection, "*", [one for one in numbers if one == last or taken < one < last]):
         found.update(json.dumps([value.hex() if isinstance(value, bytes) else value for value in row]).encode())
-    return base64.b64encode(found.digest(16)).decode() if there else ""
+    return base64.b64encode(found.digest(16)).decode()
 
 
 def _names(places: Places, entry: Entry, root: Path) -> list[str]:

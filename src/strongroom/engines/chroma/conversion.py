@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.conversions import Loaded, of_payloads
-from strongroom.engines.payloads import exact, joined
+from strongroom.engines.payloads import Number, exact, joined, written
 from strongroom.errors import WrongRequest
 from strongroom.model import ROLE, Json, Role
 
@@ -102,7 +101,7 @@ def _value(value: Any) -> Json:
         return value
     if not isinstance(value, list) and _fits(value):
         return value
-    return value.hex() if isinstance(value, bytes) else json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return value.hex() if isinstance(value, bytes) else str(value) if isinstance(value, Number) else written(value, spaced=True)
 
 
 def _fits(value: Any) -> bool:

@@ -17,7 +17,7 @@ def create_like(root: Path, address: Address, collection: Collection) -> None:
     """Create an empty collection at an address; one of Chroma's gets its id, configuration, schema and metadata back. Raises
     EngineFailed if Chroma refuses."""
     where = (str(root), address.tenant, address.database, address.name)
-    isolation.call("strongroom.engines.chroma.client:create", *where, None, hnsw_of(collection))
+    isolation.ask("strongroom.engines.chroma.client:create", *where, None, hnsw_of(collection))
     if "schema_str" in collection.catalog:
         edit.give_configuration(root, address, collection.catalog)
         edit.give_identity(root, address, str(collection.catalog["id"]))

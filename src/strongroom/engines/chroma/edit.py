@@ -15,6 +15,7 @@ from pathlib import Path
 
 from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
 from strongroom.engines.chroma.catalog import DEFAULT_DATABASE, DEFAULT_TENANT, Address, Entry, entries
+from strongroom.engines.chroma.log import Log
 from strongroom.errors import WrongRequest
 from strongroom.model import Json
 
@@ -41,8 +42,9 @@ def keep(root: Path, wanted: Mapping[str, Address]) -> None:
     with _editing(root) as connection:
         present = entries(connection)
         dropped = [entry for entry in present if entry.identity not in wanted]
+        log = Log(connection)
         for entry in dropped:
-            _drop(connection, entry)
+            _drop(connection, log, entry)
         kept = [entry.identity for entry in present if entry.identity in wanted]
         for identity in kept:  # names are unique: step aside first, so that two can be exchanged
             connection.execute("UPDATE collections SET name = ? WHERE id = ?", (f"moving-{identity}", identity))
@@ -61,10 +63,12 @@ def keep(root: Path, wanted: Mapping[str, Address]) -> None:
 def drop(root: Path, address: Address) -> None:
     """Remove one collection, if it is there."""
     with _editing(root) as connection:
-        dropped = [entry for entry in entries(connection) if entry.address == address]
+        identity = _identity(connection, address)
+        dropped = [entry for entry in entries(connection) if entry.identity == identity] if identity else []
         for entry in dropped:
-            _drop(connection, entry)
-    _erase(root, dropped)
+            _drop(connection, Log(connection), entry)
+    if dropped:
+        _erase(root, dropped)
 
 
 def addresses(root: Path) -> dict[str, Address]:
@@ -76,7 +80,7 @@ def addresses(root: Path) -> dict[str, Address]:
 def move(root: Path, identity: str, address: Address) -> None:
     """Give a collection another name. Raises WrongRequest if another one has it."""
     with _editing(root) as connection:
-        if any(entry.address == address and entry.identity != identity for entry in entries(connection)):
+        if _identity(connection, address) not in (None, identity):
             raise WrongRequest(f"two collections would be called {address.public!r}", hint="rename one with --rename")
         where = (address.name, _database(connection, address), identity)
         connection.execute("UPDATE collections SET name = ?, database_id = ? WHERE id = ?", where)
@@ -85,7 +89,8 @@ def move(root: Path, identity: str, address: Address) -> None:
 def give_identity(root: Path, address: Address, identity: str) -> None:
     """Let a collection that was just created have this id, by which the journal knows it."""
     with _editing(root) as connection:
-        present = next(entry.identity for entry in entries(connection) if entry.address == address)
+        present = _identity(connection, address)
+        assert present is not None  # noqa: S101 - it was just created
         connection.execute("PRAGMA defer_foreign_keys = ON")
         connection.execute("UPDATE collections SET id = ? WHERE id = ?", (identity, present))
         for table, column in (("collection_metadata", "collection_id"), ("segments", "collection")):
@@ -103,7 +108,15 @@ def _erase(root: Path, dropped: list[Entry]) -> None:
             shutil.rmtree(folder)
 
 
-def _drop(connection: sqlite3.Connection, entry: Entry) -> None:
+def _identity(connection: sqlite3.Connection, address: Address) -> str | None:
+    """The id of the collection that is there. Looked up: there may be very many."""
+    joined = "SELECT c.id FROM collections c JOIN databases d ON d.id = c.database_id"
+    where = (address.tenant, address.database, address.name)
+    found = connection.execute(f"{joined} WHERE d.tenant_id = ? AND d.name = ? AND c.name = ?", where).fetchone()
+    return None if found is None else str(found[0])
+
+
+def _drop(connection: sqlite3.Connection, log: Log, entry: Entry) -> None:
     own = "SELECT id FROM embeddings WHERE segment_id = ?"
     segment = (entry.metadata_segment,)
     connection.execute(f"DELETE FROM embedding_fulltext_search WHERE rowid IN ({own})", segment)  # noqa: S608 - a constant
@@ -116,7 +129,8 @@ def _drop(connection: sqlite3.Connection, entry: Entry) -> None:
         connection.execute("DELETE FROM max_seq_id WHERE segment_id = ?", (identity,))
         connection.execute("DELETE FROM segment_metadata WHERE segment_id = ?", (identity,))
         connection.execute("DELETE FROM segments WHERE id = ?", (identity,))
-    connection.execute("DELETE FROM embeddings_queue WHERE topic LIKE '%/' || ?", (entry.identity,))
+    numbers = ((number,) for number in log.numbers(entry.identity))
+    connection.executemany("DELETE FROM embeddings_queue WHERE seq_id = ?", numbers)
     connection.execute("DELETE FROM collection_metadata WHERE collection_id = ?", (entry.identity,))
     connection.execute("DELETE FROM collections WHERE id = ?", (entry.identity,))
 
@@ -144,7 +158,8 @@ def _drop_empty_databases(connection: sqlite3.Connection) -> None:
 def give_configuration(root: Path, address: Address, catalog: Mapping[str, Json]) -> None:
     """Put back the configuration, schema (with the embedding function's) and metadata that a collection of Chroma had."""
     with _editing(root) as connection:
-        identity = next(entry.identity for entry in entries(connection) if entry.address == address)
+        identity = _identity(connection, address)
+        assert identity is not None  # noqa: S101 - it was just created
         if catalog.get("config_json_str") is not None:
             connection.execute("UPDATE collections SET config_json_str = ? WHERE id = ?", (catalog["config_json_str"], identity))
         if catalog.get("schema_str") is not None:

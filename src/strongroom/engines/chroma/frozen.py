@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -15,11 +16,12 @@ from strongroom.engines import isolation
 from strongroom.engines.chroma import catalog, changes, rows
 from strongroom.engines.chroma.capture import DATABASE, INDEX_FILES
 from strongroom.engines.chroma.hnsw import LEVEL0, Header
+from strongroom.engines.chroma.log import Log
 from strongroom.engines.private_copy import private_directory, read_exactly
 from strongroom.engines.protocol import BLOCK_BYTES, Feed
 from strongroom.engines.regions import fixed_blocks
 from strongroom.errors import NotFound, SourceChanged
-from strongroom.model import Answers, Collection, Cut, Description, LedgerItem, Position, Region, RowBlock, Status, Stretch
+from strongroom.model import Answers, Collection, Cut, Description, Json, LedgerItem, Position, Region, RowBlock, Status, Stretch
 from strongroom.progress import Progress
 
 _DATABASE_BLOCK = 1 << 20
@@ -76,18 +78,31 @@ class ChromaFrozen:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._artifacts: tuple[_File, ...] = ()
+        self._feeds: dict[str, Json] = {}
+        self._counts: dict[str, int] = {}
+        self._indices: dict[str, tuple[str, Header | None]] = {}
+        self._lost: dict[str, int] = {}
+        self._unsettled: dict[str, int] = {}
         with catalog.reading(root / DATABASE) as connection:
             migrations = catalog.check_schema(connection)
             self._entries = {entry.address.public: entry for entry in catalog.entries(connection)}
-            places = {name: rows.locate(connection, entry, root) for name, entry in self._entries.items()}
-            self._feeds = {name: changes.described(connection, self._entries[name], one, root) for name, one in places.items()}
+            self._log = Log(connection)
+            for name, entry in self._entries.items():
+                self._note(name, entry, connection)
             self._position = catalog.last_mark(connection)
             self._catalog = catalog.source_catalog(connection, migrations)
-        self._counts = {name: place.count for name, place in places.items()}
-        self._indices = {self._entries[name].vector_segment: (name, place.header) for name, place in places.items()}
-        self._lost = {name: place.lost for name, place in places.items() if place.lost}
-        self._unsettled = {name: place.pending for name, place in places.items() if place.pending}
         self._artifacts = tuple(self._files())
+
+    def _note(self, name: str, entry: catalog.Entry, connection: sqlite3.Connection) -> None:
+        """What is asked of a collection again and again; where each of its rows is takes more memory than that."""
+        places = rows.locate(connection, self._log, entry, self._root)
+        self._feeds[name] = changes.described(connection, self._log, entry, places, self._root)
+        self._counts[name] = places.count
+        self._indices[entry.vector_segment] = name, places.header
+        if places.lost:
+            self._lost[name] = places.lost
+        if places.pending:
+            self._unsettled[name] = places.pending
 
     @cached_property
     def description(self) -> Description:
@@ -125,20 +140,20 @@ class ChromaFrozen:
         for cosine, where the index holds unit vectors). Raises NotFound or Damaged."""
         entry = self._entry(collection)
         with catalog.reading(self._root / DATABASE) as connection:
-            yield from rows.read(connection, entry, self._root)
+            yield from rows.read(connection, self._log, entry, self._root)
 
     def unchanged(self, collection: str, then: Collection, since: Position) -> Sequence[Stretch]:
         """What the log says that nobody has touched: see `changes`."""
         entry, now = self._entry(collection), self._described[collection]
         with catalog.reading(self._root / DATABASE) as connection:
-            places = rows.locate(connection, entry, self._root)
-            return tuple(changes.unchanged(connection, entry, places, self._root, now, then))
+            places = rows.locate(connection, self._log, entry, self._root)
+            return tuple(changes.unchanged(connection, self._log, entry, places, self._root, now, then))
 
     def other_rows(self, collection: str, stretches: Sequence[Stretch]) -> Iterator[RowBlock]:
         """The rows that the stretches leave out. Raises NotFound or Damaged."""
         entry = self._entry(collection)
         with catalog.reading(self._root / DATABASE) as connection:
-            yield from rows.read(connection, entry, self._root, stretches)
+            yield from rows.read(connection, self._log, entry, self._root, stretches)
 
     def _entry(self, collection: str) -> catalog.Entry:
         try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from strongroom.engines.chroma.catalog import METADATA_SCOPE, VECTOR_SCOPE, Entry
+from strongroom.engines.chroma.log import Log, entries_of
 from strongroom.errors import Unreadable
 from strongroom.model import Json
 
@@ -31,12 +32,18 @@ class Tail:
 
 
 def replay(
-    connection: sqlite3.Connection, entry: Entry, has_vector: Callable[[str], bool], document: Callable[[str], Document | None]
+    connection: sqlite3.Connection,
+    log: Log,
+    entry: Entry,
+    has_vector: Callable[[str], bool],
+    document: Callable[[str], Document | None],
 ) -> Tail:
     """Go through the log past each segment's position. `has_vector` and `document` tell what the segments hold of an id."""
     tail = Tail()
     vector_position, metadata_position = entry.position(VECTOR_SCOPE), entry.position(METADATA_SCOPE)
-    for sequence, operation, identity, with_vector, metadata in _log(connection, entry, min(vector_position, metadata_position)):
+    for sequence, operation, identity, with_vector, metadata in _entries(
+        connection, log, entry, min(vector_position, metadata_position)
+    ):
         if sequence > vector_position:
             known = tail.vectors[identity] is not None if identity in tail.vectors else has_vector(identity)
             _apply_vector(tail, sequence, operation, identity, with_vector, known)
@@ -46,12 +53,11 @@ def replay(
     return tail
 
 
-def _log(connection: sqlite3.Connection, entry: Entry, after: int) -> Iterator[tuple[int, int, str, bool, str | None]]:
-    rows = connection.execute(
-        "SELECT seq_id, operation, id, vector IS NOT NULL, encoding, metadata FROM embeddings_queue"
-        " WHERE seq_id > ? AND topic LIKE '%/' || ? ORDER BY seq_id",
-        (after, entry.identity),
-    )
+def _entries(
+    connection: sqlite3.Connection, log: Log, entry: Entry, after: int
+) -> Iterator[tuple[int, int, str, bool, str | None]]:
+    columns = "seq_id, operation, id, vector IS NOT NULL, encoding, metadata"
+    rows = entries_of(connection, columns, log.numbers(entry.identity, after))
     for sequence, operation, identity, with_vector, encoding, metadata in rows:
         if (with_vector and encoding != "FLOAT32") or operation not in (ADD, UPDATE, UPSERT, DELETE):
             raise Unreadable(

@@ -6,7 +6,6 @@ each block's vectors are exactly those of the same slots of `data_level0.bin`.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow as pa
 from strongroom.engines.chroma.catalog import FIELD, Entry
 from strongroom.engines.chroma.documents import Columns, Documents, split
 from strongroom.engines.chroma.hnsw import LEVEL0, Header, Slots, read_header, read_labels, read_slots
+from strongroom.engines.chroma.log import Log, entries_of
 from strongroom.engines.chroma.replay import Document, Tail, replay
 from strongroom.engines.protocol import rows_per_block
 from strongroom.errors import Damaged
@@ -65,7 +65,7 @@ class Places:
         return np.where(self.rowids[known] == _NO_ROW, 0, known)
 
 
-def locate(connection: sqlite3.Connection, entry: Entry, root: Path) -> Places:
+def locate(connection: sqlite3.Connection, log: Log, entry: Entry, root: Path) -> Places:
     """Join the index's labels, sqlite's rows and the log. Takes memory for the ids of the collection, not for its vectors.
     Raises Damaged if the index can't be read."""
     folder = root / entry.vector_segment
@@ -78,7 +78,7 @@ def locate(connection: sqlite3.Connection, entry: Entry, root: Path) -> Places:
         )
     labels = read_labels(folder) if header else {}
     documents = Documents(connection)
-    tail = replay(connection, entry, labels.__contains__, lambda identity: documents.one(entry.metadata_segment, identity))
+    tail = replay(connection, log, entry, labels.__contains__, lambda identity: documents.one(entry.metadata_segment, identity))
     rowids = np.full(max(labels.values(), default=0) + 1, _NO_ROW, np.int64)
     tail_rowids, lost = _number(connection, entry, labels, tail, rowids)
     ids = [""] * len(rowids)
@@ -114,10 +114,10 @@ def _number(
     return in_tail, lost
 
 
-def read(connection: sqlite3.Connection, entry: Entry, root: Path, without: Sequence[Stretch] = ()) -> Iterator[RowBlock]:
+def read(connection: sqlite3.Connection, log: Log, entry: Entry, root: Path, without: Sequence[Stretch] = ()) -> Iterator[RowBlock]:
     """Every row once, in blocks of `rows_per_block(4 * dimension)` slots, none of which goes across a stretch of slots `without`
     which. Raises Damaged if index and id map contradict."""
-    places = locate(connection, entry, root)
+    places = locate(connection, log, entry, root)
     block = rows_per_block(4 * entry.dimension)
     reader = Documents(connection)
     if places.header is not None:
@@ -184,8 +184,7 @@ def _from_log(
     connection: sqlite3.Connection, dimension: int, places: Places, rows: Sequence[tuple[int, str, int]], reader: Documents
 ) -> RowBlock:
     sequences = [sequence for sequence, _, _ in rows]
-    query = "SELECT vector FROM embeddings_queue WHERE seq_id IN (SELECT value FROM json_each(?)) ORDER BY seq_id"
-    content = b"".join(vector for (vector,) in connection.execute(query, (json.dumps(sequences),)))
+    content = b"".join(vector for (vector,) in entries_of(connection, "vector", sequences))
     if len(content) != 4 * dimension * len(rows):
         raise Damaged("chroma.sqlite3", "its log holds vectors of another dimension", hint="restore it from an earlier snapshot")
     vectors = np.frombuffer(content, np.float32).reshape(len(rows), dimension)

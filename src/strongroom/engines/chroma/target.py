@@ -77,7 +77,7 @@ class ChromaStage(DirectoryStage):
         spool = self.directory / "spool.arrow"
         try:
             rows = _spool(spool, batches)
-            loaded = isolation.call(f"{_CLIENT}:insert", *where, str(spool)) if rows else 0
+            loaded = isolation.ask(f"{_CLIENT}:insert", *where, str(spool)) if rows else 0
         finally:
             remove(spool)
         if loaded != rows:

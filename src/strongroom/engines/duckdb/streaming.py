@@ -38,7 +38,7 @@ def streamed(function: str, *arguments: Any) -> Iterator[pa.RecordBatch]:
 
 def _call(function: str, writing: int, arguments: tuple[Any, ...]) -> int:
     try:
-        count: int = isolation.call(function, isolation.Descriptor(writing), *arguments)
+        count: int = isolation.ask(function, isolation.Descriptor(writing), *arguments)
         return count
     finally:
         os.close(writing)

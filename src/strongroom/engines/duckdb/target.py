@@ -71,7 +71,7 @@ class DuckStage(FileStage):
                     writer.write_batch(planned.rows(batch))
                     rows += batch.num_rows
             place = place_of(collection.name) or ("main", collection.name)
-            loaded = isolation.call(f"{_LIBRARY}:make", str(self._root), place, dict(planned.recipe), str(spool))
+            loaded = isolation.ask(f"{_LIBRARY}:make", str(self._root), place, dict(planned.recipe), str(spool))
         finally:
             remove(spool)
         if loaded != rows:

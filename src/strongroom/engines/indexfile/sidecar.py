@@ -16,12 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.indexfile.held import OpenFile
+from strongroom.engines.payloads import Number, exact, written
 from strongroom.errors import Unreadable
 from strongroom.model import ROLE, Json, Role
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+_INT64, _IN_DOUBLES = range(-(1 << 63), 1 << 63), range(-(1 << 53), (1 << 53) + 1)
 _LINES_BYTES = 4 << 20  # of JSON text that become one batch: parsed it takes about ten times as much memory
 
 
@@ -69,11 +71,6 @@ def aligned(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Callable[[i
         return taken[0] if taken else pa.RecordBatch.from_pylist([], schema)
 
     return take
-
-
-def canonical(value: Json) -> str:
-    """JSON text with sorted keys and no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
 def as_vectors(column: pa.Array, dimension: int) -> npt.NDArray[np.float32] | None:
@@ -189,10 +186,10 @@ def _canonical_payload(value: Json) -> str | None:
     if value is None:
         return None
     if isinstance(value, str):
-        value = json.loads(value)
+        value = exact(value)
         if not isinstance(value, dict):
             raise ValueError("a payload is not a JSON object")
-    return canonical(value)
+    return written(value)
 
 
 # JSON Lines
@@ -228,8 +225,8 @@ def _value(value: Json, kind: pa.DataType) -> Json:
     if value is None:
         return None
     if pa.types.is_list(kind):
-        return np.asarray(value, np.float32)
-    return canonical(value) if pa.types.is_string(kind) and not isinstance(value, str) else value
+        return np.asarray(value, np.float64)
+    return written(value) if pa.types.is_string(kind) and not isinstance(value, str) else value
 
 
 def _records(file: OpenFile) -> Iterator[tuple[dict[str, Json], int]]:
@@ -239,7 +236,7 @@ def _records(file: OpenFile) -> Iterator[tuple[dict[str, Json], int]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                record = exact(line.decode(json.detect_encoding(line), "surrogatepass"))
             except ValueError as error:
                 raise _damaged(file, ValueError(f"line {number} is not JSON: {error}")) from error
             if not isinstance(record, dict):
@@ -258,30 +255,39 @@ def _jsonl(file: OpenFile) -> _Jsonl:
 
 
 def _shape(value: Json) -> str:
-    """Of which kind a JSON value is, as far as columns go."""
+    """Of which kind a JSON value is, as far as columns go. What no double has exactly shares a column with none."""
     if isinstance(value, bool):
         return "bool"
-    if isinstance(value, int):
-        return "int" if -(1 << 63) <= value < 1 << 63 else "large"
-    if isinstance(value, list) and value and all(type(item) in (int, float) for item in value):
+    if isinstance(value, int | Number):
+        return "large" if isinstance(value, Number) or value not in _INT64 else "int" if value in _IN_DOUBLES else "whole"
+    if isinstance(value, list) and value and all(_fits_double(item) for item in value):
         return f"vector {len(value)}"
     names: dict[Any, str] = {type(None): "null", float: "float", str: "str", dict: "object"}
     return names.get(type(value), "other")
+
+
+def _fits_double(value: Json) -> bool:
+    return type(value) is float or (type(value) is int and value in _IN_DOUBLES)
 
 
 def _json_field(name: str, kinds: set[str]) -> pa.Field:
     kinds = kinds - {"null"}
     role = _role(name, None)
     kind: pa.DataType = pa.string()  # also for values of several kinds: as JSON text
-    if kinds == {"int"}:
+    if kinds and kinds <= {"int", "whole"}:
         kind = pa.int64()
     elif kinds and kinds <= {"int", "float"}:
         kind = pa.float64()
     elif kinds == {"bool"}:
         kind = pa.bool_()
     elif len(kinds) == 1 and next(iter(kinds)).startswith("vector"):
-        kind = pa.list_(pa.float32())
-    wanted = {Role.ID: ({"int"}, {"str"}), Role.DOCUMENT: ({"str"},), Role.URI: ({"str"},), Role.PAYLOAD: ({"object"},)}
+        kind = pa.list_(pa.float64())
+    wanted = {
+        Role.ID: ({"int"}, {"whole"}, {"int", "whole"}, {"str"}),
+        Role.DOCUMENT: ({"str"},),
+        Role.URI: ({"str"},),
+        Role.PAYLOAD: ({"object"},),
+    }
     if role in wanted and kinds not in wanted[role]:
         role = Role.COLUMN
     return pa.field(name, kind, metadata={ROLE: role.encode()})

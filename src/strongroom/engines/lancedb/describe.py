@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from strongroom.engines.lancedb import fragments
-from strongroom.engines.lancedb.columns import has_blobs, vector_dtype
+from strongroom.engines.lancedb.columns import vector_dtype
 from strongroom.engines.lancedb.library import Dataset
 from strongroom.engines.lancedb.versions import PinnedTable
 from strongroom.model import Collection, Field, Json, LedgerItem, Lineage, Status
@@ -115,8 +116,8 @@ def _lineage(metadata: Mapping[bytes, bytes]) -> Lineage:
         return Lineage()
 
 
-def ledger(database: Path, pinned: Sequence[PinnedTable], tables: Sequence[Dataset], empty: Sequence[str]) -> list[LedgerItem]:
-    """What of the database is in the snapshot, what isn't, and why."""
+def ledger(database: Path, pinned: Sequence[PinnedTable], blobs: AbstractSet[str], empty: Sequence[str]) -> list[LedgerItem]:
+    """What of the database is in the snapshot, what isn't, and why. `blobs` are the tables that have external ones."""
     held, missing = Status.CAPTURED, Status.NOT_CAPTURED
     items = [
         LedgerItem("rows", held, "all columns, in the engine's own files"),
@@ -132,14 +133,14 @@ def ledger(database: Path, pinned: Sequence[PinnedTable], tables: Sequence[Datas
     if len(pinned) > 1:
         items.append(LedgerItem("one moment for all tables", Status.NOT_OFFERED, "each table at a version of its own"))
     items += [LedgerItem(f"table {name}", missing, "no version was committed yet") for name in empty]
-    for table, data in zip(pinned, tables, strict=True):
-        items += _of_table(database / f"{table.name}.lance", table, data)
+    for table in pinned:
+        items += _of_table(database / f"{table.name}.lance", table, blobs=table.name in blobs)
     if (database / "__manifest").is_dir():
         items.append(LedgerItem("tables in child namespaces", missing, "only tables of the root namespace are read"))
     return items
 
 
-def _of_table(directory: Path, pinned: PinnedTable, table: Dataset) -> Iterator[LedgerItem]:
+def _of_table(directory: Path, pinned: PinnedTable, *, blobs: bool) -> Iterator[LedgerItem]:
     missing = Status.NOT_CAPTURED
     for tag in pinned.left_out:
         why = f"it is on branch {tag.branch}" if tag.branch else f"its version {tag.version} is gone"
@@ -148,7 +149,7 @@ def _of_table(directory: Path, pinned: PinnedTable, table: Dataset) -> Iterator[
         yield LedgerItem(f"branch {branch.stem} of table {pinned.name}", missing, "only the main branch is read")
     if (directory / "_mem_wal").is_dir():
         yield LedgerItem(f"write-ahead log of table {pinned.name}", missing, "rows that were not flushed into a version yet")
-    if has_blobs(table.schema):
+    if blobs:
         yield LedgerItem(f"external blobs of table {pinned.name}", missing, "their URIs are captured, not what they point to")
 
 

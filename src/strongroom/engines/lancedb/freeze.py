@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ _IMMUTABLE = ("data", "_deletions", "_indices", "_transactions")
 _READ_AHEAD_BYTES = 4 * BLOCK_BYTES
 """How much Lance may read ahead of who consumes the rows, one batch at a time; its own 2 GiB would be memory that nobody asked for
 (3 GB of rows: 689 MB resident by Lance's defaults, 421 MB so, in the same time)."""
+
+
+_MOST_OPEN = 256
+"""Tables that are open at the same time: each takes 20 KB, and there may be 10,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +85,23 @@ class FrozenLance:
     def __init__(self, source: Path, pin: Pin, tables: Sequence[PinnedTable], empty: Sequence[str]) -> None:
         self._pin = pin
         self._tables = {table.name: table for table in tables}
-        self._data: dict[str, Dataset] = {}
+        self._opened = _opener(self._tables)
         self._ids: dict[str, str | None] = {}
         self._marks = {table.name: _mark(table) for table in tables}
-        collections = []
+        collections, blobs = [], set[str]()
         for table in tables:
             with self._reading(table.name):
-                self._data[table.name] = open_table(table.directory, table.version)
-                self._ids[table.name] = id_column(self._data[table.name])
-                collections.append(describe.collection(table, self._data[table.name], self._ids[table.name]))
+                data = self._opened(table.name)
+                self._ids[table.name] = id_column(data)
+                collections.append(describe.collection(table, data, self._ids[table.name]))
+                if has_blobs(data.schema):
+                    blobs.add(table.name)
         self.description = Description(
             engine="lancedb",
             engine_version=str(lance().__version__),
             collections=tuple(collections),
             catalog={"pinned_by": "hard links" if pin.holds else "names only"},
-            ledger=tuple(describe.ledger(source, tables, list(self._data.values()), empty)),
+            ledger=tuple(describe.ledger(source, tables, blobs, empty)),
         )
 
     @property
@@ -164,9 +171,10 @@ class FrozenLance:
         return failing_as(Unreadable if self._pin.holds else SourceChanged, f"table {name}")
 
     def _table(self, collection: str) -> Dataset:
-        if collection not in self._data:
+        if collection not in self._tables:
             raise NotFound(f"there is no table {collection!r}")
-        return self._data[collection]
+        with self._reading(collection):
+            return self._opened(collection)
 
 
 class LanceSource:
@@ -234,6 +242,16 @@ def _file(table: PinnedTable, path: str) -> LanceFile:
         raise SourceChanged(f"{table.name}{SUFFIX}/{path} vanished during the backup") from error
     immutable = path.partition("/")[0] in _IMMUTABLE
     return LanceFile(table.name, f"{table.name}{SUFFIX}/{path}", size, immutable, file)
+
+
+def _opener(tables: Mapping[str, PinnedTable]) -> Callable[[str], Dataset]:
+    """Opens them by their names, and keeps those open that were asked for last."""
+
+    @lru_cache(_MOST_OPEN)
+    def opened(name: str) -> Dataset:
+        return open_table(tables[name].directory, tables[name].version)
+
+    return opened
 
 
 def _row_bytes(data: Dataset) -> int:

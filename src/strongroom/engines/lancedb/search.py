@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from strongroom.engines import stopwatch
 from strongroom.engines.lancedb.columns import vector_dtype
+from strongroom.engines.lancedb.indices import IndexPlan, build
 from strongroom.engines.lancedb.library import failing_as, lance, open_table
 from strongroom.engines.without_pandas import do_without_pandas
 from strongroom.errors import EngineFailed
@@ -24,6 +26,13 @@ def load() -> None:
     os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD_BYTES))  # read when Lance is loaded, in this process
     do_without_pandas()
     lance()
+
+
+def built(table: str, plans: Sequence[IndexPlan]) -> None:
+    """Build indices: by the process that answers from them, since there may be a table of them for each tenant. Raises
+    EngineFailed."""
+    load()
+    build(table, plans)
 
 
 def nearest(table: str, version: int, field: str, queries: npt.NDArray[np.float32], k: int, identifier: str | None) -> Answers:

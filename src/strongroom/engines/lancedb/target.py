@@ -132,7 +132,7 @@ class LanceStage(StagedEntries):
             count = int(data.count_rows())
         indices = plan(collection, count)
         if indices:
-            isolation.call("strongroom.engines.lancedb.indices:build", str(folder), indices)
+            isolation.ask("strongroom.engines.lancedb.search:built", str(folder), indices)
 
     def seal(self) -> None:
         """Make the staged tables durable."""

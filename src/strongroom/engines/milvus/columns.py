@@ -5,7 +5,6 @@ Floats lie in messages one after another, so they are taken and put as they are,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.milvus.shape import DTYPES, META, SPARSE, Column, Shape
+from strongroom.engines.payloads import exact, written
 from strongroom.errors import EngineFailed, Unreadable
 from strongroom.model import Json
 
@@ -108,19 +108,15 @@ def _others(shape: Shape, data: Any, count: int) -> list[pa.Array]:
     raw = list(data.scalars.json_data.data) if data is not None else [b"{}"] * count
     if len(raw) != count:
         raise Unreadable(f"the server answered with {len(raw)} dynamic fields for {count} rows")
-    rows = [dict(json.loads(one or b"{}")) for one in raw]
+    rows = [dict(exact(one.decode())) for one in raw]
     taken = [name for name in (shape.document, shape.uri) if name]
     texts = [[_text_of(row, name) for row in rows] for name in taken]
-    payloads = [canonical(row) if row else None for row in rows]
+    payloads = [written(row) if row else None for row in rows]
     return [pa.array(one, pa.utf8()) for one in (*texts, payloads)]
 
 
 def _text_of(row: dict[str, Json], name: str) -> str | None:
     return row.pop(name) if isinstance(row.get(name), str) else None
-
-
-def canonical(value: Json) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 # -- rows into messages --------------------------------------------------------------------------------------------------------

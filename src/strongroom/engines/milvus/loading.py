@@ -16,6 +16,7 @@ from strongroom.engines.milvus.connection import Server
 from strongroom.engines.milvus.creation import Made, Offer, is_of_milvus, made_for, others_of, role_of
 from strongroom.engines.milvus.reading import flush
 from strongroom.engines.milvus.shape import META, Column, Shape, shape_of
+from strongroom.engines.payloads import exact, written
 from strongroom.errors import EngineFailed
 from strongroom.model import Collection, Json, Role
 
@@ -144,7 +145,7 @@ def _meta(shape: Shape, rows: pa.RecordBatch) -> list[str]:
     found = []
     for place, payload in enumerate(rows.column(shape.payload).to_pylist()):
         more = {name: values[place] for name, values in texts.items() if values[place] is not None}
-        found.append(json.dumps({**json.loads(payload or "{}"), **more}, ensure_ascii=False))
+        found.append(written({**exact(payload), **more}))
     return found
 
 

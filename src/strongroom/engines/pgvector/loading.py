@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
-from strongroom.engines.payloads import finite
+from strongroom.engines.payloads import finite, written
 from strongroom.engines.pgvector.columns import is_dense, load_type, to_binary
 from strongroom.engines.pgvector.copying import pieces
 from strongroom.engines.pgvector.server import Connection, quoted
@@ -96,7 +96,7 @@ def given(field: pa.Field, column: pa.Array) -> pa.Array:
     values = _plain(column, _stored(field))
     if (field.metadata or {}).get(ROLE) != Role.PAYLOAD.encode():
         return values
-    return pa.array([json.dumps(finite(one)) if one and _NO_NUMBER.search(one) else one for one in values.to_pylist()], values.type)
+    return pa.array([written(finite(one)) if one and _NO_NUMBER.search(one) else one for one in values.to_pylist()], values.type)
 
 
 _NO_NUMBER = re.compile("NaN|Infinity")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from strongroom.engines.payloads import exact, joined, plain
+from strongroom.engines.payloads import exact, joined, plain, written
 from strongroom.engines.redis.crc64 import crc64_each
 from strongroom.engines.redis.definitions import HASH, Definition
 from strongroom.engines.redis.keyfile import Block
@@ -99,7 +98,7 @@ def put_key(pipeline: Any, names: Names, definition: Definition, row: Row) -> No
         if fields:
             pipeline.hset(names.keys + key, mapping=fields)
     else:
-        text = json.dumps(json_document(row, definition.vectors), ensure_ascii=False)
+        text = written(json_document(row, definition.vectors))
         pipeline.execute_command("JSON.SET", names.keys + key, "$", text)
     note_expiry(pipeline, names, key, row.payload)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from strongroom.engines.payloads import exact, written
 from strongroom.engines.protocol import rows_per_block
 from strongroom.engines.redis.definitions import HASH, Definition, VectorField
 from strongroom.engines.redis.keyfile import Block, Record
@@ -69,7 +70,7 @@ def column_of(values: Sequence[bytes | None], field: Field) -> pa.Array:
 
 
 def payload_text(payload: Mapping[str, Json]) -> str | None:
-    return json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if payload else None
+    return written(payload) if payload else None
 
 
 # -- of keys -------------------------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def hash_fields(row: Row, vectors: Sequence[VectorField]) -> dict[bytes, bytes]:
     fields = {raw_of(one.source): value for one, value in zip(vectors, row.vectors, strict=True) if value is not None}
     for name, value in row.payload.items():
         if name != EXPIRES:
-            fields[raw_of(name)] = raw_of(value) if isinstance(value, str) else json.dumps(value).encode()
+            fields[raw_of(name)] = raw_of(value if isinstance(value, str) else written(value, spaced=True))
     return fields
 
 
@@ -175,7 +176,7 @@ def attributes_payload(attributes: bytes) -> dict[str, Json]:
     if not attributes:
         return {}
     try:
-        found = json.loads(attributes)
+        found = exact(attributes.decode())
     except ValueError:
         found = None
     if not isinstance(found, dict) or any(name.startswith(OWN) for name in found):

@@ -6,7 +6,6 @@ numbers of up to 64 bits with a sign, other numbers and bytes. What no column ca
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from strongroom.engines.conversions import Becoming, Loaded, Ways, of_batch, table
-from strongroom.engines.payloads import plain
+from strongroom.engines.payloads import exact, plain, written
 from strongroom.engines.sqlite_vec.definition import ARROW, LARGEST, MOST_COLUMNS, NAME, PAYLOAD, TAKEN, Kind, table_of
 from strongroom.errors import WrongRequest
-from strongroom.model import ROLE, Collection, Fidelity, Field, Json, Role
+from strongroom.model import ROLE, Collection, Fidelity, Field, Role
 from strongroom.model import Conversion as Converted
 
 _METRICS = ("l2", "cosine", "l1")
@@ -50,11 +49,11 @@ class Conversion:
         others = {name: batch.column(name).to_pylist() for name in self.others if name in batch.schema.names}
         texts = []
         for row, text in enumerate(given):
-            found: dict[str, Json] = json.loads(text) if text else {}
+            found = exact(text)
             for name, values in others.items():
                 if values[row] is not None:
                     found[_free(name, found)] = plain(values[row])
-            texts.append(_canonical(found) if found or text else None)
+            texts.append(written(found) if found or text else None)
         return pa.array(texts, pa.utf8())
 
 
@@ -126,7 +125,7 @@ def conversions(collection: Collection, schema: pa.Schema) -> Sequence[Converted
         rows = planned.rows(batch)
         found = of_batch(batch, planned.columns, rows)
         texts = rows.column(PAYLOAD).to_pylist() if PAYLOAD in rows.schema.names else []
-        objects = [json.loads(text or "{}") for text in texts]
+        objects = [exact(text) for text in texts]
         values: dict[str, Sequence[Any]] = {name: _stored(its) for name, its in found.values.items()}
         values |= {name: [one.get(name) for one in objects] for name in planned.others}
         types = {name: ARROW[_type(batch.schema.field(name))] for name in found.types if _type(batch.schema.field(name))}
@@ -215,7 +214,3 @@ def _taken(name: str, column: pa.Array) -> pa.Array:
     else:
         values, width = column.flatten().to_numpy(zero_copy_only=False), kind.list_size
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values)), width)
-
-
-def _canonical(value: Mapping[str, Json]) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -83,7 +83,7 @@ class SqliteVecStage(FileStage):
                         writer.write_batch(planned.rows(batch))
                         rows += batch.num_rows
             arguments = str(self._root), collection.name, planned.arguments, str(spool) if rows else ""
-            loaded = isolation.call(f"{_LIBRARY}:make", *arguments)
+            loaded = isolation.ask(f"{_LIBRARY}:make", *arguments)
         finally:
             remove(spool)
         if loaded != rows:

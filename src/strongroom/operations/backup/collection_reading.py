@@ -242,6 +242,7 @@ class CollectionReading:
         if self._rows is None:  # it is empty, and files may hold vectors all the same
             self._rows = self._writer_of_rows()
         self._rows.end_of_rows()
+        self.root.settle()
 
     @property
     def written(self) -> Sequence[Written]:

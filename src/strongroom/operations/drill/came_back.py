@@ -104,7 +104,7 @@ class _Searching:
         self._found: dict[tuple[str, str], tuple[str, ExactSearch]] = {}
         self._count = 0
         for place, one in questions.items():
-            if place[0] == collection.name and actual_name(frozen, place[0]) in names_of(frozen):
+            if place[0] == collection.name and frozen.description.has(actual_name(frozen, place[0])):
                 name = field_name(frozen, actual_name(frozen, place[0]), place[1])
                 there = frozen.description.collection(actual_name(frozen, place[0])).vector_field(name)
                 asked = replace(there, metric=collection.catalog.vector_field(place[1]).metric)

@@ -81,6 +81,7 @@ class OverlayLoading:
             for name, final in chosen.items():
                 if name not in state.loaded:
                     state.add_loaded(name, self._load(stage, target, overlay, scratch, final, named[name]))
+            state.set_all_loaded()
             stage.seal()
             roots, lines = {}, [f"{self.plan.operations:,} operations applied to the snapshot's rows, row by row"]
             with stage.source().freeze(self.progress) as frozen:

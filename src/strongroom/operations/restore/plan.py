@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -146,9 +147,9 @@ def chosen_collections(snapshot: Snapshot, selection: Selection, later: Containe
         if not selection.wants(name):
             raise WrongRequest(f"{name!r} is renamed and not restored", hint=f"add --collection {name!r}, or leave the rename out")
     chosen = tuple(collection for collection in collections if selection.wants(collection.name))
-    names = [selection.target_name(collection.name) for collection in chosen]
-    for name in names:
-        if names.count(name) > 1:
+    names = Counter(selection.target_name(collection.name) for collection in chosen)
+    for name, count in names.items():
+        if count > 1:
             raise WrongRequest(f"two collections would be called {name!r}", hint="choose with --collection or rename one")
     return chosen
 

@@ -23,8 +23,8 @@ def names_of(frozen: Frozen) -> list[str]:
 
 def actual_name(frozen: Frozen, wanted: str) -> str:
     """The collection of that name, or the only one: an index file's collection is called as the file is."""
-    names = names_of(frozen)
-    return names[0] if len(names) == 1 else wanted
+    collections = frozen.description.collections
+    return collections[0].name if len(collections) == 1 else wanted
 
 
 def replay(repository: Repository, frozen: Frozen, chosen: Sequence[StoredCollection], selection: Selection) -> Iterator[Replayed]:

@@ -7,7 +7,6 @@ of texts that is called so becomes it. So rows that went from columns into paylo
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -17,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from strongroom.engines.payloads import exact
+from strongroom.engines.payloads import exact, written
 from strongroom.model import ROLE, Json, Role
 from strongroom.snapshots.fingerprints import role_of
 
@@ -51,7 +50,7 @@ class Reshaping:
             if one.name in taken:
                 columns.append(taken[one.name])
             elif one.name == self.source:
-                columns.append(pa.array([_canonical(payload) for payload in payloads], one.type))
+                columns.append(pa.array([written(payload) if payload else None for payload in payloads], one.type))
             else:
                 columns.append(batch.column(one.name))
         return pa.record_batch(columns, schema=self.schema)
@@ -171,7 +170,3 @@ def _kind(value: Any) -> type | None:
     if (type(value) is int and value not in _INT64) or (type(value) is float and not math.isfinite(value)):
         return None
     return type(value) if type(value) in _TYPES else None
-
-
-def _canonical(payload: dict[str, Json] | None) -> str | None:
-    return json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False) if payload else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.protocol import Columnar, Frozen, Source, Stage, Target
+from strongroom.engines.protocol import Columnar, Frozen, Stage, Target
 from strongroom.errors import Damaged, VerificationFailed, WrongRequest
 from strongroom.model import Collection, Fidelity, Role, RowBlock
 from strongroom.operations.machine.processor import reproducible
@@ -20,6 +20,7 @@ from strongroom.operations.prefetch import ahead
 from strongroom.operations.restore.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.restore.replay import actual_name
 from strongroom.operations.restore.reshaping import Reshaping, reshaping
+from strongroom.operations.restore.scratch import Scratch
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
 from strongroom.snapshots.consistency import contradiction_of
@@ -34,9 +35,6 @@ SAMPLE = 1000
 """Of so many rows the directions of the vectors are compared where an engine keeps nothing else."""
 _SAME_DIRECTION = 0.9999
 
-OpenScratch = Callable[[Path, str], Source]
-"""Restores one collection of a snapshot exactly into a directory, and gives it as a source."""
-
 
 @dataclass(frozen=True, slots=True)
 class RowsLoading:
@@ -45,7 +43,7 @@ class RowsLoading:
     repository: Repository
     snapshot: Snapshot
     fingerprinter: Fingerprinter
-    open_scratch: OpenScratch
+    scratch: Scratch
     progress: Progress
     same_engine: bool
     """Then all columns must come back, and not only those that every engine has; rows keep their shape."""
@@ -114,7 +112,7 @@ class RowsLoading:
                 for block in stored_rows(self.snapshot.reading(self.repository), collection, stage.directory):
                     yield block.live()
             return
-        with self.open_scratch(stage.directory / "scratch", collection.name).freeze(SILENT) as frozen:
+        with self.scratch.source(collection.name).freeze(SILENT) as frozen:
             for block in frozen.rows(actual_name(frozen, collection.name)):
                 yield block.live()
 

@@ -19,7 +19,7 @@ from typing import Any
 from blake3 import blake3
 
 from strongroom import engines
-from strongroom.engines.protocol import Frozen, Recovering, Source, Stage, Target
+from strongroom.engines.protocol import Frozen, Recovering, Stage, Target
 from strongroom.errors import EngineFailed, NotFound, Refused, StrongroomError, Unreadable, VerificationFailed, from_os_error
 from strongroom.model import Fidelity, Selection, Until
 from strongroom.operations.journal.moment import MomentPlan, log_of
@@ -34,6 +34,7 @@ from strongroom.operations.restore.overlay import OverlayLoading
 from strongroom.operations.restore.plan import RestorePlan, Rung, chosen_collections, installed_artifacts, plan_restore
 from strongroom.operations.restore.replay import Replayed, actual_name, names_of, replay
 from strongroom.operations.restore.rows import RowsLoading
+from strongroom.operations.restore.scratch import Scratch
 from strongroom.operations.restore.state import RestoreState
 from strongroom.progress import SILENT, Progress
 from strongroom.repository import Repository
@@ -80,8 +81,14 @@ def restore(
     Raises NotFound, WrongRequest, Refused, Locked, Damaged (naming the object), VerificationFailed (the staged state is not what
     was backed up; the target is untouched). May be repeated after any failure and goes on where it stopped.
     """
+    return restore_found(repository, opened(repository, history.find(repository, snapshot)), target, options, progress)
+
+
+def restore_found(
+    repository: Repository, found: Snapshot, target: str, options: RestoreOptions | None = None, progress: Progress = SILENT
+) -> RestoreReport:
+    """The same, of a snapshot that was found and opened, or of a part of it."""
     chosen = options or RestoreOptions()
-    found = opened(repository, history.find(repository, snapshot))
     erased = erased_in(repository, found, chosen.moment, chosen.selection) if chosen.erasing else NOTHING_ERASED
     plan = plan_restore(
         found,
@@ -94,7 +101,7 @@ def restore(
     )
     if chosen.tell is not None and (chosen.overwrite or not plan.occupied):
         chosen.tell(plan)
-    asking = engines.prepared(target) if chosen.replay else nullcontext()
+    asking = engines.prepared(target) if chosen.replay or plan.rung != Rung.EXACT else nullcontext()
     with _local_errors(target), remembering_damage(repository), asking:
         return _Restore(repository, found, plan, chosen, erased, progress).run()
 
@@ -288,13 +295,15 @@ class _Restore:
         """Load the rows, read them back, measure the new index's recall. Gives the roots of the collections."""
         selection = self._options.selection
         target = engines.target_of(self._plan.target)
-        parts = self._repository, self._snapshot, self._fingerprinter, self._scratch, self._progress
+        scratch = Scratch(self._repository, self._snapshot, stage.directory / "scratch")
+        parts = self._repository, self._snapshot, self._fingerprinter, scratch, self._progress
         loading = RowsLoading(*parts, same_engine=self._same_engine, erased=self._erased)
         chosen = chosen_collections(self._snapshot, selection)
         for collection in chosen:
             if collection.name not in state.loaded:
                 named = replace(collection.catalog, name=selection.target_name(collection.name))
                 state.add_loaded(collection.name, loading.load(stage, target, collection, named))
+        state.set_all_loaded()
         stage.seal()
         roots = {}
         with stage.source().freeze(self._progress) as frozen:
@@ -310,14 +319,6 @@ class _Restore:
     @property
     def _same_engine(self) -> bool:
         return engines.engine_of(self._plan.target).name == self._snapshot.manifest.engine
-
-    def _scratch(self, place: Path, collection: str) -> Source:
-        """The rows live in the engine's own files: restore these exactly, inside the stage, to read them there."""
-        place.mkdir(exist_ok=True)
-        url = engines.find(self._snapshot.manifest.engine).scratch(place, [collection])
-        options = RestoreOptions(Selection((collection,)), require_exact=True, overwrite=True, replay=False, erasing=False)
-        restore(self._repository, self._snapshot.id, url, options)
-        return engines.source_of(url)
 
     def _compare_roots(self, frozen: Frozen, roots: Mapping[str, str]) -> None:
         roots = {actual_name(frozen, name): root for name, root in roots.items()}

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from strongroom import engines
-from strongroom.model import Selection
 from strongroom.operations.restore.replay import actual_name
 from strongroom.operations.restore.rows import stored_rows
+from strongroom.operations.restore.scratch import Scratch
 from strongroom.progress import SILENT
 from strongroom.repository import Repository
 from strongroom.snapshots.history import Snapshot
@@ -26,11 +25,6 @@ def snapshot_rows(
             for block in stored_rows(snapshot.reading(repository), collection, directory):
                 yield block.live()
         return
-    from strongroom.operations.restore.run import RestoreOptions, restore
-
-    url = engines.find(snapshot.manifest.engine).scratch(directory, [collection.name])
-    options = RestoreOptions(Selection((collection.name,)), require_exact=True, overwrite=True, replay=False, erasing=False)
-    restore(repository, snapshot.id, url, options)
-    with engines.source_of(url).freeze(SILENT) as frozen:
+    with Scratch(repository, snapshot, directory / "scratch").source(collection.name).freeze(SILENT) as frozen:
         for block in frozen.rows(actual_name(frozen, collection.name)):
             yield block.live()

@@ -15,7 +15,7 @@ from strongroom.errors import Damaged, EngineFailed, StrongroomError, Verificati
 from strongroom.model import Collection, Selection
 from strongroom.operations.machine.processor import reproducible
 from strongroom.operations.restore.plan import Rung
-from strongroom.operations.restore.replay import actual_name, names_of
+from strongroom.operations.restore.replay import actual_name
 from strongroom.operations.restore.rows import stored_rows
 from strongroom.operations.restore.run import RestoreOptions, restore
 from strongroom.operations.verify.answers import check_answers, check_probes
@@ -115,7 +115,7 @@ def read_rows(
     root, fields = RowsRoot(look.fingerprinter), set[str]()
     name = actual_name(frozen, collection.name)
     look.progress.begin(f"rows of {collection.name}", collection.count, "rows")
-    for block in frozen.rows(name) if name in names_of(frozen) else ():
+    for block in frozen.rows(name) if frozen.description.has(name) else ():
         live = block.live()
         root.add(live)
         each(live)
