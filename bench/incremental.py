@@ -4,7 +4,8 @@ was updated at random and 1 % inserted, and a restore: beside restic and borg. I
     python bench/incremental.py [--rows 200000] [--runs 3] [--beside STRONGROOM] [--json FILE] [--plot FILE.png]
 
 Each tool starts with a fresh repository on the same disk, the source in the page cache; times are of whole processes. `limit` is
-bench/limit.py (read, hash, encrypt and write durably what Strongroom stored, and nothing else), `read` reads the source once.
+bench/limit.py (read, hash, encrypt and write durably what Strongroom stored, and nothing else) and one read of the source (`cat`);
+`cold` is that read where the source isn't in the page cache.
 Restores are of the last state and compared byte for byte; `durable` adds the time until all of it is on the disk. CPU seconds are
 those of the process and its children, user and system: they depend less on what else the machine does. restic and borg are
 measured if they are installed (Debian's packages); `--beside` is the program of another commit, measured in the same run.
@@ -120,8 +121,9 @@ def measure(tool: Tool, states: Sequence[Sequence[Path]], place: Path) -> Measur
     return Measured(tool.name, *full[:2], *unchanged[:2], *incremental[:2], restore, durable, *cpus)
 
 
-def limits(states: Sequence[Sequence[Path]], stored: Measured, place: Path) -> Measured:
-    """What reading the source once takes, and what reading, hashing, encrypting and writing takes at least."""
+def limits(states: Sequence[Sequence[Path]], stored: Measured, place: Path) -> list[Measured]:
+    """What reading, hashing, encrypting and writing takes at least, and what one read of the source takes: from the page cache, and
+    from the disk."""
     out = place / "limit-out"
     shutil.rmtree(out, ignore_errors=True)
     files = [str(file) for file in states[0]]
@@ -133,7 +135,17 @@ def limits(states: Sequence[Sequence[Path]], stored: Measured, place: Path) -> M
     reading, nothing = _cpu_seconds() - wrote, float("nan")
     shutil.rmtree(out)
     known = (full, stored.full_bytes, read, nothing, read, nothing, nothing, nothing)
-    return Measured("limit", *known, wrote - began, reading, reading, nothing)
+    limit = Measured("limit", *known, wrote - began, reading, reading, nothing)
+    _let_go(states[0])
+    cold, _ = run(["cat", *files], place, ENVIRONMENT)
+    return [limit, Measured("cold", nothing, nothing, cold, nothing, cold, *[nothing] * 7)]
+
+
+def _let_go(files: Sequence[Path]) -> None:
+    """Have the system forget what it read of them."""
+    for file in files:
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _put(state: Sequence[Path], source: Path) -> list[Path]:
@@ -197,7 +209,7 @@ def plot(path: Path, lines: Sequence[Measured]) -> None:
         ("1 % + 1 %, MB", "incremental_bytes"),
         ("unchanged, kB", "unchanged_bytes"),
     ]
-    lines = [line for line in lines if line.tool != "limit"]
+    lines = [line for line in lines if line.tool not in ("limit", "cold")]
     figure, axes = pyplot.subplots(2, 3, figsize=(10, 5))
     for axis, (title, name) in zip(axes.flat, shown, strict=True):
         scale = 1e6 if "MB" in title else 1e3 if "kB" in title else 1
@@ -230,7 +242,7 @@ def main() -> None:
             results.append(measure(tool, states, asked.directory))
             console.print(f"run {number + 1}: {results[-1]}", highlight=False, soft_wrap=True)
         mine = next(one for one in reversed(results) if one.tool == "strongroom")
-        results.append(limits(states, mine, asked.directory))
+        results += limits(states, mine, asked.directory)
     lines = medians(results)
     size = sum(file.stat().st_size for file in states[0]) / 1e6
     show(
