@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -384,6 +384,48 @@ def test_what_came_just_before_a_drop_is_not_guessed(world: World) -> None:
     assert isinstance(end, CatalogChange)
     assert end.unseen_since is not None
     assert 0 < end.unseen_since < looked < end.time
+
+
+def test_what_a_killed_follower_saw_counts_for_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until when a table was as it is held, and when it was gone; not if the machine began to run anew since."""
+    with feeds.following(world.directory, "me", None) as feed:
+        marks = feed.begin()
+        before = time.time_ns() // 1000
+        assert feed.read()[0] == feed.read()[0] == []
+    looked = time.time_ns() // 1000
+    time.sleep(0.01)
+    world.database.open_table("twice").add(rows(50, 1))
+    world.database.drop_table("twice")
+    gone = time.time_ns() // 1000
+    with feeds.following(world.directory, "me", None) as feed:
+        feed.resume(marks)
+    noticed = time.time_ns() // 1000
+    time.sleep(0.01)
+    end = ending(world, marks)
+    assert end.unseen_since is not None
+    assert before < end.unseen_since < looked < gone < end.time < noticed
+    monkeypatch.setattr("strongroom.engines.lancedb.looks.boot", lambda: "another run")
+    end = ending(world, marks)
+    assert end.unseen_since is not None
+    assert end.unseen_since < before < noticed < end.time
+
+
+def ending(world: World, marks: Mapping[str, str]) -> CatalogChange:
+    """What a follower that goes on from the marks, and is killed then, says of a drop."""
+    with feeds.following(world.directory, "me", None) as feed:
+        feed.resume(marks)
+        (end,) = feed.read()[0]
+    assert isinstance(end, CatalogChange)
+    return end
+
+
+def test_nothing_is_unseen_before_the_last_version_that_was_held(world: World) -> None:
+    with feeds.following(world.directory, "me", None) as feed:
+        marks = feed.begin()
+    folder = world.directory / "twice.lance"
+    newest = read_manifest(folder / manifests(folder)[max(manifests(folder))])
+    world.database.drop_table("twice")
+    assert ending(world, marks).unseen_since == newest.micros
 
 
 def test_a_drop_under_way_is_no_proof_that_nothing_came(world: World) -> None:

@@ -244,7 +244,8 @@ class LanceFeed:
         after = held.next
         if after is None:
             ended = f"{held.mark}{_DROPPED}"
-            yield CatalogChange({}, (held.name,), self._due(held), ended, scope=held.name, unseen_since=held.looked)
+            looked = max(held.looked, held.newest.micros)
+            yield CatalogChange({}, (held.name,), self._due(held), ended, scope=held.name, unseen_since=looked)
             self._tables.remove(held)
             self._finished.append(held)
             return

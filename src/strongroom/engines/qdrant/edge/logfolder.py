@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from strongroom.engines.boot import boot
 from strongroom.engines.oplog.folder import OplogFolder
 from strongroom.engines.staging import write_durably
 from strongroom.errors import Locked
-
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +47,9 @@ class EdgeLogFolder(OplogFolder):
         return False
 
     def remember(self, version: int) -> None:
-        write_durably(self.path / "version", json.dumps({"version": version, "boot": _boot()}).encode())
+        write_durably(self.path / "version", json.dumps({"version": version, "boot": boot()}).encode())
 
     def known(self) -> Known | None:
         """None if nothing is."""
         said = self.read("version")
-        return None if said is None else Known(int(said["version"]), said["boot"] is not None and said["boot"] == _boot())
-
-
-def _boot() -> str | None:
-    """Which run of the machine this is; None if it can't be told."""
-    with suppress(OSError):
-        return _BOOT.read_text().strip()
-    return None
+        return None if said is None else Known(int(said["version"]), said["boot"] is not None and said["boot"] == boot())
