@@ -259,6 +259,42 @@ def test_a_killed_writer_leaves_shard_and_log_knowing_the_same(step: str, path: 
     again.close()
 
 
+IN_VAIN = """
+for _ in range(2):
+    try:
+        shard.set_payload([9], {"n": 9})
+    except Exception as error:
+        assert "No point with id" in str(error)
+    shard.delete_points([8])
+"""
+
+
+def test_calls_that_changed_nothing_before_a_flush_are_no_change_past_the_capture(path: Path) -> None:
+    """Each takes one of the shard's numbers, which its segments don't show until the next one does."""
+    captured(path).close()
+    killed(path, f"{IN_VAIN}shard.flush()\nshard.upsert_points([point(4, 4)])\ndies()")
+    again = captured(path)
+    assert told(again._live).keys() == {"1", "2", "4"}
+    again.close()
+
+
+def test_the_last_number_of_a_shard_is_known_again_once_a_call_shows_it(path: Path) -> None:
+    """Also if more were reckoned with: calls that somebody who was killed may have made."""
+    shard = captured(path)
+    shard.upsert_points([point(1, 1)])
+    exec(IN_VAIN, {"shard": shard})  # noqa: S102 - the lines of the child
+    shard.flush()
+    known = shard._folder.known()
+    assert (known.number - known.version, known.fits(known.number + 1, 0)) == (4, False)
+    shard._numbers._last += 7
+    shard.upsert_points([point(2, 2)])
+    shard.delete_points([8])
+    shard.flush()
+    known = shard._folder.known()
+    assert known.number - known.version == 1
+    shard.close()
+
+
 def test_what_a_loss_of_power_took_from_the_shard_is_put_back(path: Path, tmp_path: Path) -> None:
     """The log is durable before each call returns, the shard's own files need not be."""
     shard = captured(path)

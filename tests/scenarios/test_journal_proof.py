@@ -38,6 +38,8 @@ HERE = Path(__file__).parent
 THREADS = 4
 DROPPED = re.compile(r"(\S+) was dropped between (\S+) and (\S+): what it held then isn't known")
 LONGEST_SECONDS = 3600
+CATCHING_UP_SECONDS = 1200
+"""A follower that was killed all the time has much to read at the end, and whoever else works on the machine is in its way."""
 
 
 @dataclass
@@ -147,7 +149,7 @@ class Proof:
     def finish(self, who: str, number: signal.Signals) -> int:
         process = self.processes.pop(who)
         process.send_signal(number)
-        return process.wait(300)
+        return process.wait(CATCHING_UP_SECONDS)
 
     def was_dropped(self, name: str, since: float, until: float) -> bool:
         """Whether the writer dropped a table between two times."""

@@ -8,7 +8,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +24,9 @@ from commands import PASSWORD, environment
 from forks import DEVNULL
 from processes import program
 
-from strongroom.engines.changes import CatalogChange, RowChanges
+from strongroom.engines.changes import CatalogChange, Change, RowChanges
 from strongroom.engines.lancedb import feed as feeds
+from strongroom.engines.lancedb.hold import Held
 from strongroom.engines.lancedb.manifest import files_of, read_manifest
 from strongroom.engines.lancedb.prints import names
 from strongroom.engines.lancedb.versions import manifests
@@ -386,6 +387,48 @@ def test_what_came_just_before_a_drop_is_not_guessed(world: World) -> None:
     assert 0 < end.unseen_since < looked < end.time
 
 
+def test_what_a_killed_follower_saw_counts_for_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until when a table was as it is held, and when it was gone; not if the machine began to run anew since."""
+    with feeds.following(world.directory, "me", None) as feed:
+        marks = feed.begin()
+        before = time.time_ns() // 1000
+        assert feed.read()[0] == feed.read()[0] == []
+    looked = time.time_ns() // 1000
+    time.sleep(0.01)
+    world.database.open_table("twice").add(rows(50, 1))
+    world.database.drop_table("twice")
+    gone = time.time_ns() // 1000
+    with feeds.following(world.directory, "me", None) as feed:
+        feed.resume(marks)
+    noticed = time.time_ns() // 1000
+    time.sleep(0.01)
+    end = ending(world, marks)
+    assert end.unseen_since is not None
+    assert before < end.unseen_since < looked < gone < end.time < noticed
+    monkeypatch.setattr("strongroom.engines.lancedb.looks.boot", lambda: "another run")
+    end = ending(world, marks)
+    assert end.unseen_since is not None
+    assert end.unseen_since < before < noticed < end.time
+
+
+def ending(world: World, marks: Mapping[str, str]) -> CatalogChange:
+    """What a follower that goes on from the marks, and is killed then, says of a drop."""
+    with feeds.following(world.directory, "me", None) as feed:
+        feed.resume(marks)
+        (end,) = feed.read()[0]
+    assert isinstance(end, CatalogChange)
+    return end
+
+
+def test_nothing_is_unseen_before_the_last_version_that_was_held(world: World) -> None:
+    with feeds.following(world.directory, "me", None) as feed:
+        marks = feed.begin()
+    folder = world.directory / "twice.lance"
+    newest = read_manifest(folder / manifests(folder)[max(manifests(folder))])
+    world.database.drop_table("twice")
+    assert ending(world, marks).unseen_since == newest.micros
+
+
 def test_a_drop_under_way_is_no_proof_that_nothing_came(world: World) -> None:
     """Of a drop that has taken the newest version and not yet the others, only what was seen before it counts."""
     folder = world.directory / "twice.lance"
@@ -499,6 +542,47 @@ def test_much_that_is_slow_to_read_is_read_in_pieces(world: World, monkeypatch: 
                 feed.shipped(marks)
                 found.append([len(one) for one in changes])
     assert [one for one in found if one] == [[1]] * 5
+
+
+def test_what_comes_while_a_follower_catches_up_keeps_its_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads in pieces what was there when it began, and says nothing of what came since."""
+    world.follow()
+    items = world.database.open_table("items")
+    for number in range(3):
+        world.do("before", lambda number=number: items.add(rows(300 + number, 1)))
+    step = feeds.LanceFeed._step
+
+    def disturbed(feed: feeds.LanceFeed, held: Held) -> Iterator[Change]:
+        monkeypatch.setattr(feeds.LanceFeed, "_step", step)
+        world.do("meanwhile", lambda: items.add(rows(310, 1)))
+        return step(feed, held)
+
+    monkeypatch.setattr(feeds, "_READ_SECONDS", 0.0)
+    monkeypatch.setattr(feeds.LanceFeed, "_step", disturbed)
+    world.follow()
+    world.do("after", lambda: items.add(rows(320, 1)))
+    world.follow()
+    world.check()
+
+
+def test_nothing_is_said_to_be_seen_while_an_end_is_not_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table goes between the two looks of a read."""
+    look, looks = feeds.LanceFeed._look, iter((False, False, True))
+
+    def dropped(feed: feeds.LanceFeed) -> None:
+        if next(looks, False):
+            world.database.drop_table("twice")
+        look(feed)
+
+    monkeypatch.setattr(feeds.LanceFeed, "_look", dropped)
+    with feeds.following(world.directory, "me", None) as feed:
+        feed.begin()
+        assert (feed.read()[0], feed.seen > 0) == ([], True)
+        world.database.open_table("items").add(rows(300, 1))
+        changes, _, more = feed.read()
+        assert (len(changes), more, feed.seen) == (1, False, 0)
+        assert isinstance(feed.read()[0][0], CatalogChange)
+        assert feed.seen > 0
 
 
 # -- what is read from Lance's own bytes ---------------------------------------------------------------------------------------

@@ -167,6 +167,16 @@ class Feed(Protocol):
 
 
 @runtime_checkable
+class Seeing(Protocol):
+    """A `Feed` whose reads don't tell of all that came before they were asked for."""
+
+    @property
+    def seen(self) -> int:
+        """Until when (microseconds since 1970) all that happened was read, once a read gave that there is no more; 0 if it
+        can't be told."""
+
+
+@runtime_checkable
 class Ending(Protocol):
     """A `Feed` whose log may end, and another one begin."""
 

@@ -67,7 +67,7 @@ def release(database: Path, holder: str) -> bool:
 
 
 class LanceFeed:
-    """See `protocol.Feed`."""
+    """See `protocol.Feed` and `protocol.Seeing`."""
 
     kind = KIND
 
@@ -79,6 +79,7 @@ class LanceFeed:
         self._tables: list[Held] = []
         self._finished: list[Held] = []
         self._until = 0
+        self.seen = 0
         self._key: str | None = None
 
     def begin(self) -> Mapping[str, str]:
@@ -112,12 +113,14 @@ class LanceFeed:
                 held.keys = None
 
     def read(self) -> tuple[Sequence[Change], Mapping[str, str], bool]:
-        """Up to one time of all tables: a version is dated a little before it can be seen, so what is dated before that time is
-        waited for."""
+        """Up to one time of all tables, by as many reads as it takes: a version is dated a little before it can be seen, so what is
+        dated before that time is waited for."""
+        asked = _now()
         self._look()
         if not self._until:
             until = _now()
             if self._earliest(until) is None:
+                self.seen = asked
                 return [], self._marks(), False
             time.sleep(_SETTLING_SECONDS)
             self._look()
@@ -128,7 +131,8 @@ class LanceFeed:
             while not changes or (size < _READ_BYTES and time.monotonic() < started + _READ_SECONDS):
                 held = self._earliest(self._until)
                 if held is None:
-                    self._until = 0
+                    ending = any(one.ended for one in self._tables)  # what came to it just before isn't known
+                    self.seen, self._until = 0 if ending else self._until, 0
                     return changes, self._marks(), False
                 for change in self._step(held):
                     changes.append(change)
@@ -244,7 +248,8 @@ class LanceFeed:
         after = held.next
         if after is None:
             ended = f"{held.mark}{_DROPPED}"
-            yield CatalogChange({}, (held.name,), self._due(held), ended, scope=held.name, unseen_since=held.looked)
+            looked = max(held.looked, held.newest.micros)
+            yield CatalogChange({}, (held.name,), self._due(held), ended, scope=held.name, unseen_since=looked)
             self._tables.remove(held)
             self._finished.append(held)
             return

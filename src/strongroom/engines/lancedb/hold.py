@@ -4,6 +4,7 @@ directory that outlives who follows.
     <database>/.strongroom-journal-<holder>/    gone when the source is released
         lock                                    flock, held while somebody follows
         <number>/<table>.lance/...              hard links; a table that is dropped and made again gets another number
+        <number>/looks                          what looks at the table found, as in `looks`
 
 Lance's cleanup takes names away, never bytes, and never fails on account of these (it would on account of a tag). What is committed
 and cleaned up before it was looked at is lost, and so is what is cleaned up while nobody follows: both are noticed.
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 from strongroom.engines.lancedb.keys import Keys
+from strongroom.engines.lancedb.looks import Looks
 from strongroom.engines.lancedb.manifest import Manifest, files_of, read_manifest, version_of
 from strongroom.engines.lancedb.versions import SUFFIX, manifests
 from strongroom.engines.staging import remove
@@ -32,14 +34,15 @@ _LONGEST_DROP = 10.0
 class Held:
     """Versions of one table, from the first that is needed to the newest. `at` is the last that was read, None before the first;
     `ended` when it was noticed (microseconds since 1970) that the table was dropped after the newest, 0 if it wasn't; `looked`
-    until when nothing else can have been there, 0 if this process doesn't know. `key` and `keys` are those of `at`, as far as they
+    until when nothing else can have been there, 0 if that isn't known. `key` and `keys` are those of `at`, as far as they
     were asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = folder.stem
         self.at: int | None = None
-        self.ended = self.looked = 0
+        self._looks = Looks(folder)
+        self.looked, self.ended = self._looks.looked, self._looks.ended
         self.key: str | None = None
         self.keys: Keys | None = None
         self._odd_since: float | None = None
@@ -83,6 +86,10 @@ class Held:
 
     def advance(self, source: Path) -> None:
         """Keep all versions that came since the newest; find out if the table is still there. Raises Gap if some are gone."""
+        self._take_all(source)
+        self._looks.keep(self.looked, self.ended)
+
+    def _take_all(self, source: Path) -> None:
         while not self.ended:
             last, look = self.newest, (_now(), _stamp(source))
             path = self.path(last.version + 1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from strongroom import engines
 from strongroom.engines.changes import Change
-from strongroom.engines.protocol import Ending, Feed, Followed
+from strongroom.engines.protocol import Ending, Feed, Followed, Seeing
 from strongroom.errors import Gap, NotFound, Unreachable, WrongRequest
 from strongroom.journal.ends import ends, read_tail
 from strongroom.journal.marks import numbers_of
@@ -296,8 +296,8 @@ class _Follower:
 
 
 def _seen(feed: Feed, asked: int) -> int:
-    """Until when (microseconds) all that happened was read: a scan tells nothing of what came after it."""
-    return feed.seen if isinstance(feed, ScanFeed) else asked
+    """Until when (microseconds) all that happened was read: a feed may know it to be earlier than when it was asked last."""
+    return feed.seen if isinstance(feed, Seeing) else asked
 
 
 def _said(marks: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from strongroom.engines.oplog.calls import CallRecorder, Outcome
 from strongroom.engines.qdrant.conversion import ORIGINAL_ID, batch_of, row_id
 from strongroom.engines.qdrant.edge import indexes, recovery
 from strongroom.engines.qdrant.edge.library import config_at, version_at
-from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder
+from strongroom.engines.qdrant.edge.logfolder import EdgeLogFolder, Numbers
 from strongroom.engines.qdrant.shape import Shape, collection_of, shape_of
 from strongroom.errors import Refused
 from strongroom.model import Json
@@ -127,6 +127,7 @@ class CapturedShard:
         self._ship: Any = None
         self._closed = False
         self._since = 0
+        self._numbers = Numbers(folder)
 
     @property
     def path(self) -> Path:
@@ -193,8 +194,10 @@ class CapturedShard:
         with self._recorder as recorder:
             recorder.require_sound()
             recorder.require_settled()
-            with self._call(self._touched(_FIRST[name], first), operation):
-                pass
+            intent = self._touched(_FIRST[name], first)
+            with self._call(intent, operation):
+                if name == "upsert_points" and intent["points"]:
+                    self._numbers.shown()
         recorder.settle()
 
     def _touched(self, kind: str, first: Any) -> dict[str, Json]:
@@ -205,6 +208,7 @@ class CapturedShard:
     @contextmanager
     def _call(self, intent: dict[str, Json], operation: Any) -> Iterator[None]:
         with self._recorder.call(intent) as outcome:
+            self._numbers.called()
             self._live.shard.update(operation)
             self._live.tell(intent, outcome)
             yield
@@ -219,7 +223,7 @@ class CapturedShard:
 
     def _settle(self) -> None:
         self._live.shard.flush()
-        self._folder.remember(version_at(self.path))
+        self._numbers.remember(version_at(self.path))
         self._recorder.settled()
         self._since = 0
 

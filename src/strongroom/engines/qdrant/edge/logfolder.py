@@ -1,35 +1,35 @@
 """What lies in the folder of a captured shard's log besides the log?
 
-<shard>.oplog/version     JSON: the shard's own number of its last operation when the capture knew all to be durable, and the
-                          run of the machine in which that was
+<shard>.oplog/version     JSON: the shard's own number of its last operation that changed it when the capture knew all to be
+                          durable, that of its last one (which failed, or changed nothing), at most, and the run of the machine
+                          in which that was
 """
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from strongroom.engines.boot import boot
 from strongroom.engines.oplog.folder import OplogFolder
 from strongroom.engines.staging import write_durably
 from strongroom.errors import Locked
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The shard's number of its last operation when all was durable; and has the machine been running since, so that what was
-    written later is there too?"""
+    """The shard's number of its last operation that changed it when all was durable, and of its last one, at most; and has the
+    machine been running since, so that what was written later is there too?"""
 
     version: int
+    number: int
     same_run: bool
 
     def fits(self, version: int, calls: int) -> bool:
         """Can a shard at `version` be what it was then and the effect of so many calls, and nothing else?"""
-        return self.version <= version <= self.version + calls and (self.same_run or not calls)
+        return self.version <= version <= self.number + calls and (self.same_run or not calls)
 
 
 class EdgeLogFolder(OplogFolder):
@@ -48,17 +48,40 @@ class EdgeLogFolder(OplogFolder):
             return False
         return False
 
-    def remember(self, version: int) -> None:
-        write_durably(self.path / "version", json.dumps({"version": version, "boot": _boot()}).encode())
+    def remember(self, version: int, number: int) -> None:
+        said = {"version": version, "number": number, "boot": boot()}
+        write_durably(self.path / "version", json.dumps(said).encode())
 
     def known(self) -> Known | None:
         """None if nothing is."""
         said = self.read("version")
-        return None if said is None else Known(int(said["version"]), said["boot"] is not None and said["boot"] == _boot())
+        if said is None:
+            return None
+        version = int(said["version"])
+        return Known(version, int(said.get("number", version)), said["boot"] is not None and said["boot"] == boot())
 
 
-def _boot() -> str | None:
-    """Which run of the machine this is; None if it can't be told."""
-    with suppress(OSError):
-        return _BOOT.read_text().strip()
-    return None
+class Numbers:
+    """Each call takes one of the shard's numbers, also if it fails, but its segments show only calls that changed something: so the
+    last number is counted, and known anew from each call that surely changed something."""
+
+    def __init__(self, folder: EdgeLogFolder) -> None:
+        known = folder.known()
+        self._folder = folder
+        self._last = known.number if known else 0
+        self._after: int | None = None
+
+    def called(self) -> None:
+        self._last += 1
+        self._after = None if self._after is None else self._after + 1
+
+    def shown(self) -> None:
+        """The call surely changed something."""
+        self._after = 0
+
+    def remember(self, version: int) -> None:
+        """The shard was flushed, and is at `version`."""
+        if self._after is not None:
+            self._last = min(self._last, version + self._after)
+        self._last = max(self._last, version)
+        self._folder.remember(version, self._last)

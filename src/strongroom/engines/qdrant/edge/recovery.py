@@ -51,22 +51,26 @@ def recorder_of(live: LiveShard, folder: EdgeLogFolder, said: bytes, every: floa
     now = library.version_at(live.path)
     if anew or not folder.exists():
         folder.make()
-        folder.remember(now)
+        folder.remember(now, now)
     before = folder.known()
+    number = now
 
     def catch_up(changes: Iterator[Change], end: CallsEnd) -> None:
+        nonlocal number
         expected = _expected(changes)
         if before is None or now < before.version:
             raise Refused(f"{live.path} is an older copy of the shard that was captured", hint=_ANEW)
-        if now > before.version + end.intents:
+        if now > before.number + end.intents:
             raise Refused(f"{live.path} was changed past its capture", hint=_ANEW)
+        number = before.number + end.intents
         open_ = {str(one) for intent in end.intent for one in intent.get("points", ())}
         _put_back(live, {one: row for one, row in expected.items() if str(point_id(one)) not in open_})
 
     recorder = open_calls(folder, said, live.tell, every=every, anew=anew, catch_up=catch_up)
     with recorder:
         live.shard.flush()
-        folder.remember(library.version_at(live.path))
+        version = library.version_at(live.path)
+        folder.remember(version, max(version, number))
         recorder.settled()
     return recorder
 
