@@ -31,6 +31,7 @@ from strongroom.model import Status
 from strongroom.repository import Argon2Cost
 
 HERE = Path(__file__).parent
+IMPORTABLE = os.pathsep.join(map(str, (HERE, HERE.parent / "servers")))
 
 
 @pytest.fixture
@@ -339,13 +340,13 @@ def die(pipe: int, after: int) -> int:
 
 @pytest.mark.parametrize("after", [0, 1, 50])
 def test_a_stream_that_ends_early_is_no_short_table(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", IMPORTABLE)
     with pytest.raises(EngineFailed, match="crashed"):
         list(streamed("test_duckdb:die", after))
 
 
 def test_who_reads_no_further_isnt_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", IMPORTABLE)
     batches = streamed("test_duckdb:die", 900_000)
     assert next(batches).num_rows == 1000
     batches.close()

@@ -433,7 +433,10 @@ def test_cosine_keeps_directions(world: World) -> None:
 def test_who_can_be_captured(world: World, servers: tuple[Server, Server]) -> None:
     world.begin()
     world.do("create_collection", name="docs", embedding_function=None)
+    first = world._child  # a fork ends with who holds it
     with pytest.raises(AssertionError):  # a second process
         World.begin(world)
+    assert first is not None
+    assert first.poll() is None
     with engines.source_of(f"{world.source.url}/{HOME[0]}/{HOME[1]}").freeze(SILENT) as frozen:
         assert frozen.position.kind == "chroma-print", "nobody captures that one"

@@ -95,9 +95,12 @@ class Process(Fork):
             ends = [_end(wanted, number, stack) for number, wanted in enumerate((stdin or DEVNULL, stdout, stderr))]
             (self.stdin, _), (self.stdout, _), (self.stderr, _) = ends
             super().__init__(*nursery.ordered(order, [theirs for _, theirs in ends]))
+        self._told: tuple[str, str] | None = None
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """All that it still writes to pipes, after the end of its input."""
+        """All that it still writes to pipes, after the end of its input; once more the same."""
+        if self._told is not None:
+            return self._told
         if self.stdin:
             self.stdin.close()
         with ThreadPoolExecutor(2) as pool:
@@ -109,7 +112,8 @@ class Process(Fork):
                 raise
             out, err = [one.result() for one in reading]
         self._close()
-        return out, err
+        self._told = out, err
+        return self._told
 
     def _close(self) -> None:
         for one in (self.stdin, self.stdout, self.stderr):

@@ -78,10 +78,10 @@ class OverlayLoading:
             if target.holds_one and len(chosen) != 1:
                 raise WrongRequest(f"there is room for one collection, not {len(chosen)}", hint="choose one with --collection")
             named = {name: replace(one.described, name=self.selection.target_name(name)) for name, one in chosen.items()}
-            for name, final in chosen.items():
-                if name not in state.loaded:
-                    state.add_loaded(name, self._load(stage, target, overlay, scratch, final, named[name]))
-            state.set_all_loaded()
+            with state.loading():
+                for name, final in chosen.items():
+                    if name not in state.loaded:
+                        state.add_loaded(name, self._load(stage, target, overlay, scratch, final, named[name]))
             stage.seal()
             roots, lines = {}, [f"{self.plan.operations:,} operations applied to the snapshot's rows, row by row"]
             with stage.source().freeze(self.progress) as frozen:

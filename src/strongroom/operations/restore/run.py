@@ -299,11 +299,11 @@ class _Restore:
         parts = self._repository, self._snapshot, self._fingerprinter, scratch, self._progress
         loading = RowsLoading(*parts, same_engine=self._same_engine, erased=self._erased)
         chosen = chosen_collections(self._snapshot, selection)
-        for collection in chosen:
-            if collection.name not in state.loaded:
-                named = replace(collection.catalog, name=selection.target_name(collection.name))
-                state.add_loaded(collection.name, loading.load(stage, target, collection, named))
-        state.set_all_loaded()
+        with state.loading():
+            for collection in chosen:
+                if collection.name not in state.loaded:
+                    named = replace(collection.catalog, name=selection.target_name(collection.name))
+                    state.add_loaded(collection.name, loading.load(stage, target, collection, named))
         stage.seal()
         roots = {}
         with stage.source().freeze(self._progress) as frozen:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,15 @@ class RestoreState:
         self.loaded[name] = roots
         self._write_if_due()
 
-    def set_all_loaded(self) -> None:
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """While collections are loaded. Which ones are is noted at the end, also if that is a failure."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # what failed is told, and not this
+                self._write()
+            raise
         self._write()
 
     def _write_if_due(self) -> None:
