@@ -95,6 +95,16 @@ def is_vector(field: pa.Field) -> bool:
     return (field.metadata or {}).get(ROLE) == Role.VECTOR.encode()
 
 
+def vector_bytes(column: pa.Array) -> list[bytes | None]:
+    """The bytes of each vector of a column; None where there is none."""
+    if pa.types.is_fixed_size_binary(column.type):
+        found: list[bytes | None] = column.to_pylist()
+        return found
+    dense = np.ascontiguousarray(column.drop_null().flatten().to_numpy(zero_copy_only=False)).reshape(-1, column.type.list_size)
+    rows = iter(dense)
+    return [next(rows).tobytes() if there else None for there in np.asarray(column.is_valid())]
+
+
 def column_of(batch: pa.RecordBatch, role: Role) -> str | None:
     """The name of the first column of that role."""
     return next((field.name for field in batch.schema if (field.metadata or {}).get(ROLE) == role.encode()), None)

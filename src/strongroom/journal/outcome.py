@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines.changes import ACT, Act, CatalogChange, Change, RowChanges, counts_copies, is_vector
-from strongroom.journal.rows_in_parts import RowsInParts, id_column, ids_of, rows_of
+from strongroom.journal.overlay import ids_of
+from strongroom.journal.rows_in_parts import RowsInParts, id_column, rows_of
 from strongroom.journal.whole_rows import Keys, WholeRows
 from strongroom.model import ROLE, Fidelity, Role
 from strongroom.snapshots.fingerprints import Fingerprinter, Words, canonical_name

@@ -13,8 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from strongroom.engines.changes import ACT, OWN_COLUMNS, Act, RowChanges, column_of, counts_copies, has_gaps, is_vector
-from strongroom.engines.payloads import exact, written
+from strongroom.engines.changes import (
+    ACT,
+    OWN_COLUMNS,
+    Act,
+    RowChanges,
+    column_of,
+    counts_copies,
+    has_gaps,
+    is_vector,
+    vector_bytes,
+)
+from strongroom.journal.overlay import ids_of, merged_payload
 from strongroom.model import Role
 from strongroom.snapshots.fingerprints import Words, role_of, row_key
 
@@ -196,12 +206,6 @@ def id_column(batch: pa.RecordBatch) -> pa.Array:
     return row_key(batch.column(name))
 
 
-def ids_of(batch: pa.RecordBatch) -> list[str]:
-    """The same as a list."""
-    found: list[str] = id_column(batch).to_pylist()
-    return found
-
-
 def _merged(act: Act, before: State, given: Parts) -> State:
     alive = bool(before[0])
     if act is Act.DELETE:
@@ -214,7 +218,7 @@ def _merged(act: Act, before: State, given: Parts) -> State:
         vector if given[0] is None else given[0],
         document if given[1] is None else given[1],
         uri if given[2] is None else given[2],
-        _merged_payload(payload, given[3]),
+        merged_payload(payload, given[3]),
         None,
     )
 
@@ -254,16 +258,7 @@ def _parts_of(batch: pa.RecordBatch) -> Iterator[Parts]:
     vector = next((field.name for field in batch.schema if is_vector(field)), None)
     names = (column_of(batch, Role.DOCUMENT), column_of(batch, Role.URI), column_of(batch, Role.PAYLOAD))
     lists = [batch.column(name).to_pylist() if name else [None] * batch.num_rows for name in names]
-    yield from zip(_bytes_of(batch.column(vector)) if vector else [None] * batch.num_rows, *lists, strict=True)
-
-
-def _bytes_of(column: pa.Array) -> list[bytes | None]:
-    if pa.types.is_fixed_size_binary(column.type):
-        found: list[bytes | None] = column.to_pylist()
-        return found
-    dense = np.ascontiguousarray(column.drop_null().flatten().to_numpy(zero_copy_only=False)).reshape(-1, column.type.list_size)
-    rows = iter(dense)
-    return [next(rows).tobytes() if there else None for there in np.asarray(column.is_valid())]
+    yield from zip(vector_bytes(batch.column(vector)) if vector else [None] * batch.num_rows, *lists, strict=True)
 
 
 def _vectors(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
@@ -275,11 +270,3 @@ def _vectors(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         numbers = pa.Array.from_buffers(kind.value_type, count * kind.list_size, [None, joined])
         dense = pa.FixedSizeListArray.from_arrays(numbers, type=kind)
     return dense if there.all() else dense.take(pa.array(np.cumsum(there) - 1, mask=~there))
-
-
-def _merged_payload(before: str | None, changes: str | None) -> str | None:
-    """A payload with the keys that a change names: null removes one."""
-    if changes is None:
-        return before
-    kept = {key: value for key, value in {**exact(before), **exact(changes)}.items() if value is not None}
-    return written(kept) if kept else None

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from strongroom.engines.changes import vector_bytes
 from strongroom.engines.payloads import exact, joined, plain, written
 from strongroom.engines.redis.crc64 import crc64_each
 from strongroom.engines.redis.definitions import HASH, Definition
@@ -58,7 +58,7 @@ def rows_in(batch: pa.RecordBatch, collection: Collection) -> Iterator[Row]:
     names = [one.name for one in collection.fields]
     roles = {field.name: (field.metadata or {}).get(ROLE, b"column").decode() for field in batch.schema}
     ids = next(batch.column(name) for name, role in roles.items() if role == Role.ID).to_pylist()
-    vectors = [_vector_bytes(batch.column(name)) for name in names]
+    vectors = [vector_bytes(batch.column(name)) for name in names]
     payload = next((name for name, role in roles.items() if role == Role.PAYLOAD), None)
     others = [name for name, role in roles.items() if role not in (Role.ID, Role.VECTOR, Role.PAYLOAD)]
     columns = {name: batch.column(name).to_pylist() for name in others}
@@ -66,15 +66,6 @@ def rows_in(batch: pa.RecordBatch, collection: Collection) -> Iterator[Row]:
     for row, (one, text) in enumerate(zip(ids, payloads, strict=True)):
         rest = {name: plain(values[row]) for name, values in columns.items() if values[row] is not None}
         yield Row(str(one), tuple(column[row] for column in vectors), joined(one, exact(text), rest))
-
-
-def _vector_bytes(column: pa.Array) -> list[bytes | None]:
-    if pa.types.is_fixed_size_binary(column.type):
-        found: list[bytes | None] = column.to_pylist()
-        return found
-    dense = np.ascontiguousarray(column.drop_null().flatten().to_numpy(zero_copy_only=False)).reshape(-1, column.type.list_size)
-    given = iter(dense)
-    return [next(given).tobytes() if there else None for there in np.asarray(column.is_valid())]
 
 
 def write_keys(client: Any, names: Names, definition: Definition, rows: Iterable[Row]) -> int:
