@@ -259,8 +259,8 @@ def test_verify_looks_at_the_objects_themselves(world: World, sources: Sources, 
     subjects = {one.subject for one in world.open().verify(level=Level.OBJECTS).findings}
     assert {f"index/{index.name}", f"snapshots/{manifest.name}"} <= subjects
     made = world.open().backup(f"faiss://{sources.changed}", probes=0).snapshot.id
-    index.unlink()
-    shutil.rmtree(pack.parent)
+    for path in (index, pack):
+        path.unlink()
     assert restored(world.open().repository, made, tmp_path / "out") == world.expected[world.order[2]]
 
 

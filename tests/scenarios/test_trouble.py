@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import pty
-import select
 import signal
 import subprocess
 import termios
@@ -24,6 +23,7 @@ from processes import program
 from seaweed import SeaweedFS
 from trouble import CuttingProxy, SmallDisk, sabotaged, without_root_powers
 
+from strongroom.engines.waiting import readable
 from strongroom.library import open_repository
 
 
@@ -320,7 +320,7 @@ def at_a_terminal(arguments: Sequence[str], typed: Sequence[str], env: dict[str,
     answered = 0
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if select.select([ours], [], [], 0.1)[0]:
+        if readable(ours, 0.1):
             try:
                 shown += os.read(ours, 4096).decode()
             except OSError:  # the other side is closed

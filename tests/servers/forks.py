@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from strongroom.engines.waiting import readable
+
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 _MOST = 1 << 18
 
@@ -62,13 +64,13 @@ class Fork:
         self._connection = connection
 
     def poll(self) -> int | None:
-        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+        if self.returncode is None and readable(self._connection, 0):
             self.wait()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         if self.returncode is None:
-            if not select.select([self._connection], [], [], timeout)[0]:
+            if not readable(self._connection, timeout):
                 assert timeout is not None
                 raise subprocess.TimeoutExpired("a fork", timeout)
             self.returncode = int(self._connection.recv(_MOST) or -signal.SIGKILL)

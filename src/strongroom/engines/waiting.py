@@ -6,8 +6,8 @@ import select
 import socket
 
 
-def readable(source: socket.socket | int, seconds: float) -> bool:
-    """Whether there is, after so many seconds at most."""
+def readable(source: socket.socket | int, seconds: float | None) -> bool:
+    """Whether there is, after so many seconds at most; None waits until there is."""
     poll = select.poll()
     poll.register(source, select.POLLIN)
-    return bool(poll.poll(max(0, 1000 * seconds)))
+    return bool(poll.poll(None if seconds is None else max(0, 1000 * seconds)))

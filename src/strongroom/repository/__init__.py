@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from strongroom.repository.crypto import Argon2Cost
     from strongroom.repository.key_slots import KeySlot, Secret, new_key_file
+    from strongroom.repository.pack_listing import INDEX
     from strongroom.repository.packs import Pack
-    from strongroom.repository.repository import INDEX, REPAIRS, Repository
+    from strongroom.repository.repository import REPAIRS, Repository
     from strongroom.repository.store import Store, open_store
     from strongroom.repository.unlocking import PACKS, SNAPSHOTS, read_config
     from strongroom.repository.writer import BlobWriter
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "INDEX": "repository",
+    "INDEX": "pack_listing",
     "PACKS": "unlocking",
     "REPAIRS": "repository",
     "SNAPSHOTS": "unlocking",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +131,24 @@ class Cache:
             return self._keys.box(self._purpose, salt).open(0, sealed, self._keys.repository_id)
         except NotAuthentic:
             return None
+
+
+class Remembered:
+    """The caches of a repository, by their kinds; nothing is read or kept once they are `distrusted`."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.distrusted = False
+
+    def read(self, kind: str, listed: Mapping[str, int]) -> Iterator[Record]:
+        return iter(()) if self.distrusted else Cache(self._keys, kind).read(listed)
+
+    def add(self, kind: str, records: Sequence[Record]) -> None:
+        if records and not self.distrusted:
+            Cache(self._keys, kind).add(records)
+
+    def clear(self, kind: str) -> None:
+        Cache(self._keys, kind).clear()
 
 
 def _private(path: Path, how: int) -> BinaryIO:

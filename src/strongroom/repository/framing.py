@@ -63,11 +63,15 @@ def unseal(keys: Keys, kind: Kind, name: str, content: bytes) -> bytes:
     """The plain bytes of object `name`. Raises Damaged, with what is wrong with it."""
     require_whole(name, content)
     start = require_header(name, kind, content)
-    salt = content[HEADER_BYTES : HEADER_BYTES + SALT_BYTES]
     try:
-        return keys.box(kind.purpose, salt).open(0, content[HEADER_BYTES + SALT_BYTES :], start + keys.repository_id)
+        return keys.box(kind.purpose, salt_of(content)).open(0, content[HEADER_BYTES + SALT_BYTES :], start + keys.repository_id)
     except NotAuthentic as error:
         raise Damaged(name, str(error) or "it was not written with this repository's key") from error
+
+
+def salt_of(content: bytes) -> bytes:
+    """The salt of an object that was opened: it tells the session of a host in which it was written."""
+    return content[HEADER_BYTES : HEADER_BYTES + SALT_BYTES]
 
 
 def require_whole(name: str, content: bytes) -> None:

@@ -14,8 +14,9 @@ from strongroom.repository.framing import Kind, seal
 from strongroom.repository.host_keys import HINT, REASON, HostKeys
 from strongroom.repository.host_notes import HostNotes, Made
 from strongroom.repository.identity import Identity
+from strongroom.repository.pack_listing import INDEX
 from strongroom.repository.packs import CodedBlob, Pack
-from strongroom.repository.repository import INDEX, Repository
+from strongroom.repository.repository import Repository
 from strongroom.repository.sessions import snapshot_message
 from strongroom.repository.store import Store
 from strongroom.repository.tombstones import Tombstone, What
@@ -34,17 +35,18 @@ class HostRepository(Repository):
         self._host = keys
         keys.store = self.store
         self._notes = HostNotes(keys.repository_id, keys.notes)
+        self._own: BlobIndex | None = None
 
     # -- what it may rely on -----------------------------------------------------------------------------------------------
 
     @property
     def index(self) -> BlobIndex:
         """The host's own packs."""
-        if self._seen is None:
-            self._seen = set()
+        if self._own is None:
+            self._own = BlobIndex()
             for pack in self._notes.read().packs.values():
-                self._index.add(pack)
-        return self._index
+                self._own.add(pack)
+        return self._own
 
     def look_again(self) -> None:
         """Nobody else's packs count."""

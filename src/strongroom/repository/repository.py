@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from strongroom.clock import SYSTEM_CLOCK, Clock
 from strongroom.errors import AlreadyExists, Damaged, NotFound, WrongKey, WrongRequest
 from strongroom.model import Bytes
-from strongroom.repository import blob_index, config, key_slots, sessions, tombstones
+from strongroom.repository import config, key_slots, sessions, tombstones
 from strongroom.repository.blob_index import BlobIndex, Place
-from strongroom.repository.cache import Cache, Record
+from strongroom.repository.cache import Cache, Record, Remembered
 from strongroom.repository.carrying import Carrying
 from strongroom.repository.crypto import (
     KEY_BYTES,
-    SALT_BYTES,
     SIGNATURE_BYTES,
     Argon2Cost,
     NotAuthentic,
@@ -28,11 +24,12 @@ from strongroom.repository.crypto import (
 )
 from strongroom.repository.epochs import Session
 from strongroom.repository.founding import create_config, require_fitting, require_vacant, two_at_once
-from strongroom.repository.framing import HEADER_BYTES, Kind, seal, unseal
+from strongroom.repository.framing import Kind, salt_of, seal, unseal
 from strongroom.repository.identity import Bearer, Identity
 from strongroom.repository.key_slots import KeySlot, Secret
 from strongroom.repository.keys import Keys
-from strongroom.repository.packs import CodedBlob, Pack, PackReader, read_directory
+from strongroom.repository.pack_listing import PackListing
+from strongroom.repository.packs import CodedBlob, Pack, PackReader
 from strongroom.repository.reading_back import ReadingBack, as_written
 from strongroom.repository.removed_hosts import RemovedHosts
 from strongroom.repository.slot_making import add_slot
@@ -43,12 +40,8 @@ from strongroom.repository.tombstones import Tombstone, What
 from strongroom.repository.unlocking import PACKS, SNAPSHOTS, Unlocked, read_slots, unlock
 from strongroom.repository.writer import BlobWriter, create_once
 
-INDEX = "index/"
-_GONE, _LOOKS = "it was listed and is not there", 5
 REPAIRS = "repairs/"
 """Where a repair keeps whole objects while they take the place of damaged ones, under their own names."""
-_INDEX_CACHE = "index"
-_BATCH = 1_000  # a machine that is stopped has kept most of what it read
 
 
 class Repository:
@@ -66,19 +59,14 @@ class Repository:
         self.identity = identity
         self.signer = signer
         self.clock = clock
-        self.problems: list[Damaged] = []
-        """Damaged index objects found while loading; what they listed may be unreachable."""
-        self.unlisted = BlobIndex()
-        """Packs that no index object lists, by their own directories; filled by `read_directories`."""
         self.stand_in: StandIn | None = None
         """Who is asked for what this store can't give: replicas, if it was opened with some."""
-        self._index = BlobIndex()
+        self._remembered = Remembered(keys)
+        self._listing = PackListing(lambda: self.store, keys, self._remembered)
+        self._met: tuple[Damaged, ...] = ()
         self.proving: Callable[[Place], None] = lambda _: None
         """Hears of each blob that was read from a pack and found right."""
         self._damaged: set[str] = set()
-        self._seen: set[str] | None = None
-        self._distrusting = False
-        self._loading = threading.Lock()
         self._readers = functools.lru_cache(maxsize=64)(functools.partial(PackReader, keys))
         keys.find_session = keys.find_session or functools.partial(sessions.find, self.store, keys)
         self._removed_hosts = RemovedHosts(self.store, keys)
@@ -137,7 +125,7 @@ class Repository:
             repository: Repository = HostRepository(store, found.settings, found.keys, found.identity, clock)
         else:
             repository = cls(as_locked(store, found.keys), found.settings, found.keys, found.identity, clock, found.signer)
-        repository.problems.extend(found.problems)
+        repository._met = found.problems
         return repository
 
     def require_safe_store(self) -> None:
@@ -151,107 +139,33 @@ class Repository:
     @property
     def index(self) -> BlobIndex:
         """The blob index, read once. Damaged index objects are left out and noted in `problems`."""
-        if self._seen is None:
-            self.look_again()
-        return self._index
+        return self._listing.index
+
+    @property
+    def unlisted(self) -> BlobIndex:
+        """Packs that no index object lists, by their own directories; filled by `read_directories`."""
+        return self._listing.unlisted
+
+    @property
+    def problems(self) -> list[Damaged]:
+        """What was wrong with key slots, and the damaged index objects that were met; what those listed may be unreachable."""
+        return [*self._met, *self._listing.problems]
 
     def look_again(self) -> None:
-        """Read the index objects that were added since the blob index was read: other processes back up too. Those that couldn't
-        be read are tried again, and `problems` tells how it is now."""
-        with self._loading:
-            seen = self._seen
-            for _ in range(_LOOKS):
-                listed = {one.name.removeprefix(INDEX): one.size for one in self.store.list(INDEX)}
-                seen = self._recall_index(listed) if seen is None else seen
-                missed: list[Damaged] = []
-                for some in _batches(sorted(listed.keys() - seen)):
-                    missed += self._read_index_objects(some, listed, seen)
-                if not any(problem.problem == _GONE for problem in missed):
-                    break  # else a prune merged what was listed into another object: look again
-            problems = [problem for problem in self.problems if not problem.subject.startswith(INDEX)] + missed
-            if self._distrusting and any(problem.subject.startswith(INDEX) for problem in problems):
-                Cache(self.keys, _INDEX_CACHE).clear()  # so that the next backup finds the damage too, and stores anew
-            self.problems, self._seen = problems, seen
-
-    def _recall_index(self, listed: Mapping[str, int]) -> set[str]:
-        """Add what the cache knows of listed index objects; gives their ids."""
-        seen: set[str] = set()
-        for record in self.recall(_INDEX_CACHE, listed):
-            with contextlib.suppress(Damaged):
-                for pack in list(blob_index.decode(INDEX + record.id, record.content)):
-                    self._list(pack)
-                seen.add(record.id)
-        return seen
-
-    def _read_index_objects(self, ids: Sequence[str], listed: Mapping[str, int], seen: set[str]) -> list[Damaged]:
-        """Add these index objects from the store; gives those that can't be read, and adds the others to `seen`."""
-        problems: list[Damaged] = []
-        records: list[Record] = []
-        with ThreadPoolExecutor(8) as pool:
-            for object_id, read in zip(ids, pool.map(self.read_index_object, [INDEX + one for one in ids]), strict=True):
-                if isinstance(read, Damaged):
-                    problems.append(read)
-                    continue
-                for pack in read:
-                    self._list(pack)
-                seen.add(object_id)
-                records.append(Record(object_id, listed[object_id], blob_index.encode(read)))
-        self.remember(_INDEX_CACHE, records)
-        return problems
-
-    def _list(self, pack: Pack) -> None:
-        """Take in what an index object says of a pack. Where two disagree, the pack itself says whose it is: a host may list packs
-        that aren't its own."""
-        known = self._index.packs.get(pack.id)
-        if known is not None and known.salt != pack.salt:
-            with contextlib.suppress(NotFound):
-                if self.store.read(pack.name, HEADER_BYTES, SALT_BYTES) == pack.salt:
-                    self._index.replace(pack)
-            return
-        self._index.add(pack)
+        """Read the index objects that were added since the blob index was read: other processes back up too."""
+        self._listing.look_again()
 
     def read_index_object(self, name: str) -> list[Pack] | Damaged:
         """The packs that an index object lists, or why they can't be told."""
-        try:
-            content = self.store.read(name)
-            packs = list(blob_index.decode(name, unseal(self.keys, Kind.INDEX, name, content)))
-            session = self._session_of(content)
-            if session is not None and not all(pack.salt.startswith(self.keys.marked(session.tag)) for pack in packs):
-                raise Damaged(name, f"the host that wrote it ({session.label}) lists packs that aren't its own")
-            return packs
-        except NotFound:
-            return Damaged(name, _GONE)
-        except Damaged as error:
-            return error
-
-    def _session_of(self, content: bytes) -> Session | None:
-        """In which session of a host an object was written that was opened."""
-        return self.keys.session_of(content[HEADER_BYTES : HEADER_BYTES + SALT_BYTES])
+        return self._listing.read(name)
 
     def read_directories(self) -> None:
-        """Read the directories of the packs that no index object lists: an index object may have been lost, or its backup was
-        killed. Packs that can't be read are left out."""
-        indexed = self.index.packs
-        with self._loading:
-            for listed in self.store.list(PACKS):
-                pack_id = listed.name.rpartition("/")[2]
-                if pack_id in indexed or pack_id in self.unlisted.packs:
-                    continue
-                with contextlib.suppress(Damaged, NotFound):
-                    read = functools.partial(self.store.read, listed.name)
-                    self.unlisted.add(read_directory(self.keys, listed.name, listed.size, read))
+        """Read the directories of the packs that no index object lists into `unlisted`."""
+        self._listing.read_directories()
 
     def places(self, blob_id: bytes) -> Iterator[Place]:
-        """Where a blob lies: by the blob index as it was read, then as it is now, then by the packs' own directories. The later
-        ones cost requests, which are made when they are asked for."""
-        given: set[str] = set()
-        for look in (None, self.look_again, self.read_directories):
-            if look is not None:
-                look()
-            for place in (*self.index.places(blob_id), *self.unlisted.places(blob_id)):
-                if place.pack.id not in given:
-                    given.add(place.pack.id)
-                    yield place
+        """Where a blob lies; places that cost requests to find come last, when they are asked for."""
+        return self._listing.places(blob_id)
 
     def read_blob(self, blob_id: bytes) -> Bytes:
         """The plain bytes of a blob, decrypted and checked, from any pack that still has it whole. Raises Damaged."""
@@ -307,36 +221,22 @@ class Repository:
         condemned = tombstones.earliest(self.tombstones(What.CONDEMNED))
         self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
-        with self._loading:
-            indexed = [pack for pack in self._index.packs.values() if not self.keys.is_outdated(pack.salt)]
-        sound = {pack.id for pack in indexed if pack.id not in damaged and there.get(pack.name) == pack.size}
-        sound -= {pack.id for pack in indexed if self.keys.by_host(pack.salt)}
-        return BlobWriter(self.store, self.keys, self._index.only(sound - condemned.keys()))
+        return BlobWriter(self.store, self.keys, self._listing.sound(there, condemned, damaged))
 
     def add_index(self, packs: Sequence[Pack]) -> None:
         """List new packs in the blob index, durably. To be called when the packs are, and before any manifest that needs them."""
-        if not packs:
-            return
-        plain = blob_index.encode(packs)
-        object_id, content = seal(self.keys, Kind.INDEX, plain)
-        create_once(self.store, INDEX + object_id, content)
-        with self._loading:
-            for pack in packs:
-                self._index.add(pack)
-            if self._seen is not None:
-                self._seen.add(object_id)
-        self.remember(_INDEX_CACHE, [Record(object_id, len(content), plain)])
+        if packs:
+            self._listing.add(packs)
 
     # -- what this machine remembers ---------------------------------------------------------------------------------------
 
     def recall(self, kind: str, listed: Mapping[str, int]) -> Iterator[Record]:
         """What this machine's cache of a kind knows of objects that were just listed: id to length."""
-        return iter(()) if self._distrusting else Cache(self.keys, kind).read(listed)
+        return self._remembered.read(kind, listed)
 
     def remember(self, kind: str, records: Sequence[Record]) -> None:
         """Keep what was read in the cache of a kind, if this machine can."""
-        if records and not self._distrusting:
-            Cache(self.keys, kind).add(records)
+        self._remembered.add(kind, records)
 
     def forget_recalled(self, series: str, least: str) -> None:
         """Of the kinds that are called `series` and a suffix, drop from the cache those whose suffix sorts before `least`."""
@@ -344,9 +244,8 @@ class Repository:
 
     def distrust_cache(self) -> None:
         """From here on everything is read from the store itself, the blob index anew: what a verification must look at."""
-        with self._loading:
-            self._distrusting = True
-            self._index, self._seen = BlobIndex(), None
+        self._remembered.distrusted = True
+        self._listing.forget()
 
     # -- manifests -------------------------------------------------------------------------------------------------------
 
@@ -376,7 +275,7 @@ class Repository:
         content = self.store.read(name)
         plain = unseal(self.keys, Kind.SNAPSHOT, name, content)
         signature, manifest = plain[:SIGNATURE_BYTES], plain[SIGNATURE_BYTES:]
-        session = self._session_of(content)
+        session = self.keys.session_of(salt_of(content))
         try:
             if session is None:
                 self.keys.verify(signature, manifest)
@@ -443,7 +342,3 @@ class Repository:
         fresh = self.add_key(new, replaced.label, cost=cost, bearer=replaced.bearer)
         take_away(self, replaced)
         return fresh
-
-
-def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (ids[at : at + _BATCH] for at in range(0, len(ids), _BATCH))

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from strongroom.errors import Damaged
 from strongroom.repository import tombstones
+from strongroom.repository.pack_listing import INDEX
 from strongroom.repository.packs import Pack
-from strongroom.repository.repository import INDEX, Repository
+from strongroom.repository.repository import Repository
 from strongroom.repository.tombstones import Tombstone, What, earliest
 
 _SMALL_BYTES = 1 << 20

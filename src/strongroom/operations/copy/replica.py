@@ -38,8 +38,8 @@ from strongroom.repository.declarations import declarations
 from strongroom.repository.evacuation import secure, still_hold
 from strongroom.repository.framing import Kind
 from strongroom.repository.keyring import name_of
+from strongroom.repository.pack_listing import INDEX
 from strongroom.repository.reading_back import as_written
-from strongroom.repository.repository import INDEX
 from strongroom.repository.store import PROBES, Listed, as_locked, try_conditional_create
 from strongroom.repository.tombstones import Tombstone, What, earliest
 from strongroom.snapshots.history import Snapshot

@@ -24,7 +24,7 @@ from strongroom.repository.carrying import MARK, START_BYTES, Carried, carried_n
 from strongroom.repository.crypto import NotAuthentic, content_hash
 from strongroom.repository.evacuation import Standing, copy, unproven
 from strongroom.repository.framing import HEADER_BYTES, Kind, unseal
-from strongroom.repository.repository import INDEX
+from strongroom.repository.pack_listing import INDEX
 from strongroom.repository.rewriting import renew_index
 from strongroom.repository.signed_records import open_record
 from strongroom.repository.store import require_deletes
