@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 from processes import apart
 
-from strongroom.cli.render import show_conversions
+from strongroom.cli.showing.restores import show_conversions
 from strongroom.engines import isolation
 from strongroom.engines.chroma.target import ChromaStage
 from strongroom.engines.duckdb.target import DuckStage

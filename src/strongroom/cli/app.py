@@ -124,7 +124,7 @@ def backup(
 
     def load() -> None:
         import_module("strongroom.operations.backup.run")
-        import_module("strongroom.cli.render")
+        import_module("strongroom.cli.showing.snapshots")
         engines.source_of(source)
 
     tags = _pairs(tag or [], "--tag")
@@ -133,9 +133,10 @@ def backup(
     with _progress(quiet) as progress:
         report = room.backup(source, model=model, tags=tags, probes=probes, reread=reread, tenant_column=tenants, progress=progress)
     from strongroom.cli import render
+    from strongroom.cli.showing import snapshots
 
-    summary = {**render.snapshot_summary(report.snapshot), "not_captured": render.plain(report.not_captured)}
-    _say(json, summary, lambda: render.show_backup(report))
+    summary = {**snapshots.snapshot_summary(report.snapshot), "not_captured": render.plain(report.not_captured)}
+    _say(json, summary, lambda: snapshots.show_backup(report))
     if report.not_captured:
         raise typer.Exit(3)
 
@@ -143,13 +144,14 @@ def backup(
 @app.command()
 def snapshots(repo: Repo, replica: Replicas = None, key_file: KeyFile = None, json: AsJson = False) -> None:
     """List the snapshots, oldest first. Exit code 4 if one can't be read."""
-    from strongroom.cli import render
+    from strongroom.cli.render import show_problem
+    from strongroom.cli.showing.snapshots import show_snapshots, snapshot_list
 
     room = open_to_read(repo, key_file, replica)
     found, damaged, journals = room.snapshots(), room.damaged_snapshots(), room.journal_status()
-    _say(json, render.snapshot_list(found, journals), lambda: render.show_snapshots(found, journals))
+    _say(json, snapshot_list(found, journals), lambda: show_snapshots(found, journals))
     for problem in damaged:
-        render.show_problem(str(problem))
+        show_problem(str(problem))
     if damaged:
         raise typer.Exit(4)
 
@@ -164,10 +166,10 @@ def show(
     json: AsJson = False,
 ) -> None:
     """Show what a snapshot holds and what it doesn't."""
-    from strongroom.cli import render
+    from strongroom.cli.showing.snapshots import show_snapshot, snapshot_detail
 
     found = open_to_read(repo, key_file, replica, stale_ok=stale_ok).snapshot(snapshot)
-    _say(json, render.snapshot_detail(found), lambda: render.show_snapshot(found))
+    _say(json, snapshot_detail(found), lambda: show_snapshot(found))
 
 
 @app.command()
@@ -214,7 +216,8 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Prove that snapshots are whole, restore and answer as they did, or repair them. Exit code 4 if something is broken."""
-    from strongroom.cli import render
+    from strongroom.cli.render import plain
+    from strongroom.cli.showing.verification import show_verify
     from strongroom.operations.verify import Level
 
     if repair:
@@ -226,7 +229,7 @@ def verify(
     room = open_to_read(repo, key_file, replica, by_blob=False)
     with _progress(quiet) as progress:
         report = room.verify(snapshot, level=Level[level.name], budget=budget, scratch=scratch, progress=progress)
-    _say(json, {**render.plain(report), "passed": report.passed}, lambda: render.show_verify(report))
+    _say(json, {**plain(report), "passed": report.passed}, lambda: show_verify(report))
     if not report.passed:
         raise typer.Exit(4)
 
@@ -234,7 +237,8 @@ def verify(
 def _repair(
     repo: str, snapshot: str | None, sources: list[str], key_file: Path | None, wish: dict[str, Any], *, json: bool, quiet: bool
 ) -> None:
-    from strongroom.cli import render
+    from strongroom.cli.render import plain
+    from strongroom.cli.showing.verification import show_repair
     from strongroom.credentials import secret_from
     from strongroom.library import repair_repository
 
@@ -244,7 +248,7 @@ def _repair(
         report = repair_repository(
             repo, snapshot, password=password, key_file=key_file, sources=sources, sources_secret=theirs, progress=progress, **wish
         )
-    _say(json, {**render.plain(report), "passed": report.passed}, lambda: render.show_repair(report))
+    _say(json, {**plain(report), "passed": report.passed}, lambda: show_repair(report))
     if not report.passed:
         raise typer.Exit(4)
 

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from strongroom.cli.app import AsJson, KeyFile, Kms, Repo, _ask, _may_ask, _new_secret, _open, _say, _say_service, _slot, keys
 from strongroom.repository.identity import AccessRole
 
+if TYPE_CHECKING:
+    from strongroom.repository.key_slots import KeySlot
+
 
 @keys.command("list")
 def key_list(repo: Repo, key_file: KeyFile = None, json: AsJson = False) -> None:
     """List the key slots."""
-    from strongroom.cli import render
-
     slots = _open(repo, key_file).key_slots()
-    _say(json, [_slot(slot) for slot in slots], lambda: render.show_keys(slots))
+    _say(json, [_slot(slot) for slot in slots], lambda: _show(slots))
+
+
+def _show(slots: Sequence[KeySlot]) -> None:
+    from strongroom.cli.render import line
+
+    width = max([10, *(len(slot.kind) for slot in slots)])
+    line((f"{'key slot':<12}  {'created (UTC)':<19}  {'kind':<{width}}  {'role':<8}  label", "bold"))
+    for slot in slots:
+        created, role = slot.created[:19].replace("T", " "), "writes" if slot.write_only else slot.identity.role.value
+        service = f"  ({slot.body['service']})" if "service" in slot.body else ""
+        line((slot.id[:12], "bold"), f"  {created:<19}  {slot.kind:<{width}}  {role:<8}  {slot.label}{service}")
 
 
 @keys.command("add")

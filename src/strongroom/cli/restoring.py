@@ -58,7 +58,8 @@ def restore(
         load = lambda: (import_module("strongroom.operations.restore.run"), engines.target_of(place))  # noqa: E731
         room = open_to_read(repo, key_file, replica, stale_ok=stale_ok, load=load)
         _say_experimental(place)
-        from strongroom.cli import render
+        from strongroom.cli.render import plain
+        from strongroom.cli.showing.restores import show_plan, show_restore
         from strongroom.operations.restore.plan import Rung
 
         rungs = {RungName.EXACT: Rung.EXACT, RungName.REBUILD: Rung.REBUILD, None: None}
@@ -68,13 +69,13 @@ def restore(
         if dry_run:
             with _progress(quiet) as progress:
                 plan = room.plan_restore(snapshot, place, progress=progress, **wish)
-            _say(json, plan, lambda: render.show_plan(plan))
+            _say(json, plan, lambda: show_plan(plan))
             return
-        tell = render.show_plan if undoing and not json else None
+        tell = show_plan if undoing and not json else None
         with _progress(quiet) as progress:
             report = room.restore(snapshot, place, overwrite=overwrite, tell=tell, progress=progress, **wish)
     elsewhere = falling_over.tell(room)
-    _say(json, {**render.plain(report), "elsewhere": elsewhere} if elsewhere else report, lambda: render.show_restore(report))
+    _say(json, {**plain(report), "elsewhere": elsewhere} if elsewhere else report, lambda: show_restore(report))
 
 
 def _places(what: str, target: str | None, at: str | None, source: str | None, *, undoing: bool) -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""How do the reports of larger operations look to people?"""
