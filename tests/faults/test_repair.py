@@ -25,6 +25,7 @@ from worlds import CHEAP, PASSWORD, Sources, World, build_source, files_of, rest
 
 from strongroom.errors import Damaged, NoRepository, StrongroomError, WrongKey, WrongRequest
 from strongroom.library import Strongroom, init_repository, open_repository, repair_repository
+from strongroom.operations.forget import ForgetOptions
 from strongroom.operations.machine.witness import Witness
 from strongroom.operations.repair import RepairOptions, RepairReport, repair
 from strongroom.operations.verify import Level, verify
@@ -161,6 +162,22 @@ def test_a_blob_that_another_pack_has_whole_needs_no_replica(world: World, sourc
     require_whole(world)
 
 
+def test_what_only_a_forgotten_snapshot_needed_is_dropped(tmp_path: Path) -> None:
+    """Though one that stays names it as its predecessor: nobody took it away."""
+    room = init_repository(str(tmp_path / "repository"), password=PASSWORD, cost=CHEAP)
+    old, kept = (room.backup(f"faiss://{build_source(tmp_path, 'one', seed)}", probes=0).snapshot for seed in (1, 2))
+    assert kept.manifest.parents == (old.id,)
+    room.forget(ForgetOptions((old.id,)))
+    blob = bytes.fromhex(next(iter(set(old.manifest.blobs()) - set(kept.manifest.blobs()))))
+    (place,) = room.repository.index.places(blob)
+    flip_at(tmp_path / "repository" / place.pack.name, place.blob.offset + 5)
+    report = repair_repository(str(tmp_path / "repository"), password=PASSWORD, own_sources=False)
+    assert [one.repaired for one in report.outcomes] == [True]
+    assert "1 blob dropped that no snapshot needs" in report.outcomes[0].how
+    assert report.passed
+    assert files_in(room.repository, kept.id) == files_of(tmp_path / "one.faiss")
+
+
 def test_what_is_still_whole_in_a_pack_that_stays_broken_is_not_lost(world: World) -> None:
     pack, blob = hurt_one_blob(world)
     report = mend(world)
@@ -253,10 +270,14 @@ def hurt_one_blob(world: World, folder: Path | None = None) -> tuple[Path, bytes
     pack = world.open().repository.index.packs[Path(name).name]
     blob = max(pack.blobs, key=lambda one: one.stored)
     path = (folder or world.folder) / name
-    content = bytearray(path.read_bytes())
-    content[blob.offset + 5] ^= 1
-    path.write_bytes(content)
+    flip_at(path, blob.offset + 5)
     return path, blob.id
+
+
+def flip_at(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
 
 
 # -- from the live source --------------------------------------------------------------------------------------------------

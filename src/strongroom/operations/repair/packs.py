@@ -29,6 +29,7 @@ from strongroom.repository.rewriting import rewrite_index
 from strongroom.repository.tombstones import What, earliest
 from strongroom.repository.writer import create_once
 from strongroom.snapshots import history
+from strongroom.snapshots.commit import forgotten
 from strongroom.snapshots.history import Snapshot
 
 
@@ -218,13 +219,22 @@ class PackRepair:
 
     def _settle(self) -> None:
         snapshots, unreadable = history.read_all(self._repository)
-        certain = not unreadable and not history.missing_parents(snapshots, unreadable)
+        certain = not unreadable and not self._is_one_missing(snapshots)
         needs = needs_of(snapshots)
         going = [pack for pack in self._bad.values() if self._may_go(pack, needs, certain=certain)]
         if going and not self.options.dry_run:
             self._remove(going, needs)
         for blob in self.look.unplaced:
             self._note_blob(blob)
+
+    def _is_one_missing(self, snapshots: Sequence[Snapshot]) -> bool:
+        """Was a snapshot taken away, of which nobody knows what it needs? One that was forgotten wasn't."""
+        try:
+            gone, named = forgotten(self._repository)
+        except Damaged:
+            return True
+        gone |= earliest(self._repository.tombstones(What.ABSENT)).keys()
+        return bool(history.missing_parents(snapshots, (), gone) or named - {one.id for one in snapshots})
 
     def _remove(self, going: Sequence[Pack], needs: Needs) -> None:
         """They are condemned, and only then it is certain that what was read elsewhere stays: a prune that condemned that before is
