@@ -8,7 +8,7 @@ Nothing here holds a whole collection in memory: rows come in blocks, artifacts 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -131,6 +131,15 @@ class ChangeFeed(Protocol):
     def other_rows(self, collection: str, stretches: Sequence[Stretch]) -> Iterator[RowBlock]:
         """As `rows`, without the slots of `stretches`, which are some of those that `unchanged` gave. No block has slots from both
         sides of a stretch."""
+
+
+@runtime_checkable
+class MarksCollections(Protocol):
+    """A `Frozen` whose position tells of each collection apart what state it is in."""
+
+    def as_at(self, position: Position) -> Set[str]:
+        """The collections whose rows, indexes and files are what they were at `position`. How they are described is compared by
+        who asks."""
 
 
 class Source(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -158,6 +158,11 @@ class FrozenLance:
     def unchanged_since(self, position: Position, moment: float) -> bool:
         """A version's files never change, and a manifest names its own transaction. Tags and configuration are in the catalog."""
         return position == self.position
+
+    def as_at(self, position: Position) -> Set[str]:
+        """See `protocol.MarksCollections`."""
+        marks = json.loads(position.value) if position.kind == KIND else {}
+        return {name for name, mark in self._marks.items() if marks.get(name) == mark}
 
     def repeatable(self, collection: str) -> bool:
         """A version's files always answer the same (measured for every kind of index)."""

@@ -79,12 +79,25 @@ class Predecessor:
 
     def _usable(self, engine_version: str) -> Manifest | None:
         """The manifest before, if the same programs on the same machine would write it, and all that it relies on is there."""
-        record = self.snapshot.manifest if self.snapshot else None
-        if record is None or not record.rows or record.host != socket.gethostname() or record.processor != processor():
+        record = self.comparable(engine_version)
+        if record is None or not record.rows or not all(map(_is_probed, record.collections)):
             return None
-        probed = all(len(one.probes) == len(one.catalog.fields) for one in record.collections if one.count)
-        same = self.made_alike(engine_version) and probed and all(probe.live for one in record.collections for probe in one.probes)
-        return record if same and all(map(self.has, record.blobs())) else None
+        return record if all(map(self.has, record.blobs())) else None
+
+    def comparable(self, engine_version: str) -> Manifest | None:
+        """The manifest before, if the same programs on the same machine wrote it."""
+        record = self.snapshot.manifest if self.snapshot else None
+        if record is None or record.host != socket.gethostname() or record.processor != processor():
+            return None
+        return record if self.made_alike(engine_version) else None
+
+    def still_stored(self, collection: Collection, model: str | None) -> StoredCollection | None:
+        """What the snapshot before says of a collection, if it was described like this, all of it was read, and all is there."""
+        then = self.collection(collection.name)
+        if then is None or then.catalog != replace(collection, lineage=said_lineage(collection.lineage, model)):
+            return None
+        whole = _is_probed(then) and f"{collection.name}{_PARTLY[0]}" not in self._not_captured
+        return then if whole and all(map(self.has, then.blobs())) else None
 
     def collection(self, name: str) -> StoredCollection | None:
         """The collection of that name in the snapshot before."""
@@ -97,6 +110,11 @@ class Predecessor:
     @cached_property
     def _artifacts(self) -> dict[str, StoredArtifact]:
         return {one.path: one for one in self.snapshot.manifest.artifacts} if self.snapshot else {}
+
+    @cached_property
+    def _not_captured(self) -> frozenset[str]:
+        items = self.snapshot.manifest.ledger if self.snapshot else ()
+        return frozenset(one.item for one in items if one.status is Status.NOT_CAPTURED)
 
     @cached_property
     def _elsewhere(self) -> Sequence[StoredCollection]:
@@ -144,9 +162,13 @@ class Predecessor:
 
     def immutable(self, path: str, size: int) -> StoredArtifact | None:
         """A file that the engine never changes, if all of it is still there."""
+        found = self.whole_file(path, size)
+        return found if found is not None and found.immutable else None
+
+    def whole_file(self, path: str, size: int) -> StoredArtifact | None:
+        """A file as it was, if it had this size and all of it is still there."""
         found = self._artifacts.get(path)
-        usable = found is not None and found.immutable and found.size == size and all(map(self.has, found.blobs()))
-        return found if usable else None
+        return found if found is not None and found.size == size and all(map(self.has, found.blobs())) else None
 
     def cache(self, collection: str) -> Path:
         """Where this machine keeps what it knows of a collection's rows."""
@@ -161,6 +183,11 @@ def predecessor_of(repository: Repository, writer: BlobWriter, source: str, engi
     newest = history.newest_of(repository, known, source)
     same = newest is not None and newest.manifest.engine == engine
     return Predecessor(repository, writer, source, newest if same else None, known)
+
+
+def _is_probed(stored: StoredCollection) -> bool:
+    """Is every vector field of a collection with rows probed, with the engine's own answers?"""
+    return (not stored.count or len(stored.probes) == len(stored.catalog.fields)) and all(probe.live for probe in stored.probes)
 
 
 def said_lineage(engines_own: Lineage, model: str | None) -> Lineage:

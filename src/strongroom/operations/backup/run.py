@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from strongroom.model import Collection, Description, FoundBy, LedgerItem, Posit
 from strongroom.operations.backup.collection_reading import BackupOptions, CollectionReading, Measured
 from strongroom.operations.backup.predecessor import VERSION, Predecessor, predecessor_of
 from strongroom.operations.backup.tenant_reading import CollectionByTenant, TenantReading, column_wanted
+from strongroom.operations.backup.untouched import Untouched, untouched
 from strongroom.operations.machine.processor import processor
 from strongroom.operations.machine.witness import Witness
 from strongroom.operations.policy.residence import Residence
@@ -33,6 +35,8 @@ from strongroom.snapshots.holding import TENANT
 from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection, root_of
 
 __all__ = ["BackupOptions", "BackupReport", "backup", "without_password"]
+
+T = TypeVar("T")
 
 _WAITING_BLOCKS = 4
 _WORKING = 2
@@ -153,23 +157,29 @@ class _Backup:
         """Read all of the source. The result gives the manifest, once the writer is closed."""
         if self._tenant_column:
             return self._read_by_tenant(frozen, writer, before)
-        readings = [self._read_rows(frozen, one, writer, before, asking, unfinished) for one in frozen.description.collections]
-        artifacts = self._read_artifacts(frozen, writer, before, readings)
+        kept = untouched(frozen, before, self._options.model) if self._may_rely else {}
+        others = [one for one in frozen.description.collections if one.name not in kept]
+        readings = [self._read_rows(frozen, one, writer, before, asking, unfinished) for one in others]
+        artifacts = self._read_artifacts(frozen, writer, before, readings, kept)
         with self._timed("probes"):
             asked = [reading.probes(self._partly) for reading in readings]
         frozen.check()
-        if not any(reading.root.count for reading in readings):
+        if not any(reading.root.count for reading in readings) and not any(one.stored.count for one in kept.values()):
             self._partly.append(LedgerItem("rows", Status.NOT_CAPTURED, "the source holds not one row: that proves nothing"))
-        pending = [reading.finish(writer, answers) for reading, answers in zip(readings, asked, strict=True)]
+        pending: dict[str, Callable[[], StoredCollection]] = {name: _constant(one.stored) for name, one in kept.items()}
+        for reading, answers in zip(readings, asked, strict=True):
+            pending[reading.collection.name] = reading.finish(writer, answers)
         description, position, rows_plane = frozen.description, frozen.position, _rows_plane(frozen)
 
         def remember(record: Manifest) -> None:
-            for reading, stored in zip(readings, record.collections, strict=True):
-                reading.remember(stored)
+            stored = {one.name: one for one in record.collections}
+            for reading in readings:
+                reading.remember(stored[reading.collection.name])
 
         self._remembering.append(remember)
+        stored = (pending[one.name] for one in description.collections)
         return lambda: self._record(
-            description, position, rows_plane, tuple(one() for one in pending), tuple(artifact() for artifact in artifacts)
+            description, position, rows_plane, tuple(one() for one in stored), tuple(artifact() for artifact in artifacts)
         )
 
     def _read_by_tenant(self, frozen: Frozen, writer: BlobWriter, before: Predecessor) -> Callable[[], Manifest]:
@@ -298,6 +308,7 @@ class _Backup:
         writer: BlobWriter,
         before: Predecessor,
         readings: Sequence[CollectionReading],
+        kept: Mapping[str, Untouched],
     ) -> list[Callable[[], StoredArtifact]]:
         artifacts = frozen.artifacts()
         self._progress.begin("index and engine files", sum(artifact.size for artifact in artifacts), "bytes")
@@ -315,6 +326,10 @@ class _Backup:
         stored: list[Callable[[], StoredArtifact]] = []
         with self._timed("artifacts"), working:
             for artifact in artifacts:
+                if (same := kept.get(artifact.collection or "")) is not None:
+                    self._progress.advance(artifact.size)
+                    stored.append(_constant(same.files[artifact.path]))
+                    continue
                 known = before.immutable(artifact.path, artifact.size) if artifact.immutable else None
                 if known is not None and all(self._keep(part, before, by_name) for part in known.parts):
                     self._progress.advance(artifact.size)
@@ -372,5 +387,5 @@ def _when_measured(reading: CollectionReading, measured: Future[Measured], worki
     reading.store_records(measured.result().block, working)
 
 
-def _constant(artifact: StoredArtifact) -> Callable[[], StoredArtifact]:
-    return lambda: artifact
+def _constant(value: T) -> Callable[[], T]:
+    return lambda: value
