@@ -30,6 +30,10 @@ def write(directory: str, steps: list[dict[str, Any]]) -> None:
             getattr(opened.get_collection(name, embedding_function=None), do)(**step)
 
 
+def modify(directory: str, name: str, configuration: dict[str, Any]) -> None:
+    client(directory).get_collection(name, embedding_function=None).modify(configuration=configuration)
+
+
 def read(directory: str) -> dict[str, Any]:
     """Of each collection: vector, document and metadata by id."""
     found = {}

@@ -1,15 +1,18 @@
-"""Is of many collections only read what changed, and nothing taken for unchanged that isn't? Looked at with Lance, not our code."""
+"""Is of many collections only read what changed, and nothing taken for unchanged that isn't? Looked at with the engines alone."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import chroma_writer
 import lancedb
 import numpy as np
 import pyarrow as pa
 import pytest
+from processes import apart
 
 from strongroom.engines import isolation, source_of
 from strongroom.errors import EngineFailed
@@ -22,6 +25,8 @@ from strongroom.repository import Argon2Cost
 from strongroom.snapshots.manifest import Manifest
 
 DIMENSION = 8
+_UNUSED_LINK = 4 * 32
+"""The last place for a link of the first element, which has fewer."""
 
 
 def rows(name: str, count: int = 40, seed: int = 1) -> pa.Table:
@@ -179,3 +184,71 @@ def test_what_could_not_be_asked_is_asked_again(room: Strongroom, place: Path, m
     record = made(room, place)
     assert FoundBy.NOTHING not in found_by(record).values()
     assert all(probe.live for one in record.collections for probe in one.probes)
+
+
+# -- Chroma: rows and files of all are read, but an engine that has nothing new to say isn't asked ---------------------------------
+
+
+def chroma_rows(name: str, count: int, seed: int = 1) -> dict[str, object]:
+    vectors = np.random.default_rng(seed).standard_normal((count, DIMENSION)).astype(np.float32)
+    return {"ids": [f"{name}-{seed}-{number}" for number in range(count)], "embeddings": vectors.tolist()}
+
+
+@pytest.fixture
+def chroma(tmp_path: Path) -> Path:
+    """One whose index is whole on the disk, one of which a part is in the log alone, one that has no index yet."""
+    steps: list[dict[str, object]] = []
+    for name, count in (("whole", 200), ("partly", 130), ("logged", 7)):
+        steps += [{"do": "create", "name": name}, {"do": "add", "name": name, **chroma_rows(name, count)}]
+    steps.append({"do": "add", "name": "partly", **chroma_rows("partly", 4, seed=2)})
+    apart(chroma_writer.write, str(tmp_path / "chroma"), steps)
+    return tmp_path / "chroma"
+
+
+def asked_of(room: Strongroom, place: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The collections that the engine was asked about for a new snapshot, which is restored, and answers as it says."""
+    asked: set[str] = set()
+    ask = isolation.ask
+
+    def noted(function: str, *given: object) -> object:
+        asked.update([str(given[3])] if function.endswith("client:search") else [])
+        return ask(function, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(isolation, "ask", noted)
+        snapshot = room.backup(f"chroma://{place}").snapshot
+    assert all(probe.live for one in snapshot.manifest.collections for probe in one.probes)
+    assert all(one.latency for one in snapshot.manifest.collections)
+    back = place.with_name(f"back-{snapshot.id[:12]}")
+    room.restore(snapshot.id, f"chroma://{back}", require_exact=True)
+    shutil.copytree(place, back.with_suffix(".source"))  # who reads a Chroma writes to it
+    assert apart(chroma_writer.read, str(back)) == apart(chroma_writer.read, str(back.with_suffix(".source")))
+    assert room.verify(snapshot.id, level=Level.ANSWERS).passed
+    return asked
+
+
+def test_a_chroma_that_has_nothing_new_to_say_is_not_asked(room: Strongroom, chroma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked_of(room, chroma, monkeypatch) == {"whole", "partly", "logged"}
+    assert asked_of(room, chroma, monkeypatch) == set()
+    apart(chroma_writer.write, str(chroma), [{"do": "add", "name": "logged", **chroma_rows("more", 2, seed=2)}])
+    assert asked_of(room, chroma, monkeypatch) == {"logged"}
+    vector = chroma_rows("whole", 1, seed=3)["embeddings"]
+    apart(chroma_writer.write, str(chroma), [{"do": "update", "name": "whole", "ids": ["whole-1-5"], "embeddings": vector}])
+    assert asked_of(room, chroma, monkeypatch) == {"whole"}
+    assert asked_of(room, chroma, monkeypatch) == set()
+
+
+def test_a_chroma_whose_index_was_set_otherwise_is_asked(room: Strongroom, chroma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_of(room, chroma, monkeypatch)
+    apart(chroma_writer.modify, str(chroma), "whole", {"hnsw": {"ef_search": 7}})
+    assert asked_of(room, chroma, monkeypatch) == {"whole"}
+
+
+def test_a_chroma_whose_index_is_another_is_asked(room: Strongroom, chroma: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are the same, and one of its files isn't."""
+    asked_of(room, chroma, monkeypatch)
+    level0 = max(chroma.glob("*/data_level0.bin"), key=lambda one: one.stat().st_size)
+    content = bytearray(level0.read_bytes())
+    content[_UNUSED_LINK] ^= 1
+    level0.write_bytes(content)
+    assert asked_of(room, chroma, monkeypatch) == {"whole"}

@@ -142,6 +142,15 @@ class MarksCollections(Protocol):
         who asks."""
 
 
+@runtime_checkable
+class AnswersFromFiles(Protocol):
+    """A `Frozen` that knows from which files `search` answers."""
+
+    def index_files(self, collection: str) -> Sequence[str]:
+        """The paths of the artifacts that, with the collection's rows and description, say what `search` answers (or may answer,
+        where that isn't repeatable): while all of that is the same, the engine has nothing new to say."""
+
+
 class Source(Protocol):
     def unchanged_since(self, position: Position, moment: float) -> bool:
         """As that of `Frozen`, without freezing: False where only a frozen moment can tell."""

@@ -182,6 +182,11 @@ class ChromaFrozen:
         )
         return Answers(tuple(map(tuple, ids)), tuple(distances))
 
+    def index_files(self, collection: str) -> Sequence[str]:
+        """Those of its folder, if it has one: rows that the index lacks are taken from the log."""
+        folder = self._entry(collection).vector_segment
+        return [one.path for one in self._artifacts if one.path.partition("/")[0] == folder]
+
     def unchanged_since(self, position: Position, moment: float) -> bool:
         """A collection's configuration changes without a number in the log."""
         return False

@@ -303,21 +303,29 @@ class CollectionReading:
             self._latency[name] = latency.summary(laps)
         return answers
 
-    def probes(self, partly: list[LedgerItem]) -> dict[str, Probes]:
-        """The probes of every field, with what the engine's own index answers at the frozen moment."""
+    def probes(self, partly: list[LedgerItem], then: StoredCollection | None = None) -> dict[str, Probes]:
+        """The probes of every field, with what the engine's own index answers at the frozen moment: as it did `then`, if it is what
+        it was."""
         answered: dict[str, Probes] = {}
         for name, asked in self._searches.items():
             if not len(asked.queries):
                 continue
             live: Answers | None = None
             try:
-                live = self._timed_search(name, asked.queries) if asked.live is None else asked.live.result()
+                live = self._answers(name, asked, then)
             except EngineFailed as error:
                 partly.append(LedgerItem(f"{self.collection.name}: live answers", Status.NOT_CAPTURED, str(error)))
             answered[name] = Probes(probes.K, asked.queries, asked.exact.answers(), live, asked.exact.rows()).only(
                 self._lasting(asked)
             )
         return answered
+
+    def _answers(self, name: str, asked: _Asked, then: StoredCollection | None) -> Answers:
+        """Raises EngineFailed."""
+        if then is not None and asked.known is not None and asked.known.live is not None:
+            self._latency.update({field: told for field, told in then.latency.items() if field == name})
+            return asked.known.live
+        return self._timed_search(name, asked.queries) if asked.live is None else asked.live.result()
 
     # -- the end ---------------------------------------------------------------------------------------------------------------
 

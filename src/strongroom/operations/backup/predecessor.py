@@ -26,6 +26,7 @@ from strongroom.snapshots.artifacts import Before
 from strongroom.snapshots.history import Headline, Snapshot
 from strongroom.snapshots.known import KnownRows, open_known
 from strongroom.snapshots.manifest import Manifest, Part, StoredArtifact, StoredCollection
+from strongroom.snapshots.parts import same_bytes
 from strongroom.snapshots.rows_writer import HIGHEST, following
 from strongroom.snapshots.seeds import Seeds, seeds_of
 
@@ -164,6 +165,11 @@ class Predecessor:
         """A file that the engine never changes, if all of it is still there."""
         found = self.whole_file(path, size)
         return found if found is not None and found.immutable else None
+
+    def has_bytes(self, artifact: StoredArtifact) -> bool:
+        """Had the file the same bytes at the snapshot before?"""
+        found = self._artifacts.get(artifact.path)
+        return found is not None and same_bytes(found, artifact)
 
     def whole_file(self, path: str, size: int) -> StoredArtifact | None:
         """A file as it was, if it had this size and all of it is still there."""

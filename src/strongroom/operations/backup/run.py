@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from strongroom import engines
-from strongroom.engines.protocol import ChangeFeed, Frozen
+from strongroom.engines.protocol import AnswersFromFiles, ChangeFeed, Frozen
 from strongroom.errors import Damaged, Refused, WrongRequest
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
 from strongroom.operations.backup.collection_reading import BackupOptions, CollectionReading, Measured
@@ -160,9 +160,9 @@ class _Backup:
         kept = untouched(frozen, before, self._options.model) if self._may_rely else {}
         others = [one for one in frozen.description.collections if one.name not in kept]
         readings = [self._read_rows(frozen, one, writer, before, asking, unfinished) for one in others]
-        artifacts = self._read_artifacts(frozen, writer, before, readings, kept)
+        files = self._read_artifacts(frozen, writer, before, readings, kept)
         with self._timed("probes"):
-            asked = [reading.probes(self._partly) for reading in readings]
+            asked = [reading.probes(self._partly, self._answering_as(reading, frozen, before, files)) for reading in readings]
         frozen.check()
         if not any(reading.root.count for reading in readings) and not any(one.stored.count for one in kept.values()):
             self._partly.append(LedgerItem("rows", Status.NOT_CAPTURED, "the source holds not one row: that proves nothing"))
@@ -179,7 +179,7 @@ class _Backup:
         self._remembering.append(remember)
         stored = (pending[one.name] for one in description.collections)
         return lambda: self._record(
-            description, position, rows_plane, tuple(one() for one in stored), tuple(artifact() for artifact in artifacts)
+            description, position, rows_plane, tuple(one() for one in stored), tuple(file() for file in files.values())
         )
 
     def _read_by_tenant(self, frozen: Frozen, writer: BlobWriter, before: Predecessor) -> Callable[[], Manifest]:
@@ -309,7 +309,7 @@ class _Backup:
         before: Predecessor,
         readings: Sequence[CollectionReading],
         kept: Mapping[str, Untouched],
-    ) -> list[Callable[[], StoredArtifact]]:
+    ) -> dict[str, Callable[[], StoredArtifact]]:
         artifacts = frozen.artifacts()
         self._progress.begin("index and engine files", sum(artifact.size for artifact in artifacts), "bytes")
         by_name = {reading.collection.name: reading for reading in readings}
@@ -323,20 +323,34 @@ class _Backup:
             working,
             {place: part for reading in readings for place, part in reading.parts.items()},
         )
-        stored: list[Callable[[], StoredArtifact]] = []
+        stored: dict[str, Callable[[], StoredArtifact]] = {}
         with self._timed("artifacts"), working:
             for artifact in artifacts:
                 if (same := kept.get(artifact.collection or "")) is not None:
                     self._progress.advance(artifact.size)
-                    stored.append(_constant(same.files[artifact.path]))
+                    stored[artifact.path] = _constant(same.files[artifact.path])
                     continue
                 known = before.immutable(artifact.path, artifact.size) if artifact.immutable else None
                 if known is not None and all(self._keep(part, before, by_name) for part in known.parts):
                     self._progress.advance(artifact.size)
-                    stored.append(_constant(known))
+                    stored[artifact.path] = _constant(known)
                 else:
-                    stored.append(files.store(artifact, before.file(artifact.path), self._have_read))
+                    stored[artifact.path] = files.store(artifact, before.file(artifact.path), self._have_read)
         return stored
+
+    def _answering_as(
+        self, reading: CollectionReading, frozen: Frozen, before: Predecessor, files: Mapping[str, Callable[[], StoredArtifact]]
+    ) -> StoredCollection | None:
+        """The collection at the snapshot before, if its index must answer as it did then: the engine needn't load it."""
+        if not self._may_rely or not isinstance(frozen, AnswersFromFiles):
+            return None
+        name, alike = reading.collection.name, before.comparable(frozen.description.engine_version) is not None
+        then = before.still_stored(reading.collection, self._options.model) if alike else None
+        if then is None or reading.root.digest() != then.rows_root:
+            return None
+        repeats = all(probe.repeatable == frozen.repeatable(name) for probe in then.probes)
+        paths = frozen.index_files(name)
+        return then if repeats and all(before.has_bytes(files[path]()) for path in paths) else None
 
     def _have_read(self, amount: int) -> None:
         self._options.pace.read(amount)
