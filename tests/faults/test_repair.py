@@ -178,6 +178,28 @@ def test_what_only_a_forgotten_snapshot_needed_is_dropped(tmp_path: Path) -> Non
     assert files_in(room.repository, kept.id) == files_of(tmp_path / "one.faiss")
 
 
+def test_damage_that_breaks_no_snapshot_yet_breaks_none_later(tmp_path: Path) -> None:
+    """What only forgotten snapshots needed lies there still, and the next backup relies on it, if it may."""
+    room = init_repository(str(tmp_path / "repository"), password=PASSWORD, cost=CHEAP)
+    sources = [build_source(tmp_path / name, name, seed, rows=rows) for name, seed, rows in (("one", 1, 200), ("two", 2, 300))]
+    old, kept = (room.backup(f"faiss://{source}", probes=0).snapshot for source in sources)
+    room.forget(ForgetOptions((old.id,)))
+    packs = [
+        pack
+        for pack in room.repository.index.packs.values()
+        if {blob.id.hex() for blob in pack.blobs}.isdisjoint(kept.manifest.blobs())
+    ]
+    assert packs
+    for pack in packs:
+        flip_every_blob(tmp_path / "repository" / pack.name)
+    assert room.verify("latest").passed, "it needs none of that"
+    assert not room.verify().passed
+    assert repair_repository(str(tmp_path / "repository"), password=PASSWORD, own_sources=False).passed
+    room = open_repository(str(tmp_path / "repository"), password=PASSWORD)
+    again = room.backup(f"faiss://{sources[0]}", probes=0).snapshot
+    assert files_in(room.repository, again.id) == files_of(sources[0])
+
+
 def test_what_is_still_whole_in_a_pack_that_stays_broken_is_not_lost(world: World) -> None:
     pack, blob = hurt_one_blob(world)
     report = mend(world)

@@ -210,18 +210,22 @@ class Repository:
         return self._readers(pack.id, pack.salt)
 
     def writer(self, damaged: Container[str] = ()) -> BlobWriter:
-        """A writing session that skips every blob that is really there: packs that the store has lost don't count, nor do those
-        that are condemned or whose ids are known as `damaged`, so that what they held is stored anew. Nor does what a host
-        says that can't read: it could claim to have stored what it hasn't.
+        """A writing session that skips every blob that is `reliable`, so that all others are stored anew.
 
         Raises UnsafeStore if the store ignores conditional creates, Damaged if a tombstone can't be read.
         """
         self.require_safe_store()
         self.keys.look_again()
+        return BlobWriter(self.store, self.keys, self.reliable(damaged))
+
+    def reliable(self, damaged: Container[str] = ()) -> BlobIndex:
+        """The blobs that a new snapshot may rely on, since they are really there: packs that the store has lost don't count, nor do
+        those that are condemned or whose ids are known as `damaged`. Nor does what a host says that can't read: it could claim to
+        have stored what it hasn't. Raises Damaged if a tombstone can't be read."""
         condemned = tombstones.earliest(self.tombstones(What.CONDEMNED))
         self.look_again()
         there = {listed.name: listed.size for listed in self.store.list(PACKS)}
-        return BlobWriter(self.store, self.keys, self._listing.sound(there, condemned, damaged))
+        return self._listing.sound(there, condemned, damaged)
 
     def add_index(self, packs: Sequence[Pack]) -> None:
         """List new packs in the blob index, durably. To be called when the packs are, and before any manifest that needs them."""

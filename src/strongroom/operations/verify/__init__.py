@@ -56,7 +56,7 @@ def _examined(look: Examination, name: str | None) -> VerifyReport:
     check_objects(look, chosen, sizes)
     check_tenants(look, chosen)
     if level >= Level.DATA:
-        check_data(look, chosen, sizes)
+        check_data(look, chosen, sizes, later=name is None)
     if name is None:
         check_journals(look, data=level >= Level.DATA)
     if level >= Level.RESTORE:

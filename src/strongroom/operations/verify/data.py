@@ -18,15 +18,19 @@ _READERS = 3
 _MISSING = "missing"
 
 
-def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, int]) -> None:
+def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, int], *, later: bool = False) -> None:
+    """Of the packs that the chosen snapshots need, and of those that `later` ones may rely on."""
     needs = needs_of(chosen)
-    packs = [pack for pack in look.packs() if sizes.get(pack.name) == pack.size]
-    packs = [pack for pack in packs if any(blob.id in needs for blob in pack.blobs) and pack.id not in look.proven]
+    needed = {pack.id for pack in look.packs() if any(blob.id in needs for blob in pack.blobs)}
+    wanted = needed | (_reliable(look) if later else set())
+    packs = [
+        pack for pack in look.packs() if pack.id in wanted and pack.id not in look.proven and sizes.get(pack.name) == pack.size
+    ]
     witness = Witness(look.repository)
     for forged in look.proving.problems:
         look.find(forged.subject, forged.problem)
     age = {pack.id: look.proving.last_proven(pack.id, _needed(pack, needs)) for pack in packs}
-    packs.sort(key=lambda pack: (age[pack.id], pack.id))
+    packs.sort(key=lambda pack: (pack.id not in needed, age[pack.id], pack.id))
     packs = list(_within(packs, look.options.budget))
     look.progress.begin("data", sum(pack.size for pack in packs), "bytes")
     look.count("bytes", sum(look.proven.values()))
@@ -48,6 +52,14 @@ def check_data(look: Examination, chosen: Sequence[Snapshot], sizes: dict[str, i
         witness.judged(look.repository.clock.now().timestamp(), whole=whole, damaged=damaged)
     if not packs and not look.proven:
         look.find("packs/", "not one pack could be read: nothing was checked", chosen)
+
+
+def _reliable(look: Examination) -> set[str]:
+    """The packs on which the next backup may rely, whoever needs them now."""
+    try:
+        return set(look.repository.reliable(look.bad).packs)
+    except Damaged:  # a tombstone that is found elsewhere: until it is mended no backup is made
+        return set()
 
 
 def problems_of(repository: Repository, pack: Pack) -> list[tuple[str, str, bytes | None]]:
