@@ -76,8 +76,11 @@ class Capture:
         """Make a call, and record what came of it. `touches` says what it may change. Raises what the call does."""
         with self._lock:
             self._recorder.require_sound()
-            intent = touches()
-            self._require_followed(intent)
+            try:
+                intent = self._next(touches)
+            except Strayed as strayed:
+                self._begin_anew(strayed)
+                intent = self._next(touches)
             answered: list[T] = []
             try:
                 with self._recorder.call(intent) as outcome:
@@ -103,18 +106,14 @@ class Capture:
             time.sleep(UNDER_WAY_SECONDS)
         self._adapter.read_back(intent, outcome)
 
-    def _require_followed(self, intent: Json) -> None:
-        """What the log says is what the source is, as far as can be seen; else another log begins."""
-        for last in (False, True):
-            try:
-                with self._recorder:
-                    self._recorder.require_settled()
-                self._adapter.before(intent)
-                return
-            except Strayed as strayed:
-                if last:
-                    raise
-                self._begin_anew(strayed)
+    def _next(self, touches: Callable[[], Json]) -> Json:
+        """The intent of the next call, asked for once it is known what the one before did. Raises Strayed unless what the log says
+        is what the source is, as far as can be seen."""
+        with self._recorder:
+            self._recorder.require_settled()
+        intent = touches()
+        self._adapter.before(intent)
+        return intent
 
     def batch(self, name: str) -> AbstractContextManager[None]:
         return self._recorder.batch(name)
@@ -159,8 +158,10 @@ class Capture:
         warnings.warn(
             f"{self._folder.of}: {why}; another log begins, and a snapshot must close the gap", RuntimeWarning, stacklevel=4
         )
-        self._recorder.close()
+        before = self._recorder
+        before.close()
         self._recorder = self._open(anew=True)
+        self._recorder.go_on_with_batches(before)
 
     def _warn(self, why: Strayed) -> None:
         said = f"{self._folder.of}: {why}; another log begins, and a snapshot must close the gap"
