@@ -245,16 +245,17 @@ def times_of(room: Strongroom) -> list[int]:
     return [int(value(one, TIME)) for one in told(all_changes(room))]
 
 
-@given(st.lists(st.lists(st.integers(100, 900), min_size=1, max_size=4), min_size=1, max_size=4))
+@given(st.lists(st.lists(st.integers(100, 900), min_size=1, max_size=4), min_size=1, max_size=4), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_times_do_not_go_back_while_there_is_more(segments_: list[list[int]]) -> None:
-    """Nor from one follower to the next, before either knows that all was read."""
+def test_times_do_not_go_back_while_there_is_more(segments_: list[list[int]], together: bool) -> None:
+    """Nor from one follower to the next, before either knows that all was read; nor within what a feed gave `together`."""
     room, tail = new_room(), None
     for sequence, times in enumerate(segments_):
         sealer = new_sealer(room, tail)
-        for number, time in enumerate(times):
-            mark = f"{10 * sequence + number + 1}"
-            sealer.add([row_changes("first", [ROW], [time], [mark])], {"": mark}, 0)
+        marks = [f"{10 * sequence + number + 1}" for number in range(len(times))]
+        steps = [(times, marks)] if together else [([time], [mark]) for time, mark in zip(times, marks, strict=True)]
+        for its, marked in steps:
+            sealer.add([row_changes("first", [ROW] * len(its), its, marked)], {"": marked[-1]}, 0)
         tail = sealer.seal()
     given_ = list(itertools.chain.from_iterable(segments_))
     assert times_of(room) == list(itertools.accumulate(given_, max))

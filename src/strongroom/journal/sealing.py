@@ -224,8 +224,9 @@ def _not_before(change: Change, time: int) -> Change:
     if isinstance(change, CatalogChange):
         return replace(change, time=max(change.time, time))
     times = change.times()
-    if not len(times) or int(times[0]) >= time:
+    held = np.maximum.accumulate(np.maximum(times, time))  # commits of a database may be dated in another order than they came
+    if np.array_equal(held, times):
         return change
     column = change.batch.schema.get_field_index(TIME)
-    held = pa.array(np.maximum.accumulate(np.maximum(times, time)), pa.int64())
-    return replace(change, batch=change.batch.set_column(column, change.batch.schema.field(column), held))
+    batch = change.batch.set_column(column, change.batch.schema.field(column), pa.array(held, pa.int64()))
+    return replace(change, batch=batch)
