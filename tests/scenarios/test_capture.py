@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import textwrap
 import time
 from collections.abc import Callable
@@ -228,6 +229,31 @@ def test_after_a_crash_the_log_brings_the_file_up_to_date(name: str, tmp_path: P
         rows = kind.rows(again)
         captured.save()
     assert alike(name, kind.rows(kind.load(str(path))), rows)
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_what_was_recorded_is_not_given_up_with_a_file_that_was_moved(name: str, tmp_path: Path) -> None:
+    """A copy with its time of writing is the file that was saved; of any other nobody knows which operations it has."""
+    kind, path = KINDS[name], tmp_path / "here" / "x.index"
+    path.parent.mkdir()
+    index = kind.make()
+    with capture(index, None, kind.url(path)) as captured:
+        kind.put(captured, np.arange(9), vectors(9, 1))
+        captured.save()
+        kind.put(captured, np.arange(9, 12), vectors(3, 2))
+        rows = kind.rows(index)
+    moved, copied = (tmp_path / one / path.name for one in ("moved", "copied"))
+    shutil.copytree(path.parent, moved.parent)
+    shutil.copytree(path.parent, copied.parent, copy_function=shutil.copyfile)
+    again = kind.load(str(moved))
+    capture(again, None, kind.url(moved)).close()
+    assert alike(name, kind.rows(again), rows)
+    before = sorted(copied.parent.rglob("*.ops"))
+    with pytest.raises(Refused, match="operations of after that"):
+        capture(kind.load(str(copied)), None, kind.url(copied))
+    assert sorted(copied.parent.rglob("*.ops")) == before
+    capture(kind.load(str(copied)), None, kind.url(copied), anew=True).close()
+    capture(kind.load(str(copied)), None, kind.url(copied)).close()
 
 
 @pytest.mark.parametrize("name", MAIN)
