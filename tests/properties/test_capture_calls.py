@@ -241,6 +241,25 @@ def test_nothing_is_called_while_it_is_not_known_what_the_last_call_did(tmp_path
     assert replayed(followed(place, start)) == store.rows
 
 
+def test_a_call_that_was_told_in_part_is_asked_for_also_after_a_save(tmp_path: Path) -> None:
+    """What the source made durable meanwhile is no reason to forget it."""
+    store, place = Store(), OplogFolder(tmp_path / "x.oplog", "x")
+    recorder = opened(place, store)
+    start = {"": recorder.place}
+    followed(place)
+    with pytest.raises(ConnectionError), recorder.call({"ids": [1, 2]}) as outcome:
+        store.rows |= {1: ((1, 2), "told"), 2: ((3, 4), "untold")}
+        outcome.rows("people", "p1", batch_of({1: store.rows[1]}))
+        store.away = True
+        raise ConnectionError
+    with recorder:
+        recorder.settled()
+    kill(recorder)
+    store.away = False
+    opened(place, store).close()
+    assert replayed(followed(place, start)) == store.rows
+
+
 def test_ctrl_c_in_a_call_leaves_it_to_be_settled(tmp_path: Path) -> None:
     store, place = Store(), OplogFolder(tmp_path / "x.oplog", "x")
     recorder = opened(place, store)
