@@ -260,6 +260,30 @@ def test_a_call_that_was_told_in_part_is_asked_for_also_after_a_save(tmp_path: P
     assert replayed(followed(place, start)) == store.rows
 
 
+@pytest.mark.parametrize("step", ["settled", "set_log"])
+def test_killed_while_another_log_begins_it_goes_on_with_one_of_both(step: str, tmp_path: Path) -> None:
+    store, place = Store(), OplogFolder(tmp_path / "x.oplog", "x")
+    recorder = opened(place, store)
+    for number in range(3):
+        put(recorder, store, {number: ((1, 2), "a")})
+        with recorder:
+            recorder.settled()
+    recorder.close()
+
+    def dies(*_: object, **__: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(OplogFolder, step, dies)
+        opened(place, store, anew=True)
+    recorder = opened(place, store)
+    start = {"": recorder.place}
+    followed(place)
+    put(recorder, store, {9: ((3, 4), "b")})
+    recorder.close()
+    assert replayed(followed(place, start)) == {9: ((3, 4), "b")}
+
+
 def test_ctrl_c_in_a_call_leaves_it_to_be_settled(tmp_path: Path) -> None:
     store, place = Store(), OplogFolder(tmp_path / "x.oplog", "x")
     recorder = opened(place, store)

@@ -216,8 +216,8 @@ def from_settled(folder: OplogFolder, reader: OplogReader) -> CallsEnd:
 def _begun(folder: OplogFolder, about: bytes) -> Log:
     log = new_log(about)
     begin_log(folder, log)
-    folder.settled(beginning(log))
     folder.set_log(log.id, about=about.decode(errors="replace"))
+    folder.settled(beginning(log))  # after it: the log before would miss its own
     return log
 
 
