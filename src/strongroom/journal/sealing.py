@@ -73,6 +73,7 @@ class Sealer:
         self._seen = tail.head.seen if tail and not hole else 0
         self._floor = max(tail.head.seen, 0 if tail.head.count else tail.head.latest) + 1 if tail else 0
         self._least = self._floor if hole else 0
+        self._begun = tail.head.begun if tail and not hole else int(repository.clock.now().timestamp() * 1e6)
         self._latest = tail.head.latest if tail and tail.head.count else 0
         self.bytes = 0
         self.stored = 0
@@ -192,6 +193,7 @@ class Sealer:
             unseen=tuple(self._unseen),
             turn=before.turn,
             worst=before.worst,
+            begun=self._begun,
         )
 
     def _standing(self, earliest: int, sealed: int) -> Before:

@@ -46,6 +46,11 @@ class Span:
         return self.fronts[-1].head.seen
 
     @property
+    def begun(self) -> int:
+        """When its follower was there, in microseconds; 0 if that isn't known."""
+        return self.fronts[-1].head.begun
+
+    @property
     def since(self) -> int:
         """From when on it tells what happened: from its first operation, or from when it was seen that there was none."""
         heads = (front.head for front in self.fronts)
