@@ -27,7 +27,7 @@ class Asked:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.strayed = False
+        self.strayed = self.away = False
 
     def before(self, intent: Json) -> None:
         if self.strayed:
@@ -43,6 +43,8 @@ class Asked:
         return False
 
     def known(self) -> Json:
+        if self.away:
+            raise ConnectionError
         return len(self.store.rows)
 
     def compare(self, known: Json) -> None: ...
@@ -125,3 +127,15 @@ def test_a_batch_stays_the_same_in_another_log(client: Captured, adapter: Asked,
     client.put([5], "d")
     tags: list[Any] = [tag for change in told(place) for tag in change.batch[BATCH].to_pylist()]  # type: ignore[union-attr]
     assert tags == ["nightly"] * 3 + [None]
+
+
+def test_a_call_has_not_failed_because_of_what_is_noted_after_it(
+    client: Captured, adapter: Asked, place: OplogFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oplog_client, "_SETTLED_SECONDS", 0.0)
+    adapter.away = True
+    client.put([1], "a")
+    adapter.away = False
+    client.put([2], "b")
+    assert replayed(told(place)) == client.store.rows
+    assert place.read("known")["known"] == 2

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from strongroom.engines.oplog.calls import CallRecorder, Outcome, open_calls
@@ -89,7 +89,8 @@ class Capture:
             except Strayed as strayed:
                 self._begin_anew(strayed)
             if time.monotonic() - self._settled > _SETTLED_SECONDS:
-                self.save()
+                with suppress(Exception):  # the call was made, and is recorded: it hasn't failed
+                    self.save()
             return answered[0]
 
     def _called(self, call: Callable[[], T]) -> T:
