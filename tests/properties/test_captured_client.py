@@ -139,3 +139,16 @@ def test_a_call_has_not_failed_because_of_what_is_noted_after_it(
     client.put([2], "b")
     assert replayed(told(place)) == client.store.rows
     assert place.read("known")["known"] == 2
+
+
+def test_what_is_closed_while_the_source_is_away_can_be_captured_again(place: OplogFolder, adapter: Asked) -> None:
+    client = Captured(Client(adapter.store), Capture(place, b"test", adapter, every=0.0, anew=False))
+    client.put([1], "a")
+    adapter.away = True
+    with pytest.raises(ConnectionError):
+        client.close()
+    adapter.away = False
+    again = Captured(Client(adapter.store), Capture(place, b"test", adapter, every=0.0, anew=False))
+    again.put([2], "b")
+    again.close()
+    assert replayed(told(place)) == adapter.store.rows

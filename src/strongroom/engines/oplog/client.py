@@ -140,10 +140,12 @@ class Capture:
                 shipping.stop()
         finally:
             with self._lock:
-                with self._recorder:
-                    self._note_known()
-                self._recorder.close()
-                self._adapter.close()
+                try:
+                    with self._recorder:
+                        self._note_known()
+                finally:
+                    self._recorder.close()
+                    self._adapter.close()
 
     def _open(self, *, anew: bool) -> CallRecorder:
         opening = functools.partial(open_calls, self._folder, self._about, self._settle, every=self._every)
