@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from strongroom.engines.changes import BATCH, MARK, TIME, CatalogChange
+from strongroom.errors import Refused
 from strongroom.journal.marks import number_up_to, numbers_of
 from strongroom.journal.retention import first_needed
 from strongroom.journal.sealing import Sealer, Writer
@@ -180,6 +181,21 @@ def test_what_is_known_in_part_is_no_moment_yet() -> None:
     moment = at_time(spans(chain_of(room)), 200, made.read)
     assert moment is not None
     assert moment.number == 3
+
+
+def test_what_begins_after_a_hole_and_tells_nothing_yet_is_shown() -> None:
+    """The journal ends where it ended before; later moments are refused."""
+    room = new_room()
+    sealer = new_sealer(room)
+    sealer.add([row_changes("first", [ROW], [5_000_000], ["1"])], {"": "1"}, 5_000_001)
+    after = new_sealer(room, sealer.seal(), "5", "nobody followed")
+    after.add([], {"": "5"}, 0)
+    after.seal()
+    (status,) = room.journal_status()
+    (hole,) = status.holes
+    assert (status.until, hole.since) == ("1970-01-01T00:00:05.000001Z", "1970-01-01T00:00:05.000001Z")
+    with pytest.raises(Refused, match="the journal ends at 1970-01-01T00:00:05"):
+        room.restore("latest", "chroma:///nowhere", at="1971-01-01")
 
 
 def test_a_span_does_not_cover_the_hole_before_it() -> None:

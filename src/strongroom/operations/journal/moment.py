@@ -308,7 +308,7 @@ def _known(moment: Moment, time: int, only: Collection[str]) -> Moment:
 
 def _outside(found: Sequence[Span], micros: int) -> Refused:
     """Why no span covers a time."""
-    first, last = found[0].since, found[-1].until
+    first, last = found[0].since, max(one.until for one in found)  # who catches up after a hole knows no end yet
     if micros > last:
         return Refused(f"the journal ends at {iso(last)}: what came later isn't known", hint=f"--at {iso(last)}")
     if micros < first:
