@@ -254,6 +254,10 @@ def test_what_was_recorded_is_not_given_up_with_a_file_that_was_moved(name: str,
     with pytest.raises(Refused, match="operations of after that"):
         capture(kind.load(str(copied)), None, kind.url(copied))
     assert sorted(copied.parent.rglob("*.ops")) == before
+    copied.rename(tmp_path / "aside")
+    with pytest.raises(Refused, match="is gone"):
+        capture(kind.make(), None, kind.url(copied))
+    (tmp_path / "aside").rename(copied)
     capture(kind.load(str(copied)), None, kind.url(copied), anew=True).close()
     capture(kind.load(str(copied)), None, kind.url(copied)).close()
 

@@ -77,6 +77,8 @@ def _log(folder: IndexLogFolder, live: Live, *, anew: bool) -> Log:
     fresh = fresh_path(index)
     try:
         save_beside(index, fresh, live)
+        if not anew and not index.exists() and (gone := folder.log_id()) is not None:
+            _require_nothing_beyond(folder, gone)
         if anew or not index.exists():
             return _begun(folder, live, fresh)
         if not live.same(fresh, index):
@@ -107,8 +109,8 @@ def _continued(folder: IndexLogFolder, live: Live, current: bytes, mark: str) ->
 
 
 def _require_nothing_beyond(folder: IndexLogFolder, current: bytes) -> None:
-    """Raises Refused if a log has operations that the file which was saved last lacks: whether the one that stands in its place
-    has them nobody can tell, and they were said to be kept."""
+    """Raises Refused if a log has operations that the file which was saved last lacks: they were said to be kept, and whether one
+    that stands in its place has them nobody can tell."""
     with OplogReader(folder, current) as reader:
         try:
             reader.seek(folder.last_saved(current) or mark_of(current, 0, 0))
@@ -117,8 +119,8 @@ def _require_nothing_beyond(folder: IndexLogFolder, current: bytes) -> None:
             beyond = 0
     if beyond:
         raise Refused(
-            f"{folder.of} is not the file that its capture saved last, and its log has {beyond:,} operations of after that",
-            hint="put that file back (or a copy of the same time of writing), or give anew=True to go on with what this one holds",
+            f"{folder.of} is gone, or not what its capture saved last, and its log has {beyond:,} operations of after that",
+            hint="put that file back (or a copy of the same time of writing), or give anew=True to go on with what is in memory",
         )
 
 
