@@ -241,6 +241,49 @@ def test_nothing_is_called_while_it_is_not_known_what_the_last_call_did(tmp_path
     assert replayed(followed(place, start)) == store.rows
 
 
+def test_a_call_that_was_told_in_part_is_asked_for_also_after_a_save(tmp_path: Path) -> None:
+    """What the source made durable meanwhile is no reason to forget it."""
+    store, place = Store(), OplogFolder(tmp_path / "x.oplog", "x")
+    recorder = opened(place, store)
+    start = {"": recorder.place}
+    followed(place)
+    with pytest.raises(ConnectionError), recorder.call({"ids": [1, 2]}) as outcome:
+        store.rows |= {1: ((1, 2), "told"), 2: ((3, 4), "untold")}
+        outcome.rows("people", "p1", batch_of({1: store.rows[1]}))
+        store.away = True
+        raise ConnectionError
+    with recorder:
+        recorder.settled()
+    kill(recorder)
+    store.away = False
+    opened(place, store).close()
+    assert replayed(followed(place, start)) == store.rows
+
+
+@pytest.mark.parametrize("step", ["settled", "set_log"])
+def test_killed_while_another_log_begins_it_goes_on_with_one_of_both(step: str, tmp_path: Path) -> None:
+    store, place = Store(), OplogFolder(tmp_path / "x.oplog", "x")
+    recorder = opened(place, store)
+    for number in range(3):
+        put(recorder, store, {number: ((1, 2), "a")})
+        with recorder:
+            recorder.settled()
+    recorder.close()
+
+    def dies(*_: object, **__: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(OplogFolder, step, dies)
+        opened(place, store, anew=True)
+    recorder = opened(place, store)
+    start = {"": recorder.place}
+    followed(place)
+    put(recorder, store, {9: ((3, 4), "b")})
+    recorder.close()
+    assert replayed(followed(place, start)) == {9: ((3, 4), "b")}
+
+
 def test_ctrl_c_in_a_call_leaves_it_to_be_settled(tmp_path: Path) -> None:
     store, place = Store(), OplogFolder(tmp_path / "x.oplog", "x")
     recorder = opened(place, store)

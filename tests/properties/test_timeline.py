@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from strongroom.engines.changes import BATCH, MARK, TIME, CatalogChange
+from strongroom.errors import Refused
 from strongroom.journal.marks import number_up_to, numbers_of
 from strongroom.journal.retention import first_needed
 from strongroom.journal.sealing import Sealer, Writer
@@ -182,6 +183,21 @@ def test_what_is_known_in_part_is_no_moment_yet() -> None:
     assert moment.number == 3
 
 
+def test_what_begins_after_a_hole_and_tells_nothing_yet_is_shown() -> None:
+    """The journal ends where it ended before; later moments are refused."""
+    room = new_room()
+    sealer = new_sealer(room)
+    sealer.add([row_changes("first", [ROW], [5_000_000], ["1"])], {"": "1"}, 5_000_001)
+    after = new_sealer(room, sealer.seal(), "5", "nobody followed")
+    after.add([], {"": "5"}, 0)
+    after.seal()
+    (status,) = room.journal_status()
+    (hole,) = status.holes
+    assert (status.until, hole.since) == ("1970-01-01T00:00:05.000001Z", "1970-01-01T00:00:05.000001Z")
+    with pytest.raises(Refused, match="the journal ends at 1970-01-01T00:00:05"):
+        room.restore("latest", "chroma:///nowhere", at="1971-01-01")
+
+
 def test_a_span_does_not_cover_the_hole_before_it() -> None:
     """What was read first after a hole was not all that there was."""
     room = new_room()
@@ -245,16 +261,17 @@ def times_of(room: Strongroom) -> list[int]:
     return [int(value(one, TIME)) for one in told(all_changes(room))]
 
 
-@given(st.lists(st.lists(st.integers(100, 900), min_size=1, max_size=4), min_size=1, max_size=4))
+@given(st.lists(st.lists(st.integers(100, 900), min_size=1, max_size=4), min_size=1, max_size=4), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_times_do_not_go_back_while_there_is_more(segments_: list[list[int]]) -> None:
-    """Nor from one follower to the next, before either knows that all was read."""
+def test_times_do_not_go_back_while_there_is_more(segments_: list[list[int]], together: bool) -> None:
+    """Nor from one follower to the next, before either knows that all was read; nor within what a feed gave `together`."""
     room, tail = new_room(), None
     for sequence, times in enumerate(segments_):
         sealer = new_sealer(room, tail)
-        for number, time in enumerate(times):
-            mark = f"{10 * sequence + number + 1}"
-            sealer.add([row_changes("first", [ROW], [time], [mark])], {"": mark}, 0)
+        marks = [f"{10 * sequence + number + 1}" for number in range(len(times))]
+        steps = [(times, marks)] if together else [([time], [mark]) for time, mark in zip(times, marks, strict=True)]
+        for its, marked in steps:
+            sealer.add([row_changes("first", [ROW] * len(its), its, marked)], {"": marked[-1]}, 0)
         tail = sealer.seal()
     given_ = list(itertools.chain.from_iterable(segments_))
     assert times_of(room) == list(itertools.accumulate(given_, max))

@@ -5,8 +5,10 @@ Concurrent writers that are killed are in test_journal_proof. Here: many kinds o
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import shutil
 import textwrap
 import time
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from usearch.index import Index
 
 from strongroom import capture
 from strongroom.engines.oplog import writer as oplog_writer
+from strongroom.engines.oplog.folder import OplogFolder
 from strongroom.errors import Locked, NotFound, Refused, StoreFull, StrongroomError, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.follow.run import FollowOptions
@@ -231,6 +234,35 @@ def test_after_a_crash_the_log_brings_the_file_up_to_date(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", MAIN)
+def test_what_was_recorded_is_not_given_up_with_a_file_that_was_moved(name: str, tmp_path: Path) -> None:
+    """A copy with its time of writing is the file that was saved; of any other nobody knows which operations it has."""
+    kind, path = KINDS[name], tmp_path / "here" / "x.index"
+    path.parent.mkdir()
+    index = kind.make()
+    with capture(index, None, kind.url(path)) as captured:
+        kind.put(captured, np.arange(9), vectors(9, 1))
+        captured.save()
+        kind.put(captured, np.arange(9, 12), vectors(3, 2))
+        rows = kind.rows(index)
+    moved, copied = (tmp_path / one / path.name for one in ("moved", "copied"))
+    shutil.copytree(path.parent, moved.parent)
+    shutil.copytree(path.parent, copied.parent, copy_function=shutil.copyfile)
+    again = kind.load(str(moved))
+    capture(again, None, kind.url(moved)).close()
+    assert alike(name, kind.rows(again), rows)
+    before = sorted(copied.parent.rglob("*.ops"))
+    with pytest.raises(Refused, match="operations of after that"):
+        capture(kind.load(str(copied)), None, kind.url(copied))
+    assert sorted(copied.parent.rglob("*.ops")) == before
+    copied.rename(tmp_path / "aside")
+    with pytest.raises(Refused, match="is gone"):
+        capture(kind.make(), None, kind.url(copied))
+    (tmp_path / "aside").rename(copied)
+    capture(kind.load(str(copied)), None, kind.url(copied), anew=True).close()
+    capture(kind.load(str(copied)), None, kind.url(copied)).close()
+
+
+@pytest.mark.parametrize("name", MAIN)
 def test_what_is_in_memory_must_be_what_the_file_holds(name: str, room: Strongroom, tmp_path: Path) -> None:
     kind, path = KINDS[name], tmp_path / "x.index"
     first = kind.make()
@@ -298,6 +330,32 @@ def test_another_process_follows_by_the_command(tmp_path: Path, room: Strongroom
         assert status["behind"]["operations"] == 3
     assert room.release(kind.url(path))
     assert not room.release(kind.url(path))
+
+
+def test_shipping_goes_on_after_a_disk_was_full(room: Strongroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stops the thread that ships, it begins again; who closes the capture hears of it if it can't be helped."""
+    kind, path, failing = KINDS["hnswlib l2"], tmp_path / "x.index", [True]
+    hold = OplogFolder.hold
+
+    def full(folder: OplogFolder, name: str, shipped: str) -> None:
+        if failing[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        hold(folder, name, shipped)
+
+    monkeypatch.setattr(OplogFolder, "hold", full)
+    monkeypatch.setattr("strongroom.operations.follow.capture._AGAIN_SECONDS", 0.05)
+    index = kind.make()
+    captured = capture(index, room, kind.url(path), ship=True, options=FollowOptions(every=0.6, probes=0))
+    kind.put(captured, np.arange(9), vectors(9, 1))
+    time.sleep(1)
+    failing[0] = False
+    time.sleep(1)
+    captured.close()
+    assert restored(room, kind, "latest", tmp_path / "latest" / "x") == kind.rows(index)
+    failing[0] = True
+    captured = capture(kind.load(str(path)), room, kind.url(path), ship=True)
+    with pytest.raises(OSError, match="No space"):
+        captured.close()
 
 
 def test_a_killed_writer_loses_nothing_that_it_was_told_is_done(tmp_path: Path) -> None:

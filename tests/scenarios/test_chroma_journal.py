@@ -215,6 +215,17 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
+def test_numbers_that_the_log_holds_otherwise_than_the_rows(world: World) -> None:
+    """NaN and infinity are null there, and zero may be below zero."""
+    world.follow()
+    vectors, odd = "[[1.0] * 16] * 2", "{'a': -0.0, 'b': float('nan'), 'c': 2}"
+    world.do(f"notes = client.get_collection('notes'); notes.add(['o1', 'o2'], {vectors}, [{odd}, {{'b': float('-inf')}}])")
+    world.do(f"notes.upsert(['o3', 'n1'], {vectors}, [{odd}, {{'batch': float('nan'), 'l': [-0.0, 1.5]}}])")
+    world.do("notes.update(['n2'], metadatas=[{'a': -0.0, 'batch': float('inf')}])")
+    world.follow()
+    assert differences(world.do("answer = rows()"), world.restored("latest")) == []
+
+
 def hole_is_shown_and_refused(world: World, reported: Any, inside: str, reason: str) -> None:
     """And moments before and after it are there."""
     assert any(reason in gap for gap in reported["gaps"]), reported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import threading
@@ -275,6 +276,40 @@ def test_a_slot_that_is_gone_is_a_hole(postgres: Postgres, room: Strongroom) -> 
     source.check(room, iter((0, 2)))
     with pytest.raises((Refused, NotFound)):
         room.restore("latest", postgres.url(postgres.database()), at=source.seen[1][0])
+
+
+def test_a_snapshot_of_before_a_server_was_set_back_is_no_base_of_after_it(room: Strongroom, tmp_path: Path) -> None:
+    """Its place in the log comes again: what was written there the first time is not in what came to be there the second time."""
+    server = Postgres()
+    try:
+        server.start()
+        source = Database(server, *TWO)
+        rows = "INSERT INTO one SELECT n, n, array_fill(n, ARRAY[700])::vector FROM generate_series({}, {}) n"
+        source.run(rows.format(1, 9))
+        room.follow(source.url, ONCE)
+        with server.down() as data:
+            shutil.copytree(data, tmp_path / "copy", symlinks=True)
+        source.run(rows.format(100, 180))
+        lost = room.backup(source.url, probes=0).snapshot.manifest.position
+        room.follow(source.url, ONCE)
+        with server.down() as data:
+            shutil.rmtree(data)
+            shutil.copytree(tmp_path / "copy", data, symlinks=True)
+        source.run(rows.format(10, 12))
+        report = room.follow(source.url, ONCE)
+        source.run(rows.format(13, 13), rows.format(200, 400))  # before that place, and after it
+        room.follow(source.url, ONCE)
+        with server.connect(source.name) as connection:
+            place = connection.execute("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn").fetchall()[0][0]
+            there = [one for (one,) in connection.execute("SELECT id FROM one ORDER BY id").fetchall()]
+        assert place > int(lost.value)
+        assert len(report.gaps) == 1
+        target = server.database()
+        room.restore("latest", server.url(target), at="latest")
+        with server.connect(target) as connection:
+            assert [one for (one,) in connection.execute("SELECT id FROM one ORDER BY id").fetchall()] == there
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(

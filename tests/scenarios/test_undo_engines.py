@@ -89,8 +89,12 @@ def test_lancedb_by_its_ids_while_they_are_unique(room: Strongroom, tmp_path: Pa
         room.follow(sources[-1], KEYED)
         table.update(where="id = 'r3'", values={"batch": "bad"})
         table.update(where="id = 'r4'", values={"batch": "good"})
+        table.update(where="id = 'r3'", values={"vector": [7.0, 8.0, 9.0]})
         room.follow(sources[-1], KEYED)
-    room.restore("latest", f"lancedb://{tmp_path}/back", undo="bad", source=sources[0])
+    report = room.restore("latest", f"lancedb://{tmp_path}/back", undo="bad", source=sources[0])
+    assert report.plan.moment is not None
+    assert report.plan.moment.undo is not None
+    assert (report.plan.moment.undo.operations, report.plan.moment.undo.again) == (2, 1), "a row that keeps the batch's name"
     back = {row["id"]: row["batch"] for row in lancedb.connect(tmp_path / "back").open_table("things").to_arrow().to_pylist()}
     assert back == {f"r{n}": "good" if n == 4 else "seed" for n in range(30)}
     with pytest.raises(WrongRequest, match="no id that is theirs alone"):

@@ -110,6 +110,17 @@ class Postgres:
         self._own(self.data / "standby.signal")
         self._serve(self.data)
 
+    @contextmanager
+    def down(self) -> Iterator[Path]:
+        """Stopped meanwhile; gives the data directory, which may be another one when it starts again."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(PATIENCE_SECONDS)
+        yield self.data
+        for part in (self.data, *self.data.rglob("*")):
+            self._own(part)
+        self._serve(self.data)
+
     def promote(self) -> None:
         """Another timeline begins."""
         with self.connect("postgres") as connection:

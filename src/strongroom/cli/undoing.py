@@ -29,6 +29,8 @@ def show_undo(undo: UndoPreview) -> None:
             line(f"  {undo.rows[fate.value]:>9,}  ", (f"{fate.value:<13}", "bold"), meaning)
     for one in undo.sample[:_MOST]:
         line(f"             {_told(one)}")
+    if undo.again:
+        line(("  again     ", "yellow"), f"{undo.again:,} were of rows that it had changed before: later updates may be among them")
     if undo.lost_updates:
         line(("  lost      ", "yellow"), f"{undo.lost_updates:,} later updates were of rows that only this had made: they go too")
     if undo.replacements:

@@ -67,6 +67,12 @@ def numbers_of(span: Span, position: Position, read: Read) -> dict[str, int] | N
     return {scope: _idle_until(span, scope, number, most) for scope, number in found.items()}
 
 
+def may_be_of(span: Span, made: int) -> bool:
+    """May a snapshot that was made at a time (microseconds) lie in a span? A place in a log doesn't tell which log it is of: a
+    server that was made anew, or was set back, comes to the same ones again."""
+    return span.head.kind not in PLACES or made >= span.begun
+
+
 def _idle_until(span: Span, scope: str, number: int, most: int) -> int:
     """The last operation of a segment, up to number `most`, until which nothing happened in a scope after `number`: what came in
     between is of others, and need not be read for this one. Each operation of a scope changes its mark."""

@@ -58,6 +58,8 @@ class Reckoning:
         self.times: list[int] = []
         """When the first and the last operation that is taken back happened."""
         self.lost_updates = 0
+        self.again = 0
+        """Operations that are taken back, and put a row whole that one of them had changed before."""
 
     @property
     def taken(self) -> Places:
@@ -94,17 +96,19 @@ class Reckoning:
             before = self.real.get(change.identity, one)
             self.real.put(change.identity, one, applied(before, act, given))
             if suspects[place] and self._undo.means(change, act, given, before):
-                self._take_back(change, place, one, before)
+                self._take_back(change, place, act, one, before)
             elif self._is_touched(change.identity, one):
                 self._go_on(change.identity, one, act, given, before, place)
 
-    def _take_back(self, change: RowChanges, place: int, one: str, before: Row | None) -> None:
+    def _take_back(self, change: RowChanges, place: int, act: Act, one: str, before: Row | None) -> None:
         self._taken.append(self._at + place)
         time = int(change.times()[place])
         self.times = [self.times[0] if self.times else time, time]
         if not self._is_touched(change.identity, one):
             self._bare.put(change.identity, one, before)
             self._touched.execute("INSERT INTO touched VALUES (?, ?, 0)", (change.identity, one))
+        elif act is Act.PUT and before is not None:
+            self.again += 1
 
     def _go_on(self, identity: str, one: str, act: Act, given: Row, before: Row | None, place: int) -> None:
         """A good write on a row that a mistake touched."""

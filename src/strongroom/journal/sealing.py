@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from strongroom.engines.changes import BATCH, TIME, CatalogChange, Change
 from strongroom.errors import AlreadyExists, Damaged, NotFound, Overtaken, Unreachable
-from strongroom.journal.marks import SCAN
+from strongroom.journal.marks import LOGS, SCAN
 from strongroom.journal.segments import Front, Head, Unseen, decode_front, encode
 from strongroom.journal.spans import Span
 from strongroom.repository import Repository
@@ -73,6 +73,9 @@ class Sealer:
         self._seen = tail.head.seen if tail and not hole else 0
         self._floor = max(tail.head.seen, 0 if tail.head.count else tail.head.latest) + 1 if tail else 0
         self._least = self._floor if hole else 0
+        self._begun = tail.head.begun if tail else 0
+        if hole or (tail is None and writer.kind not in LOGS):  # a cluster that was just copied isn't copied again
+            self._begun = int(repository.clock.now().timestamp() * 1e6)
         self._latest = tail.head.latest if tail and tail.head.count else 0
         self.bytes = 0
         self.stored = 0
@@ -192,6 +195,7 @@ class Sealer:
             unseen=tuple(self._unseen),
             turn=before.turn,
             worst=before.worst,
+            begun=self._begun,
         )
 
     def _standing(self, earliest: int, sealed: int) -> Before:
@@ -224,8 +228,9 @@ def _not_before(change: Change, time: int) -> Change:
     if isinstance(change, CatalogChange):
         return replace(change, time=max(change.time, time))
     times = change.times()
-    if not len(times) or int(times[0]) >= time:
+    held = np.maximum.accumulate(np.maximum(times, time))  # commits of a database may be dated in another order than they came
+    if np.array_equal(held, times):
         return change
     column = change.batch.schema.get_field_index(TIME)
-    held = pa.array(np.maximum.accumulate(np.maximum(times, time)), pa.int64())
-    return replace(change, batch=change.batch.set_column(column, change.batch.schema.field(column), held))
+    batch = change.batch.set_column(column, change.batch.schema.field(column), pa.array(held, pa.int64()))
+    return replace(change, batch=batch)

@@ -59,6 +59,7 @@ class Head:
     `hole` is '' if this goes on where the segment before ended; else why it doesn't: then what happened between is lost. `turn` is
     the number of the last segment up to this one that begins the stream, has a hole or is `unseen` in part, `worst` how many
     microseconds an operation up to here waited at most until it was stored, -1 if there was none; `turn` is -1 if neither is known.
+    `begun` is when the follower was there that began the stream, or began it anew after the last hole; 0 if that doesn't matter.
     """
 
     stream: str
@@ -83,6 +84,7 @@ class Head:
     body: str = ""
     turn: int = -1
     worst: int = -1
+    begun: int = 0
 
     @property
     def name(self) -> str:

@@ -14,9 +14,6 @@ Read = Callable[[Front], Sequence[Change]]
 """Gives the operations of a segment."""
 
 
-_NEVER = 1 << 62
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """Segments that follow on each other. `why` says why it doesn't follow on what was before: '' if nothing was."""
@@ -46,10 +43,17 @@ class Span:
         return self.fronts[-1].head.seen
 
     @property
+    def begun(self) -> int:
+        """When its follower was there, in microseconds; 0 if that isn't known."""
+        return self.fronts[-1].head.begun
+
+    @property
     def since(self) -> int:
-        """From when on it tells what happened: from its first operation, or from when it was seen that there was none."""
+        """From when on it tells what happened: from its first operation, or from when it was seen that there was none. While it
+        tells nothing yet, when it was sealed."""
         heads = (front.head for front in self.fronts)
-        return next((head.earliest if head.count else head.seen for head in heads if head.count or head.seen), _NEVER)
+        told = (head.earliest if head.count else head.seen for head in heads if head.count or head.seen)
+        return next(told, self.fronts[-1].head.sealed)
 
 
 def spans(chain: Chain) -> tuple[Span, ...]:

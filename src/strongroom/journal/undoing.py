@@ -107,8 +107,9 @@ class RowFate:
 class UndoPreview:
     """What an undo does: how many operations it takes back, dated from `first` to `last` (UTC); how many rows meet which fate, of
     each collection; and a few of them. `lost_updates` good updates have no row any more; `replacements` good inserts stay
-    although their row is there again. Of `probes` sealed queries `probes_changed` have other first `k` neighbours, `neighbours` in
-    all."""
+    although their row is there again. `again` operations put rows whole that the mistake had changed before: a later update that
+    leaves the batch's name in its row is one of them. Of `probes` sealed queries `probes_changed` have other first `k` neighbours,
+    `neighbours` in all."""
 
     what: str
     operations: int
@@ -123,6 +124,7 @@ class UndoPreview:
     probes: int = 0
     probes_changed: int = 0
     neighbours: int = 0
+    again: int = 0
 
 
 @dataclass(frozen=True, slots=True)

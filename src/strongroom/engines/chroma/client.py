@@ -177,6 +177,8 @@ def _do(collection: Any, act: Act, batch: pa.RecordBatch) -> None:
             if not batch.column(name).null_count:
                 given[argument] = batch.column(name).to_pylist()
         metadatas = [json.loads(one) if one else None for one in batch.column("payload").to_pylist()]
+        if act is Act.INSERT:  # what was NaN or infinite lies in Chroma's log as null, and no new row can be given that
+            metadatas = [{key: value for key, value in (one or {}).items() if value is not None} or None for one in metadatas]
         if any(metadatas):
             given["metadatas"] = metadatas
         doing = {Act.INSERT: collection.add, Act.UPDATE: collection.update, Act.UPSERT: collection.upsert}

@@ -11,7 +11,6 @@ the number of an entry, a print of it, and the number of the last change of a co
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import sys
 import time
@@ -30,7 +29,7 @@ from strongroom.engines.chroma.capture import DATABASE
 from strongroom.engines.chroma.catalog import FIELD, Entry, entry_of, event_of
 from strongroom.engines.chroma.catalog_log import Event
 from strongroom.engines.chroma.documents import split
-from strongroom.engines.chroma.replay import ADD, DELETE, UPDATE, UPSERT
+from strongroom.engines.chroma.replay import ADD, DELETE, UPDATE, UPSERT, metadata_of
 from strongroom.engines.chroma.rows import schema_of
 from strongroom.errors import Gap, NotFound, Refused, Unreadable
 from strongroom.model import Collection
@@ -274,7 +273,7 @@ class ChromaFeed:
         dimension = next((len(row[5]) // 4 for row in rows if row[5] is not None), entry.dimension or 1)
         if any(row[5] is not None and len(row[5]) != 4 * dimension for row in rows):
             raise Unreadable(f"the log of collection {entry.address.public!r} holds vectors of several lengths")
-        metadata = [json.loads(row[7]) if row[7] else {} for row in rows]
+        metadata = [metadata_of(row[7]) for row in rows]
         documents, uris, payloads = zip(*map(split, metadata), strict=True)
         vectors = np.frombuffer(b"".join(row[5] for row in rows if row[5] is not None), np.float32)
         there = np.array([row[5] is not None for row in rows], np.bool_)

@@ -22,6 +22,12 @@ Document = dict[str, Json]
 """Metadata by key, with the document and the uri under Chroma's own keys `chroma:document` and `chroma:uri`."""
 
 
+def metadata_of(text: str | None) -> Document:
+    """The metadata of an entry, as the segments will have them: sqlite knows no zero below zero."""
+    found: Document = json.loads(text, parse_float=lambda number: float(number) or 0.0) if text else {}
+    return found
+
+
 @dataclass(slots=True)
 class Tail:
     """Ids that the log changes. `vectors`: the sequence number of the entry that holds the vector, None if the id is gone.
@@ -49,7 +55,7 @@ def replay(
             _apply_vector(tail, sequence, operation, identity, with_vector, known)
         if sequence > metadata_position:
             before = tail.documents[identity] if identity in tail.documents else document(identity)
-            _apply_metadata(tail, operation, identity, json.loads(metadata) if metadata else {}, before)
+            _apply_metadata(tail, operation, identity, metadata_of(metadata), before)
     return tail
 
 

@@ -16,7 +16,7 @@ from strongroom.engines.indexfile.logfolder import IndexLogFolder
 from strongroom.engines.indexfile.place import beside
 from strongroom.engines.indexfile.recorder import Recorder, fresh_path, name_saved, save_beside
 from strongroom.engines.indexfile.rowlog import Numbers, ids_of, numbers_of, vectors_of
-from strongroom.engines.oplog.layout import MOST_BYTES, Kind, Log, of_log
+from strongroom.engines.oplog.layout import MOST_BYTES, Kind, Log, mark_of, of_log
 from strongroom.engines.oplog.opening import DAMAGED, begin_log, beginning, new_log, require_whole
 from strongroom.engines.oplog.reader import OplogReader
 from strongroom.engines.oplog.writer import OplogWriter
@@ -77,6 +77,8 @@ def _log(folder: IndexLogFolder, live: Live, *, anew: bool) -> Log:
     fresh = fresh_path(index)
     try:
         save_beside(index, fresh, live)
+        if not anew and not index.exists() and (gone := folder.log_id()) is not None:
+            _require_nothing_beyond(folder, gone)
         if anew or not index.exists():
             return _begun(folder, live, fresh)
         if not live.same(fresh, index):
@@ -87,6 +89,8 @@ def _log(folder: IndexLogFolder, live: Live, *, anew: bool) -> Log:
         mark, current = folder.current_mark(), folder.log_id()
         if mark is not None and current is not None and of_log(mark, current):
             return _continued(folder, live, current, mark)
+        if mark is None and current is not None:
+            _require_nothing_beyond(folder, current)
         return _begun(folder, live, None)
     finally:
         fresh.unlink(missing_ok=True)
@@ -102,6 +106,22 @@ def _continued(folder: IndexLogFolder, live: Live, current: bytes, mark: str) ->
             raise Refused(f"the log of {folder.of} is damaged: {gap}", hint=DAMAGED) from gap
         require_whole(folder, reader)
         return log
+
+
+def _require_nothing_beyond(folder: IndexLogFolder, current: bytes) -> None:
+    """Raises Refused if a log has operations that the file which was saved last lacks: they were said to be kept, and whether one
+    that stands in its place has them nobody can tell."""
+    with OplogReader(folder, current) as reader:
+        try:
+            reader.seek(folder.last_saved(current) or mark_of(current, 0, 0))
+            beyond = sum(record.operations for record in reader.all())
+        except Gap:  # the log is damaged, or an older copy
+            beyond = 0
+    if beyond:
+        raise Refused(
+            f"{folder.of} is gone, or not what its capture saved last, and its log has {beyond:,} operations of after that",
+            hint="put that file back (or a copy of the same time of writing), or give anew=True to go on with what is in memory",
+        )
 
 
 def _of_kind(folder: IndexLogFolder, live: Live, log: Log | None) -> Log:

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from strongroom.engines.oplog.folder import OplogFolder
+from strongroom.engines.oplog.layout import of_log
 from strongroom.engines.staging import write_durably
 
 _KEPT_RECORDS = 64
@@ -24,11 +25,19 @@ class IndexLogFolder(OplogFolder):
         self.index = index
 
     def saved_mark(self, status: os.stat_result) -> str | None:
-        """The mark up to which an index file holds the operations; None if the capture didn't save this very file."""
-        for one in reversed(self.read("saved") or []):
-            if [one["inode"], one["size"], one["written"]] == [status.st_ino, status.st_size, status.st_mtime_ns]:
+        """The mark up to which an index file holds the operations; None if the capture didn't save this very file, nor one last
+        that this is a copy of, with its time of writing."""
+        known = self.read("saved") or []
+        alike = [one for one in known if [one["size"], one["written"]] == [status.st_size, status.st_mtime_ns]]
+        for one in reversed(alike):
+            if one["inode"] == status.st_ino:
                 return str(one["mark"])
-        return None
+        return str(alike[0]["mark"]) if alike and alike == known[-1:] else None
+
+    def last_saved(self, log: bytes) -> str | None:
+        """The mark of the file that the capture saved last, of one log."""
+        marks = [str(one["mark"]) for one in self.read("saved") or [] if of_log(one["mark"], log)]
+        return marks[-1] if marks else None
 
     def current_mark(self) -> str | None:
         """That of the file which stands under the index's name."""

@@ -112,10 +112,12 @@ class CallRecorder(Recording):
             self._done()
 
     def settled(self) -> None:
-        """The source has made durable all that was recorded: what was only needed for that is dropped. Called inside."""
+        """The source has made durable all that was recorded: what was only needed for that is dropped, once it is known what the
+        last call did. Called inside."""
         self.flush()
-        self._folder.settled(self._place)
-        self._rotate()
+        if not self._intent:  # its record lies before what was told of it already
+            self._folder.settled(self._place)
+            self._rotate()
 
     def interrupted(self) -> None:
         """The call isn't done: the source is asked before the next one."""
@@ -214,8 +216,8 @@ def from_settled(folder: OplogFolder, reader: OplogReader) -> CallsEnd:
 def _begun(folder: OplogFolder, about: bytes) -> Log:
     log = new_log(about)
     begin_log(folder, log)
-    folder.settled(beginning(log))
     folder.set_log(log.id, about=about.decode(errors="replace"))
+    folder.settled(beginning(log))  # after it: the log before would miss its own
     return log
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from strongroom.engines.oplog.calls import CallRecorder, Outcome, open_calls
@@ -76,8 +76,11 @@ class Capture:
         """Make a call, and record what came of it. `touches` says what it may change. Raises what the call does."""
         with self._lock:
             self._recorder.require_sound()
-            intent = touches()
-            self._require_followed(intent)
+            try:
+                intent = self._next(touches)
+            except Strayed as strayed:
+                self._begin_anew(strayed)
+                intent = self._next(touches)
             answered: list[T] = []
             try:
                 with self._recorder.call(intent) as outcome:
@@ -86,7 +89,8 @@ class Capture:
             except Strayed as strayed:
                 self._begin_anew(strayed)
             if time.monotonic() - self._settled > _SETTLED_SECONDS:
-                self.save()
+                with suppress(Exception):  # the call was made, and is recorded: it hasn't failed
+                    self.save()
             return answered[0]
 
     def _called(self, call: Callable[[], T]) -> T:
@@ -103,18 +107,14 @@ class Capture:
             time.sleep(UNDER_WAY_SECONDS)
         self._adapter.read_back(intent, outcome)
 
-    def _require_followed(self, intent: Json) -> None:
-        """What the log says is what the source is, as far as can be seen; else another log begins."""
-        for last in (False, True):
-            try:
-                with self._recorder:
-                    self._recorder.require_settled()
-                self._adapter.before(intent)
-                return
-            except Strayed as strayed:
-                if last:
-                    raise
-                self._begin_anew(strayed)
+    def _next(self, touches: Callable[[], Json]) -> Json:
+        """The intent of the next call, asked for once it is known what the one before did. Raises Strayed unless what the log says
+        is what the source is, as far as can be seen."""
+        with self._recorder:
+            self._recorder.require_settled()
+        intent = touches()
+        self._adapter.before(intent)
+        return intent
 
     def batch(self, name: str) -> AbstractContextManager[None]:
         return self._recorder.batch(name)
@@ -140,10 +140,12 @@ class Capture:
                 shipping.stop()
         finally:
             with self._lock:
-                with self._recorder:
-                    self._note_known()
-                self._recorder.close()
-                self._adapter.close()
+                try:
+                    with self._recorder:
+                        self._note_known()
+                finally:
+                    self._recorder.close()
+                    self._adapter.close()
 
     def _open(self, *, anew: bool) -> CallRecorder:
         opening = functools.partial(open_calls, self._folder, self._about, self._settle, every=self._every)
@@ -159,8 +161,10 @@ class Capture:
         warnings.warn(
             f"{self._folder.of}: {why}; another log begins, and a snapshot must close the gap", RuntimeWarning, stacklevel=4
         )
-        self._recorder.close()
+        before = self._recorder
+        before.close()
         self._recorder = self._open(anew=True)
+        self._recorder.go_on_with_batches(before)
 
     def _warn(self, why: Strayed) -> None:
         said = f"{self._folder.of}: {why}; another log begins, and a snapshot must close the gap"

@@ -95,6 +95,10 @@ class Recording:
         found: bytes = getattr(self._tags, "name", b"")
         return found
 
+    def go_on_with_batches(self, before: Recording) -> None:
+        """The batches that threads have begun in a recording before this one go on in it."""
+        self._tags = before._tags
+
     def disown(self) -> None:
         """This process is a child of the one that records."""
         self._problem = f"{self._folder.of} is captured by the parent of this process"

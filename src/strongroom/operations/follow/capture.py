@@ -7,7 +7,7 @@ from typing import Any
 
 from strongroom import engines
 from strongroom.engines.protocol import Capturing
-from strongroom.errors import StrongroomError, WrongRequest
+from strongroom.errors import WrongRequest
 from strongroom.operations.follow.run import FollowOptions, follow
 from strongroom.repository import Repository
 
@@ -36,7 +36,7 @@ class Shipping:
     def __init__(self, repository: Repository, options: FollowOptions, source: str) -> None:
         self._repository, self._options, self._source = repository, options, source
         self._stop = threading.Event()
-        self.problem: StrongroomError | None = None
+        self.problem: Exception | None = None
         """What went wrong last."""
         self._thread = threading.Thread(target=self._run, name="strongroom-ship", daemon=True)
         self._thread.start()
@@ -54,7 +54,7 @@ class Shipping:
             try:
                 follow(self._repository, self._source, self._options, stop=self._stop)
                 return
-            except StrongroomError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was (a full disk, say), who closes the capture hears of it
                 self.problem = error
             if self._stop.wait(_AGAIN_SECONDS):
                 return

@@ -15,7 +15,6 @@ from strongroom.engines.changes import Change
 from strongroom.engines.protocol import Ending, Feed, Followed, Seeing
 from strongroom.errors import Gap, NotFound, Unreachable, WrongRequest
 from strongroom.journal.ends import ends, read_tail
-from strongroom.journal.marks import numbers_of
 from strongroom.journal.sealing import Behind, Fenced, Sealer, Writer, standing
 from strongroom.journal.segments import Front
 from strongroom.journal.spans import spans
@@ -24,6 +23,7 @@ from strongroom.operations.backup.run import BackupOptions, backup, without_pass
 from strongroom.operations.backup.tenant_reading import require_followable
 from strongroom.operations.follow.scan import ScanFeed, Scanned
 from strongroom.operations.follow.scan import release as forget_scans
+from strongroom.operations.journal.moment import numbers_in
 from strongroom.operations.journal.status import unseen_of
 from strongroom.operations.policy.residence import Residence
 from strongroom.progress import SILENT, Progress
@@ -248,7 +248,7 @@ class _Follower:
             found = spans(chain)
             known = history.of_source(self._repository, self._source) if known is None else known
             for snapshot in reversed(known):
-                if found and numbers_of(found[-1], snapshot.manifest.position, self._read):
+                if found and numbers_in(found[-1], snapshot, self._read):
                     return snapshot.id
             if len(found) > 1:
                 return None

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from strongroom.engines.changes import Change
 from strongroom.errors import Damaged, NotFound, Refused, WrongRequest
 from strongroom.journal.ends import ends, read_tail, stream_names
-from strongroom.journal.marks import LOGS, SCAN, numbers_of
+from strongroom.journal.marks import LOGS, SCAN, may_be_of, numbers_of
 from strongroom.journal.segments import Front, segment_name
 from strongroom.journal.spans import Read, Span, spans
 from strongroom.journal.stream import read_chain, read_changes, read_front, segments_of
@@ -307,7 +308,7 @@ def _known(moment: Moment, time: int, only: Collection[str]) -> Moment:
 
 def _outside(found: Sequence[Span], micros: int) -> Refused:
     """Why no span covers a time."""
-    first, last = found[0].since, found[-1].until
+    first, last = found[0].since, max(one.until for one in found)  # who catches up after a hole knows no end yet
     if micros > last:
         return Refused(f"the journal ends at {iso(last)}: what came later isn't known", hint=f"--at {iso(last)}")
     if micros < first:
@@ -329,12 +330,18 @@ def best_base(snapshots: Sequence[Snapshot], moment: Moment, read: Read, before:
     """The same, of these snapshots of the source."""
     best: Base | None = None
     for snapshot in snapshots:
-        numbers = numbers_of(moment.span, snapshot.manifest.position, read)
+        numbers = numbers_in(moment.span, snapshot, read)
         if numbers and any(numbers.get(scope, 0) >= number for scope, number in (before or {}).items()):
             continue
         if numbers and max(numbers.values()) <= moment.number and (best is None or min(numbers.values()) >= min(best[1].values())):
             best = snapshot, numbers
     return best
+
+
+def numbers_in(span: Span, snapshot: Snapshot, read: Read) -> dict[str, int] | None:
+    """As `numbers_of`; None of a snapshot that was made before the span began, too."""
+    made = int(datetime.fromisoformat(snapshot.manifest.created).timestamp() * 1e6)
+    return numbers_of(span, snapshot.manifest.position, read) if may_be_of(span, made) else None
 
 
 def _because(span: Span) -> str:

@@ -114,6 +114,7 @@ def _status(repository: Repository, stream: str, sizes: Mapping[int, int], sourc
         operations = last.head.last - found[0].first + 1
     if source not in (None, last.head.source):
         return None
+    until = max(one.until for one in found)  # who catches up after a hole knows no end yet
     return StreamStatus(
         stream=stream,
         source=last.head.source,
@@ -122,8 +123,8 @@ def _status(repository: Repository, stream: str, sizes: Mapping[int, int], sourc
         operations=operations,
         bytes=sum(sizes.values()),
         since=iso(found[0].since),
-        until=iso(last.head.seen),
-        lag=max(0.0, repository.clock.now().timestamp() - last.head.seen / 1e6),
+        until=iso(until),
+        lag=max(0.0, repository.clock.now().timestamp() - until / 1e6),
         rpo=before.worst / 1e6 if before.worst >= 0 else None,
         holes=holes_of(found),
         problems=tuple(str(one) for one in problems),

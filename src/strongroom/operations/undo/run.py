@@ -226,6 +226,7 @@ def _preview(reckoning: Reckoning, undo: Undo, changed: Changed) -> UndoPreview:
         probes=changed.probes,
         probes_changed=changed.changed,
         neighbours=changed.neighbours,
+        again=reckoning.again,
     )
 
 
