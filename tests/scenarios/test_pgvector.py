@@ -169,6 +169,67 @@ def test_a_sequence_that_may_not_be_read_goes_on_after_the_rows(any_postgres: Po
             connection.execute("DROP ROLE looker")
 
 
+def test_partitions_and_heirs_come_back_with_their_keys(postgres: Postgres, room: Strongroom) -> None:
+    """Constraints that a table has from the one above it are its own once it is a table of its own."""
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE p (t int, id int CHECK (id > 0), v vector(3), note text, PRIMARY KEY (t, id),"
+                           " UNIQUE (t, note)) PARTITION BY LIST (t)")  # fmt: skip
+        connection.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE INDEX ON p USING hnsw (v vector_l2_ops)")
+        connection.execute("INSERT INTO p SELECT 1, i, ARRAY[i, 1, 2]::vector, i FROM generate_series(1, 50) i")
+        connection.execute(
+            "CREATE TABLE base (id int CHECK (id > 0), v vector(3)); CREATE TABLE kid (PRIMARY KEY (id)) INHERITS (base)"
+        )
+        connection.execute("INSERT INTO kid VALUES (5, '[1,2,3]')")
+        wanted = [one for one in definitions(connection) if one.startswith(("p1", "kid")) or " public.p1 " in one]
+    record = room.backup(postgres.url(source)).snapshot.manifest
+    ledger = {one.item for one in record.ledger}
+    assert {f"{one}: its place as a partition or heir" for one in ("p1", "kid")} <= ledger
+    assert "base: its place as a partition or heir" not in ledger
+    room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        assert len(wanted) > 6 and set(wanted) <= set(definitions(connection))
+
+
+def test_keys_that_rows_do_not_hold_or_hold_otherwise_than_as_text(postgres: Postgres, room: Strongroom) -> None:
+    """What a search finds is the row that it is: also where the key is computed, or of several columns of any type."""
+    source, target = postgres.database(), postgres.database()
+    rows = "i, ARRAY[sin(i), cos(i), i]::vector FROM generate_series(1, 60) i"
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE one (n int, v vector(3), id text GENERATED ALWAYS AS (md5(n::text)) STORED PRIMARY KEY)")
+        connection.execute("CREATE TABLE two (a int, n int, v vector(3), id text GENERATED ALWAYS AS (md5(n::text)) STORED,"
+                           " PRIMARY KEY (a, id))")  # fmt: skip
+        connection.execute("CREATE TABLE more (h bytea, f float8, s real, b bool, n int, v vector(3), PRIMARY KEY (h, f, s, b, n))")
+        connection.execute(f"INSERT INTO one (n, v) SELECT {rows}; INSERT INTO two (a, n, v) SELECT 1, {rows}")
+        connection.execute(f"INSERT INTO more SELECT decode(md5(i::text), 'hex'), i, i / 10.0, i % 2 = 0, {rows}")
+        before = definitions(connection)
+        held = {name: content(connection, name) for name in ("one", "two", "more")}
+    room.backup(postgres.url(source))
+    restored = room.restore("latest", postgres.url(target))
+    assert sorted(restored.recall) == ["more", "one", "two"] and min(restored.recall.values()) > 0.8, restored.recall
+    with postgres.connect(target) as connection:
+        assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
+        assert {name: content(connection, name) for name in held} == held
+
+
+def test_types_of_one_name_in_several_schemas(postgres: Postgres, room: Strongroom) -> None:
+    """A schema for each tenant, with the same types in each, and in that of the extension."""
+    source, target = postgres.database(), postgres.database()
+    for name in (source, target):
+        with postgres.connect(name) as connection:
+            connection.execute(
+                "CREATE SCHEMA app; CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE app.mood AS ENUM ('sad', 'glad')"
+            )
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE app.t (id int PRIMARY KEY, m app.mood DEFAULT 'sad', p public.mood, v vector(2))")
+        connection.execute("INSERT INTO app.t VALUES (1, 'glad', 'sad', '[1,2]')")
+        before = definitions(connection)
+    room.backup(postgres.url(source))
+    room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
+
+
 @pytest.mark.soak
 def test_restored_twice_is_the_same_state(postgres: Postgres, room: Strongroom) -> None:
     source, target = postgres.database(), postgres.database()

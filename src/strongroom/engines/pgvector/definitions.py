@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from strongroom.engines.pgvector.address import LONGEST_NAME
+from strongroom.engines.pgvector.address import LONGEST_NAME, Layout
 from strongroom.engines.pgvector.columns import ROW_ID, is_dense, load_type
 from strongroom.engines.pgvector.server import literal, quoted
 from strongroom.model import ROLE, Collection, Field, Json, Role
@@ -74,6 +74,12 @@ def _role(field: pa.Field) -> Role | None:
 
 
 # -- statements ---------------------------------------------------------------------------------------------------------------
+
+
+def search_path(layout: Layout, schema: str, extension: str) -> str:
+    """What makes of names in a catalog what they were where it was read. The schema in which the table will be has the types and
+    functions: it comes before the extension's, which may have others of the same names."""
+    return ", ".join(map(quoted, (schema, schema.removeprefix(layout.staged), extension)))
 
 
 def table(place: tuple[str, str], catalog: Catalog) -> Iterator[str]:
