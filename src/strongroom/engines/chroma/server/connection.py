@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -79,6 +79,18 @@ class Server:
         except (httpx.HTTPError, ValueError) as error:
             raise _silent(self.place, error) from error
         raise self._meant(answer.status_code, answer.text, answer.headers.get("retry-after", ""))
+
+    def rows(self, where: Sequence[str], ids: Sequence[str], include: Sequence[str]) -> Iterator[Any]:
+        """The answers that have the rows of these ids, as many as there are. A server may give fewer at a time than it is asked for
+        (a hosted one does, and says nothing): the others are asked for, until no more come."""
+        left = list(ids)
+        while left:
+            answer = self.ask("POST", *where, "get", ids=left, include=list(include))
+            if not answer["ids"]:
+                return
+            yield answer
+            given = set(answer["ids"])
+            left = [one for one in left if one not in given]
 
     def collections(self, database: str, *path: str) -> tuple[str, ...]:
         """The path of a collection, by its name or id, or of something of it."""
