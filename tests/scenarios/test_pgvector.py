@@ -14,9 +14,12 @@ import pytest
 from commands import PASSWORD, strongroom
 from postgres import Postgres
 
+from strongroom import engines
+from strongroom.engines.pgvector import frozen
 from strongroom.errors import EngineFailed, NotFound, Refused, SourceChanged, Unreadable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.verify import Level
+from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
 
 EVERY_TYPE = """
@@ -230,6 +233,27 @@ def test_types_of_one_name_in_several_schemas(postgres: Postgres, room: Strongro
         assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
 
 
+def test_long_documents_come_in_small_blocks(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a block takes in memory is bounded by all that is in its rows, not by their vectors alone."""
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, v vector(3), content text)")
+        connection.execute("INSERT INTO t SELECT i, ARRAY[i, 1, 2]::vector, repeat(md5(i::text), i) FROM generate_series(1, 200) i")
+        before = content(connection, "t")
+    monkeypatch.setattr(frozen, "_MOST_BYTES", 50_000)
+    with engines.source_of(postgres.url(source)).freeze(SILENT) as found:
+        blocks = [block.batch.nbytes for block in found.rows("t")]
+    assert len(blocks) > 10 and max(blocks) < 60_000
+    first = room.backup(postgres.url(source)).snapshot.manifest
+    with postgres.connect(source) as connection:
+        connection.execute("UPDATE t SET content = 'short' WHERE id = 100")
+        connection.execute("UPDATE t SET content = repeat(md5('100'), 100) WHERE id = 100")
+    assert room.backup(postgres.url(source)).snapshot.manifest.root == first.root
+    room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        assert content(connection, "t") == before
+
+
 @pytest.mark.soak
 def test_restored_twice_is_the_same_state(postgres: Postgres, room: Strongroom) -> None:
     source, target = postgres.database(), postgres.database()
@@ -360,8 +384,6 @@ def test_a_table_truncated_in_the_middle_is_noticed(postgres: Postgres, room: St
     source = postgres.database()
     with postgres.connect(source) as connection:
         connection.execute(EVERY_TYPE)
-    from strongroom.engines.pgvector import frozen
-
     hold = frozen._hold
 
     def truncated(moment, tables):
