@@ -59,9 +59,9 @@ class Server:
         self._client.close()
 
     def ask(self, method: str, *path: str, **body: Json) -> Any:
-        """The answer to a request, which is made again while the server doesn't answer, unless it makes something: that can't be
-        made twice. Raises Unreachable (nobody knows whether it was done), NotFound, Refused or what `failing` is; none of them
-        shows what was sent."""
+        """The answer to a request (of a GET `body` is the query), which is made again while the server doesn't answer, unless it
+        makes something: that can't be made twice. Raises Unreachable (nobody knows whether it was done), NotFound, Refused or what
+        `failing` is; none of them shows what was sent."""
         if method == "POST" and path[-1] not in _REPEATABLE:
             return self._ask_once(method, path, body)
         return self._retrying.call(lambda: self._ask_once(method, path, body))
@@ -70,10 +70,11 @@ class Server:
         import orjson
 
         httpx = library()
-        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY) if body else None
-        head = {"content-type": "application/json"} if body else {}
+        url = "/".join(quote(one, safe="") for one in path)
+        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY) if body and method != "GET" else None
+        head = {"content-type": "application/json"} if content else {}
         try:
-            answer = self._client.request(method, "/".join(quote(one, safe="") for one in path), content=content, headers=head)
+            answer = self._client.request(method, url, content=content, headers=head, params=body if method == "GET" else None)
             if answer.status_code < 300:
                 return orjson.loads(answer.content) if answer.content else None
         except (httpx.HTTPError, ValueError) as error:

@@ -108,10 +108,10 @@ def _read_rows(server: Server, listed: Listed, path: Path, progress: Progress) -
 def _ids(server: Server, where: Sequence[str]) -> tuple[Sequence[str], int]:
     """All ids, and how many rows the server counts."""
     found = dict.fromkeys(server.ask("POST", *where, "get", include=[])["ids"])
-    counted, at = int(server.ask("GET", *where, "count")), len(found)
-    while len(found) < counted and (more := server.ask("POST", *where, "get", include=[], offset=at)["ids"]):
-        found.update(dict.fromkeys(more))
-        at += len(more)
+    counted, before = int(server.ask("GET", *where, "count")), -1
+    while before < len(found) < counted:
+        before = len(found)
+        found.update(dict.fromkeys(server.ask("POST", *where, "get", include=[], offset=before)["ids"]))
     return list(found), counted
 
 
