@@ -233,6 +233,22 @@ def test_types_of_one_name_in_several_schemas(postgres: Postgres, room: Strongro
         assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
 
 
+def test_renamed_to_the_longest_name(postgres: Postgres, room: Strongroom) -> None:
+    """What belongs to a table is called after it, and no two alike."""
+    source, target, longest = postgres.database(), postgres.database(), "b" * 63
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE t (id serial PRIMARY KEY, n serial UNIQUE, v vector(3), w vector(3))")
+        connection.execute("CREATE INDEX ON t USING hnsw (v vector_l2_ops); CREATE INDEX ON t USING hnsw (w vector_l2_ops)")
+        connection.execute("INSERT INTO t (v, w) VALUES ('[1,2,3]', '[4,5,6]')")
+    room.backup(postgres.url(source))
+    room.restore("latest", postgres.url(target, "app"), renames={"t": longest})
+    with postgres.connect(target) as connection:
+        assert content(connection, f"app.{longest}") == ['(1,1,"[1,2,3]","[4,5,6]")']
+        assert connection.execute("SELECT count(*) FROM pg_indexes WHERE schemaname = 'app'").fetchone() == (4,)
+        connection.execute(f"INSERT INTO app.{longest} (v) VALUES (NULL)")
+        assert connection.execute(f"SELECT max(id), max(n) FROM app.{longest}").fetchone() == (2, 2)
+
+
 def test_long_documents_come_in_small_blocks(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a block takes in memory is bounded by all that is in its rows, not by their vectors alone."""
     source, target = postgres.database(), postgres.database()

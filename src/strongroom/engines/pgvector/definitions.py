@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+from blake3 import blake3
 
 from strongroom.engines.pgvector.address import LONGEST_NAME, Layout
 from strongroom.engines.pgvector.columns import ROW_ID, is_dense, load_type
@@ -169,7 +170,10 @@ def renamed(name: str, catalog: Catalog, table: str) -> str:
     if old == table:
         return name
     fresh = name.replace(old, table, 1) if old in name else f"{table}_{name}"
-    return fresh.encode()[:LONGEST_NAME].decode(errors="ignore")
+    if len(fresh.encode()) <= LONGEST_NAME:
+        return fresh
+    mark = "_" + blake3(fresh.encode()).hexdigest(4)  # several may begin alike
+    return fresh.encode()[: LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
 
 
 def loaded_columns(schema: pa.Schema, catalog: Catalog) -> Sequence[tuple[str, str]]:
