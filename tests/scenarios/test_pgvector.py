@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,18 @@ def test_types_of_one_name_in_several_schemas(postgres: Postgres, room: Strongro
     room.restore("latest", postgres.url(target))
     with postgres.connect(target) as connection:
         assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
+
+
+def test_limits_of_the_database_do_not_end_the_moment(postgres: Postgres) -> None:
+    source = postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, v vector(3)); INSERT INTO t VALUES (1, '[1,2,3]')")
+        for limit in ("statement", "transaction", "idle_session", "idle_in_transaction_session"):
+            connection.execute(f"ALTER DATABASE {source} SET {limit}_timeout = '300ms'")
+    with engines.source_of(postgres.url(source)).freeze(SILENT) as found:
+        time.sleep(0.6)
+        assert sum(block.batch.num_rows for block in found.rows("t")) == 1
+        found.check()
 
 
 def test_renamed_to_the_longest_name(postgres: Postgres, room: Strongroom) -> None:
