@@ -234,6 +234,23 @@ def test_types_of_one_name_in_several_schemas(postgres: Postgres, room: Strongro
         assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
 
 
+def test_a_sequence_that_no_column_owns(postgres: Postgres, room: Strongroom) -> None:
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE SEQUENCE s; CREATE TABLE t (id int PRIMARY KEY DEFAULT nextval('s'), n serial, v vector(2))")
+        connection.execute("INSERT INTO t (v) VALUES ('[1,2]')")
+    ledger = {one.item: one.note for one in room.backup(postgres.url(source)).snapshot.manifest.ledger}
+    assert "that of id is no column's" in ledger["t: sequences of others"]
+    with pytest.raises(EngineFailed, match='"s" does not exist'):
+        room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        connection.execute("CREATE SEQUENCE s START 2")
+    room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        connection.execute("INSERT INTO t (v) VALUES ('[3,4]')")
+        assert content(connection, "t") == ['(1,1,"[1,2]")', '(2,2,"[3,4]")']
+
+
 def test_limits_of_the_database_do_not_end_the_moment(postgres: Postgres) -> None:
     source = postgres.database()
     with postgres.connect(source) as connection:
