@@ -74,10 +74,11 @@ def test_rows_are_points_and_the_same_rows_again(rows: list[tuple[str, str | Non
     batch = rows_of([one for one, _, _ in rows], [text for _, text, _ in rows], [body for _, _, body in rows], dimension)
     collection = Collection("things", len(rows), (Field("vector", "float32", dimension, "l2"),))
     assert not list(objections_of(collection, batch.schema))
-    records = [Record(one, vectors, json.loads(json.dumps(payload))) for one, vectors, payload in points_of(batch)]
+    shape = shape_of(config_for(collection))
+    records = [Record(one, vectors, json.loads(json.dumps(payload))) for one, vectors, payload in points_of(batch, shape.names)]
     for record in records:
         assert (isinstance(record.id, int) and record.id <= HIGHEST) or str(uuid.UUID(str(record.id))) == record.id
-    back = batch_of(shape_of(config_for(collection)), records)
+    back = batch_of(shape, records)
     for name in ("id", "vector", "document", "payload"):
         assert back.column(name).to_pylist() == batch.column(name).to_pylist(), name
 
@@ -90,4 +91,4 @@ def test_ids_that_differ_are_points_that_differ(names: list[str]) -> None:
 @pytest.mark.parametrize("body", [{"document": 5}, {ORIGINAL_ID: "mine"}])
 def test_what_a_row_has_twice_is_not_lost(body: dict[str, Any]) -> None:
     with pytest.raises(EngineFailed, match="twice"):
-        list(points_of(rows_of(["a"], ["text"], [body], 2)))
+        list(points_of(rows_of(["a"], ["text"], [body], 2), {"vector": ""}))

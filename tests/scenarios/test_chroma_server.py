@@ -14,10 +14,11 @@ from chroma_server import HOME, Server
 from tls_front import Front
 
 from strongroom.engines import agreement
+from strongroom.engines.chroma.server.connection import Server as Connection
 from strongroom.engines.chroma.server.cutover import CutOver
 from strongroom.engines.chroma.server.loading import Loading
 from strongroom.engines.chroma.server.stage import ServerStage
-from strongroom.errors import NotFound, Refused, SourceChanged, Unreachable, WrongRequest
+from strongroom.errors import NotFound, Refused, SourceChanged, Unreachable, Unreadable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Status
 from strongroom.operations.restore.plan import Rung
@@ -209,6 +210,30 @@ def test_into_and_out_of_other_engines(source: Server, target: Server, room: Str
     room.restore("latest", target.url, renames={"x": "from-faiss"})
     held = target.raw.rows("from-faiss")
     assert {one: row[0] for one, row in held.items()} == {one: row[0] for one, row in source.raw.rows("docs").items()}
+
+
+def test_a_server_that_gives_few_rows_at_a_time(
+    source: Server, target: Server, room: Strongroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma's hosted server gives no more than a quota of rows, or of collections, however many there are, and doesn't say so."""
+    fill(source)
+    real, most = Connection._ask_once, [70]
+
+    def few(self: Connection, method: str, path: Any, body: Any) -> Any:
+        answer = real(self, method, path, {**body, "limit": most[0]} if path[-1] == "get" else body)
+        return answer[:1] if method == "GET" and path[-1] == "collections" else answer
+
+    monkeypatch.setattr(Connection, "_ask_once", few)
+    record = room.backup(source.url).snapshot.manifest
+    assert {one.name: one.count for one in record.collections if one.count} == {
+        "default_tenant/other/papers": ROWS, "docs": ROWS, "people": ROWS,
+    }  # fmt: skip
+    most[0] = 1_000
+    room.restore("latest", target.url)
+    same(state(source), state(target))
+    monkeypatch.setattr(Connection, "rows", lambda self, where, ids, include: iter(()))
+    with pytest.raises(Unreadable, match=f"{ROWS} rows, and the server gives 0"):
+        room.backup(source.url)
 
 
 def test_writers_meanwhile(source: Server, target: Server, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:

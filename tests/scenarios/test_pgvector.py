@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import pytest
 from commands import PASSWORD, strongroom
 from postgres import Postgres
 
+from strongroom import engines
+from strongroom.engines.pgvector import frozen
 from strongroom.errors import EngineFailed, NotFound, Refused, SourceChanged, Unreadable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.operations.verify import Level
+from strongroom.progress import SILENT
 from strongroom.repository import Argon2Cost
 
 EVERY_TYPE = """
@@ -169,6 +173,133 @@ def test_a_sequence_that_may_not_be_read_goes_on_after_the_rows(any_postgres: Po
             connection.execute("DROP ROLE looker")
 
 
+def test_partitions_and_heirs_come_back_with_their_keys(postgres: Postgres, room: Strongroom) -> None:
+    """Constraints that a table has from the one above it are its own once it is a table of its own."""
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE p (t int, id int CHECK (id > 0), v vector(3), note text, PRIMARY KEY (t, id),"
+                           " UNIQUE (t, note)) PARTITION BY LIST (t)")  # fmt: skip
+        connection.execute("CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE INDEX ON p USING hnsw (v vector_l2_ops)")
+        connection.execute("INSERT INTO p SELECT 1, i, ARRAY[i, 1, 2]::vector, i FROM generate_series(1, 50) i")
+        connection.execute(
+            "CREATE TABLE base (id int CHECK (id > 0), v vector(3)); CREATE TABLE kid (PRIMARY KEY (id)) INHERITS (base)"
+        )
+        connection.execute("INSERT INTO kid VALUES (5, '[1,2,3]')")
+        wanted = [one for one in definitions(connection) if one.startswith(("p1", "kid")) or " public.p1 " in one]
+    record = room.backup(postgres.url(source)).snapshot.manifest
+    ledger = {one.item for one in record.ledger}
+    assert {f"{one}: its place as a partition or heir" for one in ("p1", "kid")} <= ledger
+    assert "base: its place as a partition or heir" not in ledger
+    room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        assert len(wanted) > 6 and set(wanted) <= set(definitions(connection))
+
+
+def test_keys_that_rows_do_not_hold_or_hold_otherwise_than_as_text(postgres: Postgres, room: Strongroom) -> None:
+    """What a search finds is the row that it is: also where the key is computed, or of several columns of any type."""
+    source, target = postgres.database(), postgres.database()
+    rows = "i, ARRAY[sin(i), cos(i), i]::vector FROM generate_series(1, 60) i"
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE one (n int, v vector(3), id text GENERATED ALWAYS AS (md5(n::text)) STORED PRIMARY KEY)")
+        connection.execute("CREATE TABLE two (a int, n int, v vector(3), id text GENERATED ALWAYS AS (md5(n::text)) STORED,"
+                           " PRIMARY KEY (a, id))")  # fmt: skip
+        connection.execute("CREATE TABLE more (h bytea, f float8, s real, b bool, n int, v vector(3), PRIMARY KEY (h, f, s, b, n))")
+        connection.execute(f"INSERT INTO one (n, v) SELECT {rows}; INSERT INTO two (a, n, v) SELECT 1, {rows}")
+        connection.execute(f"INSERT INTO more SELECT decode(md5(i::text), 'hex'), i, i / 10.0, i % 2 = 0, {rows}")
+        before = definitions(connection)
+        held = {name: content(connection, name) for name in ("one", "two", "more")}
+    room.backup(postgres.url(source))
+    restored = room.restore("latest", postgres.url(target))
+    assert sorted(restored.recall) == ["more", "one", "two"] and min(restored.recall.values()) > 0.8, restored.recall
+    with postgres.connect(target) as connection:
+        assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
+        assert {name: content(connection, name) for name in held} == held
+
+
+def test_types_of_one_name_in_several_schemas(postgres: Postgres, room: Strongroom) -> None:
+    """A schema for each tenant, with the same types in each, and in that of the extension."""
+    source, target = postgres.database(), postgres.database()
+    for name in (source, target):
+        with postgres.connect(name) as connection:
+            connection.execute(
+                "CREATE SCHEMA app; CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE app.mood AS ENUM ('sad', 'glad')"
+            )
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE app.t (id int PRIMARY KEY, m app.mood DEFAULT 'sad', p public.mood, v vector(2))")
+        connection.execute("INSERT INTO app.t VALUES (1, 'glad', 'sad', '[1,2]')")
+        before = definitions(connection)
+    room.backup(postgres.url(source))
+    room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        assert [one for one in definitions(connection) if not one.startswith("strongroom")] == before
+
+
+def test_a_sequence_that_no_column_owns(postgres: Postgres, room: Strongroom) -> None:
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE SEQUENCE s; CREATE TABLE t (id int PRIMARY KEY DEFAULT nextval('s'), n serial, v vector(2))")
+        connection.execute("INSERT INTO t (v) VALUES ('[1,2]')")
+    ledger = {one.item: one.note for one in room.backup(postgres.url(source)).snapshot.manifest.ledger}
+    assert "that of id is no column's" in ledger["t: sequences of others"]
+    with pytest.raises(EngineFailed, match='"s" does not exist'):
+        room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        connection.execute("CREATE SEQUENCE s START 2")
+    room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        connection.execute("INSERT INTO t (v) VALUES ('[3,4]')")
+        assert content(connection, "t") == ['(1,1,"[1,2]")', '(2,2,"[3,4]")']
+
+
+def test_limits_of_the_database_do_not_end_the_moment(postgres: Postgres) -> None:
+    source = postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, v vector(3)); INSERT INTO t VALUES (1, '[1,2,3]')")
+        for limit in ("statement", "transaction", "idle_session", "idle_in_transaction_session"):
+            connection.execute(f"ALTER DATABASE {source} SET {limit}_timeout = '300ms'")
+    with engines.source_of(postgres.url(source)).freeze(SILENT) as found:
+        time.sleep(0.6)
+        assert sum(block.batch.num_rows for block in found.rows("t")) == 1
+        found.check()
+
+
+def test_renamed_to_the_longest_name(postgres: Postgres, room: Strongroom) -> None:
+    """What belongs to a table is called after it, and no two alike."""
+    source, target, longest = postgres.database(), postgres.database(), "b" * 63
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE t (id serial PRIMARY KEY, n serial UNIQUE, v vector(3), w vector(3))")
+        connection.execute("CREATE INDEX ON t USING hnsw (v vector_l2_ops); CREATE INDEX ON t USING hnsw (w vector_l2_ops)")
+        connection.execute("INSERT INTO t (v, w) VALUES ('[1,2,3]', '[4,5,6]')")
+    room.backup(postgres.url(source))
+    room.restore("latest", postgres.url(target, "app"), renames={"t": longest})
+    with postgres.connect(target) as connection:
+        assert content(connection, f"app.{longest}") == ['(1,1,"[1,2,3]","[4,5,6]")']
+        assert connection.execute("SELECT count(*) FROM pg_indexes WHERE schemaname = 'app'").fetchone() == (4,)
+        connection.execute(f"INSERT INTO app.{longest} (v) VALUES (NULL)")
+        assert connection.execute(f"SELECT max(id), max(n) FROM app.{longest}").fetchone() == (2, 2)
+
+
+def test_long_documents_come_in_small_blocks(postgres: Postgres, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a block takes in memory is bounded by all that is in its rows, not by their vectors alone."""
+    source, target = postgres.database(), postgres.database()
+    with postgres.connect(source) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, v vector(3), content text)")
+        connection.execute("INSERT INTO t SELECT i, ARRAY[i, 1, 2]::vector, repeat(md5(i::text), i) FROM generate_series(1, 200) i")
+        before = content(connection, "t")
+    monkeypatch.setattr(frozen, "_MOST_BYTES", 50_000)
+    with engines.source_of(postgres.url(source)).freeze(SILENT) as found:
+        blocks = [block.batch.nbytes for block in found.rows("t")]
+    assert len(blocks) > 10 and max(blocks) < 60_000
+    first = room.backup(postgres.url(source)).snapshot.manifest
+    with postgres.connect(source) as connection:
+        connection.execute("UPDATE t SET content = 'short' WHERE id = 100")
+        connection.execute("UPDATE t SET content = repeat(md5('100'), 100) WHERE id = 100")
+    assert room.backup(postgres.url(source)).snapshot.manifest.root == first.root
+    room.restore("latest", postgres.url(target))
+    with postgres.connect(target) as connection:
+        assert content(connection, "t") == before
+
+
 @pytest.mark.soak
 def test_restored_twice_is_the_same_state(postgres: Postgres, room: Strongroom) -> None:
     source, target = postgres.database(), postgres.database()
@@ -299,8 +430,6 @@ def test_a_table_truncated_in_the_middle_is_noticed(postgres: Postgres, room: St
     source = postgres.database()
     with postgres.connect(source) as connection:
         connection.execute(EVERY_TYPE)
-    from strongroom.engines.pgvector import frozen
-
     hold = frozen._hold
 
     def truncated(moment, tables):

@@ -128,6 +128,25 @@ def test_a_folder_of_the_local_mode_comes_back(folder: Path, room: Strongroom, t
     assert looked.looked_at["probes"] > 0
 
 
+def test_vectors_are_called_what_they_were_called(room: Strongroom, tmp_path: Path) -> None:
+    """Also `vector`, which is the column of the one without a name."""
+    two, three = (models.VectorParams(size=size, distance=models.Distance.EUCLID) for size in (2, 3))
+    words = models.SparseVector(indices=[1], values=[2.0])
+    kinds: list[tuple[Any, Any, dict[str, Any]]] = [
+        ({"vector": two}, None, {"vector": [1.0, 2.0]}),
+        ({"": two, "vector": three}, None, {"": [1.0, 2.0], "vector": [3.0, 4.0, 5.0]}),
+        ({"": two, "id": three}, {"vector": models.SparseVectorParams()}, {"": [1.0, 2.0], "vector": words, "id": [3.0, 4.0, 5.0]}),
+    ]
+    client = QdrantClient(path=str(tmp_path / "db"))
+    for number, (dense, sparse, vectors) in enumerate(kinds):
+        client.create_collection(f"c{number}", dense, sparse)
+        client.upsert(f"c{number}", [models.PointStruct(id=7, vector=vectors, payload={"n": 1})])
+    client.close()
+    room.backup(f"qdrant-local://{tmp_path}/db")
+    room.restore("latest", f"qdrant-local://{tmp_path}/new")
+    assert local(tmp_path / "new") == local(tmp_path / "db")
+
+
 def test_a_changed_folder_is_replaced_only_if_asked(folder: Path, room: Strongroom, tmp_path: Path) -> None:
     url = f"qdrant-local://{folder}"
     room.backup(url)

@@ -16,10 +16,11 @@ import pytest
 from redis_server import Server, command
 from tls_front import Front
 
+from strongroom.engines.redis import frozen, keyfile
 from strongroom.engines.redis.definitions import read_definitions
 from strongroom.engines.redis.loading import keys_of
 from strongroom.engines.redis.stage import RedisStage
-from strongroom.errors import NotFound, Refused, Unreachable, WrongRequest
+from strongroom.errors import EngineFailed, NotFound, Refused, Unreachable, Unreadable, WrongRequest
 from strongroom.library import Strongroom, init_repository
 from strongroom.model import Status
 from strongroom.operations.follow.run import FollowOptions
@@ -141,6 +142,57 @@ def test_numbers_of_json_are_what_the_server_holds(source: Server, target: Serve
         assert json.loads(row["payload"], parse_int=Decimal, parse_float=Decimal)["list"] == held["list"]
         (element,) = tables.open_table("set").search().where(f"id = '{number}'").to_list()
         assert json.loads(element["payload"], parse_int=Decimal, parse_float=Decimal)["x"] == Decimal(one)
+
+
+def test_keys_of_any_name(source: Server, target: Server, room: Strongroom) -> None:
+    """Also longer than a file's name may be, which a vector set's key becomes."""
+    for key in ("", "..", "a/b\0c", "k" * 400, "k" * 401, "\U0001f600" * 60, b"\xff" * 300):
+        source.client.execute_command("VADD", key, "VALUES", 2, 1, 2, "e")
+    flat = ("VECTOR", "FLAT", 6, "TYPE", "FLOAT32", "DIM", 2, "DISTANCE_METRIC", "L2")
+    source.client.execute_command("FT.CREATE", "i" * 300, "PREFIX", 1, "d:", "SCHEMA", "v", *flat)
+    source.client.hset("d:1", "v", np.ones(2, np.float32).tobytes())
+    assert len(room.backup(source.url).snapshot.manifest.collections) == 8
+    room.restore("latest", target.url)
+    assert len(target.state()) == 8
+    assert target.state() == source.state()
+    assert read_definitions(target.client) == read_definitions(source.client)
+
+
+def test_a_value_that_the_server_does_not_take(
+    source: Server, target: Server, room: Strongroom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server breaks the connection: a vector set may well be longer than the 512 MB of proto-max-bulk-len."""
+    source.client.execute_command("VADD", "set", "VALUES", 2, 1, 2, "e")
+    source.client.set("long", np.random.default_rng(1).bytes(2 << 20))
+    room.backup(source.url)
+    target.client.config_set("proto-max-bulk-len", 1 << 20)
+    try:
+        with pytest.raises(EngineFailed, match=r"'long' has 2,097,.* the server takes 1,048,576") as refused:
+            room.restore("latest", target.url)
+        assert "proto-max-bulk-len" in str(refused.value.hint)
+    finally:
+        target.client.config_set("proto-max-bulk-len", 512 << 20)
+    room.restore("latest", target.url)
+    assert target.state() == source.state()
+    monkeypatch.setattr(keyfile, "_MOST", 1 << 20)
+    with pytest.raises(Unreadable, match="'long' has 2,097"):
+        room.backup(source.url)
+
+
+def test_an_index_is_waited_for_as_long_as_it_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "_PATIENCE", 0.5)
+    began, ends = time.monotonic(), [1.5]
+
+    class Indexing:
+        def execute_command(self, *_: Any) -> list[Any]:
+            done = min(1.0, (time.monotonic() - began) / 2, ends[0])
+            return [b"indexing", b"1" if done < 1 else b"0", b"percent_indexed", b"%f" % done, b"num_docs", b"5"]
+
+    frozen.wait_until_indexed(Indexing(), b"docs")
+    assert time.monotonic() - began > 1.5
+    ends[0] = 0.9
+    with pytest.raises(EngineFailed, match="didn't get on"):
+        frozen.wait_until_indexed(Indexing(), b"docs")
 
 
 def test_verify_restores_into_a_server_of_its_own(source: Server, room: Strongroom, monkeypatch: pytest.MonkeyPatch) -> None:

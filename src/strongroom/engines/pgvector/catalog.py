@@ -73,7 +73,7 @@ class Table:
     schema: str
     name: str
     collection: str
-    partition: bool
+    inherits: bool
     persistence: str
     options: tuple[str, ...]
     columns: tuple[Column, ...]
@@ -83,8 +83,9 @@ class Table:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The columns of the primary key, none if there is none."""
-        return next((one.columns for one in self.indexes if one.primary), ())
+        """The columns of the primary key, none if there is none, or one that is computed from other columns: it is in no row."""
+        found = next((one.columns for one in self.indexes if one.primary), ())
+        return found if set(found) <= {one.name for one in self.stored} else ()
 
     @property
     def stored(self) -> tuple[Column, ...]:
@@ -140,7 +141,7 @@ def described(connection: Connection, oid: int, schema: str, extension: str) -> 
 
 def table_of(body: Mapping[str, Any], layout: Layout) -> Table | None:
     """A table as the server describes it; None if it isn't of the layout."""
-    oid, schema, name, partition, persistence, options, extension = body["table"]
+    oid, schema, name, inherits, persistence, options, extension = body["table"]
     called = layout.collection(schema, name)
     columns = tuple(_column(row, extension) for row in body["columns"] or ())
     indexes = tuple(_index(row, name) for row in body["indexes"] or ())
@@ -151,7 +152,7 @@ def table_of(body: Mapping[str, Any], layout: Layout) -> Table | None:
         schema=schema,
         name=name,
         collection=called,
-        partition=partition,
+        inherits=inherits,
         persistence=persistence,
         options=tuple(options or ()),
         columns=columns,

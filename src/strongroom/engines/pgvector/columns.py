@@ -145,6 +145,12 @@ def composite_id(values: Sequence[object]) -> str:
     )
 
 
+def id_of_texts(shape: Shape, values: Sequence[str]) -> str:
+    """The id of the row of a key of several columns, whose values are as the server writes them."""
+    fields = [shape.schema.field(name) for name in shape.table.key]
+    return composite_id([_parsed(one, [value])[0].as_py() for one, value in zip(fields, values, strict=True)])
+
+
 def from_text(shape: Shape, rows: Sequence[Sequence[str | None]]) -> pa.RecordBatch:
     """Rows as the server writes them, value by value in the order of the table's columns; ROW_ID is put before them."""
     cells = list(zip(*rows, strict=True))

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+from blake3 import blake3
 
-from strongroom.engines.pgvector.address import LONGEST_NAME
+from strongroom.engines.pgvector.address import LONGEST_NAME, Layout
 from strongroom.engines.pgvector.columns import ROW_ID, is_dense, load_type
 from strongroom.engines.pgvector.server import literal, quoted
 from strongroom.model import ROLE, Collection, Field, Json, Role
@@ -74,6 +75,12 @@ def _role(field: pa.Field) -> Role | None:
 
 
 # -- statements ---------------------------------------------------------------------------------------------------------------
+
+
+def search_path(layout: Layout, schema: str, extension: str) -> str:
+    """What makes of names in a catalog what they were where it was read. The schema in which the table will be has the types and
+    functions: it comes before the extension's, which may have others of the same names."""
+    return ", ".join(map(quoted, (schema, schema.removeprefix(layout.staged), extension)))
 
 
 def table(place: tuple[str, str], catalog: Catalog) -> Iterator[str]:
@@ -163,7 +170,10 @@ def renamed(name: str, catalog: Catalog, table: str) -> str:
     if old == table:
         return name
     fresh = name.replace(old, table, 1) if old in name else f"{table}_{name}"
-    return fresh.encode()[:LONGEST_NAME].decode(errors="ignore")
+    if len(fresh.encode()) <= LONGEST_NAME:
+        return fresh
+    mark = "_" + blake3(fresh.encode()).hexdigest(4)  # several may begin alike
+    return fresh.encode()[: LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
 
 
 def loaded_columns(schema: pa.Schema, catalog: Catalog) -> Sequence[tuple[str, str]]:

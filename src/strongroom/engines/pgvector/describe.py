@@ -67,14 +67,22 @@ def _of_table(shape: Shape) -> Iterator[LedgerItem]:
         )
     if not table.key:
         yield LedgerItem(
-            f"{table.collection}: names of rows", none, "it has no primary key: a row's id is a hash of it; it can't be followed"
+            f"{table.collection}: names of rows",
+            none,
+            "it has no primary key of stored columns: a row's id is a hash of it; it can't be followed",
         )
     hidden = [str(one["name"]) for one in table.sequences if one["last_value"] is None]
     if hidden:
         note = f"{_listed(hidden)}: this user may not read it (GRANT SELECT ON SEQUENCE); it will go on after the highest row"
         yield LedgerItem(f"{table.collection}: where its sequences are", missing, note)
-    if table.partition:
-        yield LedgerItem(f"{table.collection}: its place among partitions", missing, "it comes back as a table of its own")
+    owned = {str(one["column"]) for one in table.sequences}
+    lent = [one.name for one in table.columns if str(one.default or "").startswith("nextval(") and one.name not in owned]
+    if lent:
+        note = f"that of {_listed(lent)} is no column's, or another table's: make it before a restore, and set where it goes on"
+        yield LedgerItem(f"{table.collection}: sequences of others", missing, note)
+    if table.inherits:
+        note = "it comes back as a table of its own, and what was asked of the table above it doesn't find its rows any more"
+        yield LedgerItem(f"{table.collection}: its place as a partition or heir", missing, note)
     broken = [one.name for one in table.indexes if not one.valid]
     if broken:
         yield LedgerItem(f"{table.collection}: invalid indexes", missing, _listed(broken))

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from strongroom.engines.pgvector.feed import PgFeed
 
 
+_MOST_BYTES = 32 << 20
+"""Of a block of rows, documents and all: several blocks are in memory at once."""
+
+
 class FrozenPg:
     """The tables with vectors as one transaction sees them."""
 
@@ -61,12 +65,14 @@ class FrozenPg:
         query = f"COPY (SELECT {selected(shape)} FROM ONLY {place} AS {ROW}) TO STDOUT (FORMAT binary)"
         with self._moment.reader() as connection, failing_as(Unreadable, f"table {collection}"), connection.cursor() as cursor:
             gathered: list[list[bytes | None]] = []
+            size = 0
             with cursor.copy(query.encode()) as copy:
                 for row in fields(copy):
                     gathered.append(row)
-                    if len(gathered) == step:
+                    size += sum(len(cell) for cell in row if cell is not None)
+                    if len(gathered) == step or size >= _MOST_BYTES:
                         yield RowBlock(from_binary(shape, gathered))
-                        gathered = []
+                        gathered, size = [], 0
             if gathered:
                 yield RowBlock(from_binary(shape, gathered))
 

@@ -117,8 +117,7 @@ class Replay:
         self._run(definitions.index(self._place(table), {**one, "name": name}, body) for name, one in later.items())
 
     def _search(self, schema: str) -> None:
-        final = schema.removeprefix(self._layout.staged)
-        path = f"{quoted(schema)}, {quoted(self._extension)}, {quoted(final)}"
+        path = definitions.search_path(self._layout, schema, self._extension)
         self._connection.execute(f"SET LOCAL search_path = {path}".encode())
 
     # -- tables ----------------------------------------------------------------------------------------------------------------

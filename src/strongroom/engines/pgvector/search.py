@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from strongroom.engines import stopwatch
 from strongroom.engines.pgvector.catalog import Column, Index
-from strongroom.engines.pgvector.columns import ROW, Shape, composite_id, counted_hash
+from strongroom.engines.pgvector.columns import ROW, Shape, counted_hash, id_of_texts
 from strongroom.engines.pgvector.server import Connection, quoted
 from strongroom.model import Answers
 
@@ -67,7 +67,7 @@ def _output(shape: Shape, name: str) -> str:
 def _id(shape: Shape, values: tuple[str, ...]) -> int | str:
     """As the rows have it."""
     if len(shape.table.key) > 1:
-        return composite_id(values)
+        return id_of_texts(shape, values)
     return int(values[0]) if _has_integers(shape) else values[0]
 
 

@@ -33,8 +33,11 @@ SETTINGS = (
     "SET statement_timeout = 0",
     "SET idle_in_transaction_session_timeout = 0",
     "SET client_encoding = 'UTF8'",
+    "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings"
+    " WHERE name IN ('transaction_timeout', 'idle_session_timeout')",
 )
-"""Values have one text form, whatever the server's or user's defaults; rows that a policy would hide are an error, not left out."""
+"""Values have one text form, whatever the server's or user's defaults; rows that a policy would hide are an error, not left out.
+A moment lasts for as long as it is read: of the limits some are of later servers."""
 
 
 class Impatient(psycopg.Connection[tuple[Any, ...]]):

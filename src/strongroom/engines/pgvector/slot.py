@@ -150,7 +150,8 @@ class Slot:
         for one in tables:
             if not one.key:
                 raise Refused(
-                    f"table {one.collection} can't be followed: it has no primary key, so that nobody can say which row changed",
+                    f"table {one.collection} can't be followed: it has no primary key of stored columns, so that nobody can say"
+                    " which row changed",
                     hint="give it a primary key, or follow another schema with ?schema=",
                 )
             if one.persistence != "p":

@@ -12,7 +12,8 @@ WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
 ORDER BY n.nspname, c.relname
 """
 _TABLE = """
-SELECT json_build_array(c.oid::int8, n.nspname, c.relname, c.relispartition, c.relpersistence::text, c.reloptions,
+SELECT json_build_array(c.oid::int8, n.nspname, c.relname, EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = c.oid),
+    c.relpersistence::text, c.reloptions,
     (SELECT x.nspname FROM pg_extension e JOIN pg_namespace x ON x.oid = e.extnamespace WHERE e.extname = 'vector'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = {oid}
 """
@@ -41,7 +42,7 @@ WHERE i.indrelid = {oid} AND i.indislive
 """
 _CONSTRAINTS = """
 SELECT json_agg(json_build_array(conname, contype::text, pg_get_constraintdef(oid, true)) ORDER BY contype <> 'p', conname)
-FROM pg_constraint WHERE conrelid = {oid} AND contype IN ('p', 'u', 'c', 'x', 'f') AND conislocal
+FROM pg_constraint WHERE conrelid = {oid} AND contype IN ('p', 'u', 'c', 'x', 'f')
 """
 _SEQUENCES = """
 SELECT json_agg(json_build_object('column', a.attname, 'name', s.relname, 'type', format_type(q.seqtypid, NULL),

@@ -262,8 +262,8 @@ class PgStage:
 
     def _begin(self, place: tuple[str, str]) -> None:
         self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(place[0])}".encode())
-        path = (place[0], self._extension, place[0].removeprefix(self._layout.staged))  # the last one for types that are there
-        self._connection.execute(f"SET LOCAL search_path = {', '.join(map(quoted, path))}".encode())
+        path = definitions.search_path(self._layout, place[0], self._extension)
+        self._connection.execute(f"SET LOCAL search_path = {path}".encode())
         self._connection.execute(f"DROP TABLE IF EXISTS {quoted(*place)} CASCADE".encode())
 
     def _staged(self) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,12 @@ Given = tuple[int | str, dict[str, Any], dict[str, Json]]
 """A point: id, vectors by name (numbers, lists of them, or a struct of indices and values), payload."""
 
 
-def points_of(batch: pa.RecordBatch) -> Iterator[Given]:
-    """Rows as points. Columns and documents of other engines go into the payload by their names. Raises EngineFailed if a row has
-    something else there by that name."""
+def points_of(batch: pa.RecordBatch, names: Mapping[str, str]) -> Iterator[Given]:
+    """Rows as points; `names` are what the vectors of the columns are called (`Shape.names`). Columns and documents of other
+    engines go into the payload by their names. Raises EngineFailed if a row has something else there by that name."""
     roles = {field.name: role_of(field) for field in batch.schema}
     ids = batch.column(next(name for name, role in roles.items() if role is Role.ID)).to_pylist()
-    vectors = {("" if name == "vector" else name): _lists(batch, name) for name in roles if _is_vector(batch.schema.field(name))}
+    vectors = {names[name]: _lists(batch, name) for name in roles if _is_vector(batch.schema.field(name))}
     texts = {key: _of_role(batch, roles, role) for key, role in (("document", Role.DOCUMENT), ("uri", Role.URI))}
     payloads = _of_role(batch, roles, Role.PAYLOAD)
     others = {

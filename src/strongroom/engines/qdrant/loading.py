@@ -44,10 +44,11 @@ def conversions_of(collection: Collection, schema: pa.Schema, fidelity: Fidelity
     """What becomes of each part of such rows; the local mode of Qdrant's client has no index, and float32 alone."""
     own = "edge_config" in collection.catalog
     config = config_for(collection)
-    there = {one.name: one for one in fields_of(config, shape_of(config))}
+    shape = shape_of(config)
+    there = {one.name: one for one in fields_of(config, shape)}
 
     def load(batch: pa.RecordBatch) -> Loaded:
-        points = list(points_of(batch))
+        points = list(points_of(batch, shape.names))
         return of_payloads(batch, [row_id(point, dict(payload)) for point, _, payload in points], [one[2] for one in points])
 
     def vector(field: Field) -> Becoming:

@@ -66,6 +66,11 @@ class Shape:
     payload: str
 
     @property
+    def names(self) -> dict[str, str]:
+        """Of each column that is a vector what the vector is called, '' the one without a name."""
+        return {one.column: one.name for one in self.vectors}
+
+    @property
     def schema(self) -> pa.Schema:
         def text(name: str, role: Role, *, nullable: bool = True) -> pa.Field:
             return pa.field(name, pa.utf8(), nullable=nullable, metadata={ROLE: role.encode()})

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from blake3 import blake3
+
 from strongroom.engines.protocol import BLOCK_BYTES
 from strongroom.engines.redis import keyfile, rdb
 from strongroom.engines.redis.definitions import HASH, Definition, Definitions, read_definitions
@@ -32,6 +34,8 @@ CATALOG = "catalog.json"
 PLAIN_KEYS = "keys/others.keys"
 _ATTEMPTS = 5
 _PLAIN_ROWS = 4096
+_LONGEST = 180
+"""Characters of a name that stand in that of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ class _Sorted:
         for name, entry in sorted(self._vector_sets.items()):
             name = _free(name, {one.name for one in collections})
             collections.append(vector_set_collection(name, vector_set_of(self._value(entry))))
-            path = f"sets/{quote(name, safe='')}.keys"
+            path = f"sets/{_file_name(name)}.keys"
             files.append(self._write(directory, path, name, [Block([self._record(entry)])], [(VECTOR, "float32")]))
         others = self._records(self._plain)
         files.append(self._write(directory, PLAIN_KEYS, None, _plain_blocks(others)))
@@ -169,7 +173,7 @@ class _Sorted:
     def _index_file(self, one: Definition, directory: Path) -> KeyFile:
         columns = [(field.name, field.dtype) for field in one.vectors]
         blocks = blocks_of(self._records(self._of[one.name]), one)
-        return self._write(directory, f"indexes/{quote(one.name, safe='')}.keys", one.name, blocks, columns)
+        return self._write(directory, f"indexes/{_file_name(one.name)}.keys", one.name, blocks, columns)
 
     def _write(
         self,
@@ -192,6 +196,12 @@ class _Sorted:
         file = directory / CATALOG
         file.write_bytes(content)
         return keyfile.plain_file(file, CATALOG)
+
+
+def _file_name(name: str) -> str:
+    """What a file is called: a key may be longer than file systems have names."""
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= _LONGEST else f"{quoted[:_LONGEST]}~{blake3(name.encode()).hexdigest(16)}"
 
 
 def _free(name: str, taken: Iterable[str]) -> str:

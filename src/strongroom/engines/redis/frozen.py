@@ -170,15 +170,19 @@ class FrozenRedis:
 
 
 def wait_until_indexed(client: Any, index: bytes) -> None:
-    """RediSearch takes keys into a new index in the background. Raises EngineFailed."""
-    until = time.monotonic() + _PATIENCE
+    """RediSearch takes keys into a new index in the background, for hours if they are many. Raises EngineFailed if it doesn't get
+    on."""
+    until, before = time.monotonic() + _PATIENCE, None
     while time.monotonic() < until:
         info = client.execute_command("FT.INFO", index)
         said = dict(zip(info[::2], info[1::2], strict=False))
         if not int(float(said[b"indexing"])) and float(said[b"percent_indexed"]) >= 1:
             return
+        done = said[b"percent_indexed"], said[b"num_docs"]
+        if done != before:
+            until, before = time.monotonic() + _PATIENCE, done
         time.sleep(0.05)
-    raise EngineFailed(f"index {text_of(index)} is not built after {_PATIENCE:.0f} s")
+    raise EngineFailed(f"index {text_of(index)} didn't get on for {_PATIENCE:.0f} s")
 
 
 def _definition_of(collection: Collection) -> Definition | None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from strongroom.engines.protocol import BLOCK_BYTES
-from strongroom.errors import Damaged, SourceChanged
+from strongroom.engines.redis.names import text_of
+from strongroom.errors import Damaged, SourceChanged, Unreadable
 from strongroom.model import Cut, Region
 
 MAGIC = b"SRKEYS1\n"
@@ -24,6 +25,7 @@ _BLOCK = struct.Struct("<II")
 _RECORDS = struct.Struct("<Q")
 _RECORD = struct.Struct("<IqII")
 _CUT = struct.Struct("<II")
+_MOST, _SHOWN = (1 << 32) - 1, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,8 @@ def _packed(record: Record, row: int, vectors: Sequence[Sequence[bytes]]) -> byt
         if place >= 0:
             rest = rest[:place] + rest[place + len(values[row]) :]
             cuts += _CUT.pack(column, place)
+    if len(rest) > _MOST:
+        raise Unreadable(f"key {text_of(record.key)[:_SHOWN]!r} has {len(rest):,} bytes, and more than {_MOST:,} can't be kept")
     head = _RECORD.pack(len(record.key), record.expires, len(rest), len(cuts) // _CUT.size)
     return head + cuts + record.key + rest
 

@@ -14,21 +14,30 @@ from strongroom.engines.payloads import exact, joined, plain, written
 from strongroom.engines.redis.crc64 import crc64_each
 from strongroom.engines.redis.definitions import HASH, Definition
 from strongroom.engines.redis.keyfile import Block
-from strongroom.engines.redis.names import Names, raw_of
+from strongroom.engines.redis.names import Names, raw_of, text_of
 from strongroom.engines.redis.rows import EXPIRES, Row, attributes_of, hash_fields, json_document
+from strongroom.engines.redis.server import library
+from strongroom.errors import EngineFailed
 from strongroom.model import ROLE, Collection, Role
 
 _TOGETHER = 256
 _SCANNED = 2000
+_SUM, _UNKNOWN, _SHOWN = 8, 1 << 62, 80
 
 
 def restore_keys(client: Any, names: Names, version: int, blocks: Iterable[Block], key: bytes | None = None) -> int:
     """RESTORE each record under its staged name, or the only one as `key`. None of them expires yet: when is noted beside them.
-    Gives their number."""
-    count = 0
+    Gives their number. Raises EngineFailed if one is longer than the server takes."""
+    count, most = 0, _longest(client)
     for block in blocks:
         for records in _few(block.records):
             values = [record.value + struct.pack("<H", version) for record in records]
+            for record, value in zip(records, values, strict=True):
+                if len(value) + _SUM > most:
+                    raise EngineFailed(
+                        f"key {text_of(record.key)[:_SHOWN]!r} has {len(value) + _SUM:,} bytes, and the server takes {most:,}",
+                        hint="CONFIG SET proto-max-bulk-len (and client-query-buffer-limit) to more than that, or --rung rebuild",
+                    )
             with client.pipeline(transaction=False) as pipeline:
                 for record, value, sum_ in zip(records, values, crc64_each(values), strict=True):
                     name = record.key if key is None else key
@@ -38,6 +47,15 @@ def restore_keys(client: Any, names: Names, version: int, blocks: Iterable[Block
                 pipeline.execute()
             count += len(records)
     return count
+
+
+def _longest(client: Any) -> int:
+    """Bytes of a value that the server takes; it breaks the connection if it is given more."""
+    try:
+        said = client.config_get("proto-max-bulk-len")
+    except library().ResponseError:  # who may not ask tries
+        said = {}
+    return int(next(iter(said.values()), _UNKNOWN))
 
 
 def _few(records: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -65,6 +65,8 @@ class RedisTarget:
         if kind == "vector set":
             return ["keys of no collection are not restored"]
         found = []
+        if kind == "hash":
+            found.append("single fields of a hash that would expire (HEXPIRE) stay")
         if kind == "json":
             found.append("numbers of vectors in JSON documents become float32")
         if kind is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,9 +59,9 @@ class Server:
         self._client.close()
 
     def ask(self, method: str, *path: str, **body: Json) -> Any:
-        """The answer to a request, which is made again while the server doesn't answer, unless it makes something: that can't be
-        made twice. Raises Unreachable (nobody knows whether it was done), NotFound, Refused or what `failing` is; none of them
-        shows what was sent."""
+        """The answer to a request (of a GET `body` is the query), which is made again while the server doesn't answer, unless it
+        makes something: that can't be made twice. Raises Unreachable (nobody knows whether it was done), NotFound, Refused or what
+        `failing` is; none of them shows what was sent."""
         if method == "POST" and path[-1] not in _REPEATABLE:
             return self._ask_once(method, path, body)
         return self._retrying.call(lambda: self._ask_once(method, path, body))
@@ -70,15 +70,28 @@ class Server:
         import orjson
 
         httpx = library()
-        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY) if body else None
-        head = {"content-type": "application/json"} if body else {}
+        url = "/".join(quote(one, safe="") for one in path)
+        content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY) if body and method != "GET" else None
+        head = {"content-type": "application/json"} if content else {}
         try:
-            answer = self._client.request(method, "/".join(quote(one, safe="") for one in path), content=content, headers=head)
+            answer = self._client.request(method, url, content=content, headers=head, params=body if method == "GET" else None)
             if answer.status_code < 300:
                 return orjson.loads(answer.content) if answer.content else None
         except (httpx.HTTPError, ValueError) as error:
             raise _silent(self.place, error) from error
         raise self._meant(answer.status_code, answer.text, answer.headers.get("retry-after", ""))
+
+    def rows(self, where: Sequence[str], ids: Sequence[str], include: Sequence[str]) -> Iterator[Any]:
+        """The answers that have the rows of these ids, as many as there are. A server may give fewer at a time than it is asked for
+        (a hosted one does, and says nothing): the others are asked for, until no more come."""
+        left = list(ids)
+        while left:
+            answer = self.ask("POST", *where, "get", ids=left, include=list(include))
+            if not answer["ids"]:
+                return
+            yield answer
+            given = set(answer["ids"])
+            left = [one for one in left if one not in given]
 
     def collections(self, database: str, *path: str) -> tuple[str, ...]:
         """The path of a collection, by its name or id, or of something of it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from strongroom.engines.chroma.catalog import Address, Entry
 from strongroom.engines.chroma.server.connection import Server
 from strongroom.engines.chroma.server.place import is_own
-from strongroom.errors import NotFound
+from strongroom.errors import NotFound, Unreadable
 from strongroom.model import INDEX_FILES, Collection, Json, LedgerItem, Status
 
 Raw = Mapping[str, Json]
@@ -71,7 +71,19 @@ def left_by_restores(server: Server) -> list[str]:
 
 def every(server: Server) -> list[Raw]:
     """All collections, Strongroom's own too."""
-    return [one for database in databases(server) for one in server.ask("GET", *server.collections(database))]
+    return [one for database in databases(server) for one in _every_of(server, database)]
+
+
+def _every_of(server: Server, database: str) -> list[Raw]:
+    """Those of a database, however few a server lists at a time. Raises Unreadable if it counts more than it lists."""
+    where = server.collections(database)
+    found: dict[str, Raw] = {str(one["id"]): one for one in server.ask("GET", *where)}
+    while len(found) < (counted := int(server.ask("GET", *where[:-1], "collections_count"))):
+        before = len(found)
+        found.update({str(one["id"]): one for one in server.ask("GET", *where, offset=before)})
+        if len(found) == before:
+            raise Unreadable(f"{server.place.shown} has {counted:,} collections in {database}, and lists {before:,} of them")
+    return list(found.values())
 
 
 def find(server: Server, database: str, name: str) -> Raw | None:

@@ -53,7 +53,8 @@ class ReadingBack:
         identity = intent["rows"]
         try:
             self._check(identity)
-            self._there = sum(len(self._get(identity, some, [])["ids"]) for some in _pieces(intent["ids"]))
+            where = self._where(identity)
+            self._there = sum(len(one["ids"]) for some in _pieces(intent["ids"]) for one in self._server.rows(where, some, []))
         except NotFound:  # the call will say so
             return
 
@@ -116,9 +117,6 @@ class ReadingBack:
     def _count(self, identity: str) -> int:
         return int(self._server.ask("GET", *self._where(identity), "count"))
 
-    def _get(self, identity: str, ids: Sequence[str], include: Sequence[str]) -> Json:
-        return self._server.ask("POST", *self._where(identity), "get", ids=ids, include=include)
-
     def _where(self, identity: str) -> tuple[str, ...]:
         return self._server.collections(self._server.place.home, identity)
 
@@ -151,14 +149,15 @@ class ReadingBack:
         """What there is of these rows now; gives how many there are."""
         left = 0
         for some in _pieces(list(dict.fromkeys(ids))):
-            found = batch_of(self._get(listed.id, some, INCLUDED), listed.dimension)
-            present = set(found.column("id").to_pylist())
-            gone = [one for one in some if one not in present]
-            if found.num_rows:
+            present = set[str]()
+            for answer in self._server.rows(self._where(listed.id), some, INCLUDED):
+                found = batch_of(answer, listed.dimension)
+                present.update(found.column("id").to_pylist())
                 outcome.rows(listed.name, listed.id, _acted(Act.PUT, found))
+            gone = [one for one in some if one not in present]
             if gone:
                 outcome.rows(listed.name, listed.id, _acted(Act.DELETE, _nothing_of(gone, listed.dimension)))
-            left += found.num_rows
+            left += len(present)
         return left
 
 

@@ -110,7 +110,7 @@ def make(path: str, config: Mapping[str, Json], payload_indexes: Mapping[str, Js
         if spool:
             with pa.ipc.open_stream(spool) as stream:
                 for batch in stream:
-                    insert(shard, batch)
+                    insert(shard, batch, shape_of(config).names)
         shard.optimize()
         shard.flush()
         return int(shard.count(qdrant_edge.CountRequest(exact=True)))
@@ -118,14 +118,14 @@ def make(path: str, config: Mapping[str, Json], payload_indexes: Mapping[str, Js
         shard.close()
 
 
-def insert(shard: Any, batch: pa.RecordBatch) -> None:
-    """Put rows, whatever was there of their ids."""
+def insert(shard: Any, batch: pa.RecordBatch, names: Mapping[str, str]) -> None:
+    """Put rows, whatever was there of their ids; `names` are those of the vectors."""
     import qdrant_edge
 
     for start in range(0, batch.num_rows, _INSERTED):
         points = [
             qdrant_edge.Point(one, {name: _vector(value) for name, value in vectors.items()}, payload)
-            for one, vectors, payload in conversion.points_of(batch.slice(start, _INSERTED))
+            for one, vectors, payload in conversion.points_of(batch.slice(start, _INSERTED), names)
         ]
         shard.update(qdrant_edge.UpdateOperation.upsert_points(points))
 
@@ -141,21 +141,22 @@ def _vector(value: Any) -> Any:
 
 def replay(path: str, spooled: str) -> None:
     """Apply changes of the journal in their order."""
-    shard = shard_at(path)
+    shard, names = shard_at(path), shape_of(config_at(path)).names
     try:
         with Path(spooled).open("rb") as file:
             for change in unspool(file):
                 if isinstance(change, CatalogChange):
                     for collection in change.present.values():
                         become(shard, Path(path), collection.catalog)
+                        names = shape_of(collection.catalog["edge_config"]).names
                 else:
-                    apply_rows(shard, change)
+                    apply_rows(shard, change, names)
         shard.flush()
     finally:
         shard.close()
 
 
-def apply_rows(shard: Any, change: RowChanges) -> None:
+def apply_rows(shard: Any, change: RowChanges, names: Mapping[str, str]) -> None:
     """Put and delete points; an operation on an id after another one on it comes after it."""
     import qdrant_edge
 
@@ -167,7 +168,7 @@ def apply_rows(shard: Any, change: RowChanges) -> None:
             gone: list[Any] = [conversion.point_id(one) for one in ids[start:end]]
             shard.update(qdrant_edge.UpdateOperation.delete_points(gone))
         elif act == Act.PUT:
-            insert(shard, rows.slice(start, end - start))
+            insert(shard, rows.slice(start, end - start), names)
         else:
             raise EngineFailed(f"a captured shard has no operation {act}")
 

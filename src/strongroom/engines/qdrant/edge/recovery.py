@@ -103,7 +103,7 @@ def _put_back(live: LiveShard, expected: dict[str, pa.RecordBatch | None]) -> No
                 continue
             rows = wanted.select(live.shape.schema.names)
             if rows.to_pylist() != [found.get(one)]:
-                library.insert(live.shard, pa.record_batch(rows.columns, schema=live.shape.schema))
+                library.insert(live.shard, pa.record_batch(rows.columns, schema=live.shape.schema), live.shape.names)
 
 
 def _has_open(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from strongroom.engines.qdrant.server.definitions import SAID, aliases_of, names
 from strongroom.engines.qdrant.server.frozen import QdrantSource
 from strongroom.engines.qdrant.server.native import CATALOG, path_of, recover
 from strongroom.engines.qdrant.server.place import Place, own_name, public_name
+from strongroom.engines.qdrant.shape import config_for, shape_of
 from strongroom.engines.staging import StagedEntries, write_durably
 from strongroom.errors import EngineFailed, NotFound, Refused
 from strongroom.model import Collection, Description, Selection
@@ -73,7 +74,8 @@ class QdrantStage:
             aliases = said.get("aliases", ()) if said.get("name") == collection.name else ()
             actual = self._make_room(server, collection.name, aliases)
             definitions.make(server, actual, collection)
-            rows = sum(_put(server, actual, batch) for batch in batches)
+            names = shape_of(config_for(collection)).names
+            rows = sum(_put(server, actual, batch, names) for batch in batches)
             _require_count(server, actual, collection.name, rows)
             definitions.settle(server, actual, collection)
 
@@ -170,14 +172,14 @@ def _remove(server: Server, actual: str) -> None:
         server.ask("delete_collection", actual)
 
 
-def _put(server: Server, actual: str, batch: pa.RecordBatch) -> int:
+def _put(server: Server, actual: str, batch: pa.RecordBatch, names: Mapping[str, str]) -> int:
     """Put points, in requests that a server takes. Done twice it is done once. Gives how many they are."""
     from qdrant_client import models
 
     each = max(1, batch.nbytes // max(1, batch.num_rows))
     step = max(1, min(_MOST_POINTS, _MOST_BYTES // each))
     for start in range(0, batch.num_rows, step):
-        given = points_of(batch.slice(start, step))
+        given = points_of(batch.slice(start, step), names)
         points = [models.PointStruct(id=one, vector=_vectors(vectors), payload=payload) for one, vectors, payload in given]
         server.ask("upsert", actual, points, wait=True)
     return int(batch.num_rows)
