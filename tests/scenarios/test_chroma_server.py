@@ -215,7 +215,7 @@ def test_into_and_out_of_other_engines(source: Server, target: Server, room: Str
 def test_a_server_that_gives_few_rows_at_a_time(
     source: Server, target: Server, room: Strongroom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chroma's hosted server gives no more than a quota of rows, or of collections, however many there are, and doesn't say so."""
+    """A server may give no more than a quota of rows, or of collections, however many there are, and not say so."""
     fill(source)
     real, most = Connection._ask_once, [70]
 

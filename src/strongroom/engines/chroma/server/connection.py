@@ -83,7 +83,7 @@ class Server:
 
     def rows(self, where: Sequence[str], ids: Sequence[str], include: Sequence[str]) -> Iterator[Any]:
         """The answers that have the rows of these ids, as many as there are. A server may give fewer at a time than it is asked for
-        (a hosted one does, and says nothing): the others are asked for, until no more come."""
+        (by a quota, say): the others are asked for, until no more come."""
         left = list(ids)
         while left:
             answer = self.ask("POST", *where, "get", ids=left, include=list(include))
