@@ -293,6 +293,19 @@ def test_wal_mode_is_read_with_its_log(db):
     connection.close()
 
 
+def test_database_that_is_a_link_is_read_with_the_log_beside_its_file(db, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "other.db"
+    elsewhere.parent.mkdir()
+    (db / "chroma.sqlite3").rename(elsewhere)
+    (db / "chroma.sqlite3").symlink_to(elsewhere)
+    connection = sqlite3.connect(db / "chroma.sqlite3", isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("UPDATE embedding_metadata SET string_value = 'in the log' WHERE key = 'chroma:document'")
+    with freeze(db) as frozen:
+        assert "in the log" in {row["document"] for row in rows_of(frozen, "by-l2")}
+    connection.close()
+
+
 def test_readers_lock_is_enough_where_the_source_cannot_be_written(db):
     read_only = os.open(db / "chroma.sqlite3", os.O_RDONLY)
     try:

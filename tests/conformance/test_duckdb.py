@@ -241,6 +241,18 @@ def test_a_killed_writer_is_neither_captured_half_nor_disturbed(room: strongroom
     assert len(duckdb_read(str(target))) == 10
 
 
+def test_a_link_is_read_with_the_log_beside_its_file(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    path, link = tmp_path / "data" / "of 2024.duckdb", tmp_path / "now.duckdb"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    duckdb_make(str(path), 0, 20)
+    code = "db = _duck(sys.argv[1]); db.execute('delete from things where number < 5'); os.kill(os.getpid(), signal.SIGKILL)"
+    with process(code, str(link)) as child:
+        child.wait()
+    assert (path.parent / "of 2024.duckdb.wal").exists()
+    assert room.backup(url(link)).snapshot.manifest.collections[0].count == 15
+
+
 # -- without the extension --------------------------------------------------------------------------------------------------------
 
 

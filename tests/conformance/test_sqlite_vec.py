@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sqlite3
@@ -377,6 +378,60 @@ def test_what_was_committed_after_the_copy_ahead_is_in_it(tmp_path: Path, monkey
     monkeypatch.setattr(moment, "_ahead", late)
     moment.capture(str(path), str(tmp_path / "copy.db"))
     assert len(vec0_read(tmp_path / "copy.db")) == 15
+
+
+def test_a_log_begun_anew_while_it_is_copied_sets_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is in the file already, so a commit may begin it anew although we read."""
+    path, copy = tmp_path / "a.db", tmp_path / "copy.db"
+    doing = """
+        db.execute("pragma wal_autocheckpoint = 0")
+        db.execute("create table early (n integer, pad)"); db.execute("create table late (n integer, pad)")
+        db.execute("begin")
+        for table in ("early", "late"):
+            db.executemany(f"insert into {table} values (0, ?)", [("x" * 900,)] * 300)
+        db.execute("commit")
+        for n in range(1, 5):
+            db.execute("update early set n = ?", (n,))
+        db.execute("update late set n = 4")
+        db.execute("pragma wal_checkpoint"); print("all in the file"); input()
+        for n in range(5, 9):
+            db.execute("update early set n = ?", (n,)); db.execute("update late set n = ?", (n,))
+        print("begun anew"); input()
+    """
+    as_it_is, once = private_copy.copy_bytes, iter([True])
+    with writer(path, "wal", doing) as process:
+        assert process.stdout.readline() == "all in the file\n"
+
+        def overtaken(source: int, target: Path, deadline: float = math.inf) -> None:
+            as_it_is(source, target, deadline)
+            if target.name.endswith("-wal") and next(once, False):
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == "begun anew\n"
+                half = target.stat().st_size // 2
+                with target.open("r+b") as file:
+                    file.seek(half)
+                    file.write(os.pread(source, half, half))
+
+        monkeypatch.setattr(sqlite_file, "copy_bytes", overtaken)
+        moment.capture(str(path), str(copy))
+    with closing(sqlite3.connect(copy)) as db:
+        seen = [db.execute(f"select distinct n from {table}").fetchall() for table in ("early", "late")]
+    assert seen[0] == seen[1] and seen[0][0][0] >= 4
+
+
+def test_a_link_is_read_with_what_lies_beside_its_file(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path, link = tmp_path / "data" / "of 2024.db", tmp_path / "now.db"
+    link.symlink_to(path)
+    with writer(path, "wal", "commit(0); print('now'); input()") as process:
+        assert process.stdout.readline() == "now\n"
+        snapshot = room.backup(url(link)).snapshot
+        assert snapshot.manifest.collections[0].count == 10
+        assert not SqliteVecSource(link).unchanged_since(snapshot.manifest.position, time.time() - 100)
+    with closing(sqlite3.connect(link)) as db:
+        db.execute("pragma wal_checkpoint(truncate)")
+    assert room.backup(url(link)).snapshot.manifest.collections[0].count == 10
 
 
 def test_who_holds_writers_up_for_long_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
