@@ -611,6 +611,30 @@ def test_publish_refuses_overwrites_and_repeats(db, tmp_path):
     assert list(Chroma().target(f"chroma://{tmp_path / 'hollow'}").occupied()) == []
 
 
+def test_a_link_to_a_directory_is_followed(tmp_path):
+    """Whoever has the database open by its own name would find the old one."""
+    place, link = tmp_path / "disk" / "chroma", tmp_path / "link"
+    place.mkdir(parents=True)
+    (place / "old").touch()
+    link.symlink_to(place)
+    with stage_of(link) as stage:
+        stage.seal()
+        assert stage.directory.parent == place.parent, "the stage is on the same disk"
+        stage.publish(b"r", overwrite=True)
+    assert link.is_symlink()
+    assert sorted(one.name for one in place.iterdir()) == ["chroma.sqlite3", "strongroom.json"]
+    assert [one.name for one in place.parent.iterdir()] == ["chroma"]
+
+
+def test_where_a_disk_is_mounted_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda place: Path(place) == tmp_path / "volume")
+    (tmp_path / "volume").mkdir()
+    with pytest.raises(Refused, match="mounted") as refused:
+        Chroma().target(f"chroma://{tmp_path / 'volume'}").occupied()
+    assert "inside" in refused.value.hint
+    assert list(Chroma().target(f"chroma://{tmp_path / 'volume' / 'chroma'}").occupied()) == []
+
+
 def test_empty_snapshot_becomes_an_empty_database(tmp_path):
     with stage_of(tmp_path / "none") as stage:
         stage.seal()

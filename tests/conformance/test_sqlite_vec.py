@@ -428,7 +428,7 @@ def test_a_link_is_read_with_what_lies_beside_its_file(room: strongroom.Strongro
         assert process.stdout.readline() == "now\n"
         snapshot = room.backup(url(link)).snapshot
         assert snapshot.manifest.collections[0].count == 10
-        assert not SqliteVecSource(link).unchanged_since(snapshot.manifest.position, time.time() - 100)
+        assert not SqliteVec().source(url(link)).unchanged_since(snapshot.manifest.position, time.time() - 100)
     with closing(sqlite3.connect(link)) as db:
         db.execute("pragma wal_checkpoint(truncate)")
     assert room.backup(url(link)).snapshot.manifest.collections[0].count == 10
@@ -461,6 +461,23 @@ def test_a_database_that_nobody_touched_is_not_read(room: strongroom.Strongroom,
 
 
 # -- into place -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_to_a_file_is_followed(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    """Whoever opens the database by its own name finds the new one, without the old one's log."""
+    (tmp_path / "data").mkdir()
+    path, link = tmp_path / "data" / "b.db", tmp_path / "link.db"
+    vec0_make(tmp_path / "a.db", 0, 10)
+    room.backup(url(tmp_path / "a.db"))
+    with writer(path, "wal", "commit(0); print('now'); input()") as process:
+        assert process.stdout.readline() == "now\n"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    link.symlink_to(path)
+    room.restore("latest", url(link), overwrite=True)
+    assert link.is_symlink()
+    assert beside(path).keys() == {"b.db", "b.db.strongroom.json"}
+    assert told(link) == told(tmp_path / "a.db")
 
 
 def test_no_log_of_the_old_database_is_left_beside_the_new_one(room: strongroom.Strongroom, tmp_path: Path) -> None:

@@ -27,11 +27,6 @@ def require(path: Path) -> None:
         raise NotFound(f"there is no file {path}", hint="check the path; after three slashes it is absolute")
 
 
-def followed(path: Path) -> Path:
-    """The file that `path` is a link to, if it is one: beside that one lie the engine's journals, whatever it was opened by."""
-    return Path(os.path.realpath(path))
-
-
 def stamps_of(path: Path, beside: Iterable[Path]) -> Position:
     """By the stamps of the file and of what lies beside it."""
     return position_of([path.stat(), *(one.stat() for one in beside)])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from strongroom.engines import isolation
-from strongroom.engines.copied_file import CopiedFile, CopyFrozen, copied, followed, require, stamps_of
+from strongroom.engines.copied_file import CopiedFile, CopyFrozen, copied, require, stamps_of
 from strongroom.engines.duckdb import catalog, moment
 from strongroom.engines.duckdb.catalog import Catalog
 from strongroom.engines.duckdb.definition import Table
@@ -36,7 +36,7 @@ class DuckSource:
     """A database file. Of one that is `still`, which nobody else writes, no copy is made."""
 
     def __init__(self, path: Path, *, still: bool = False) -> None:
-        self._path = followed(path)
+        self._path = path
         self._still = still
 
     def unchanged_since(self, position: Position, moment_: float) -> bool:

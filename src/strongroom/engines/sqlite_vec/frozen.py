@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from strongroom.engines import isolation
-from strongroom.engines.copied_file import CopiedFile, CopyFrozen, copied, followed, require, stamps_of
+from strongroom.engines.copied_file import CopiedFile, CopyFrozen, copied, require, stamps_of
 from strongroom.engines.indexfile.held import unchanged_since
 from strongroom.engines.sqlite_file import settle
 from strongroom.engines.sqlite_vec import catalog, moment, shadow
@@ -31,7 +31,7 @@ class SqliteVecSource:
     """A database file. Of one that is `still`, which nobody else writes, no copy is made."""
 
     def __init__(self, path: Path, *, still: bool = False) -> None:
-        self._path = followed(path)
+        self._path = path
         self._still = still
 
     def unchanged_since(self, position: Position, moment_: float) -> bool:
