@@ -165,6 +165,35 @@ def test_a_row_whose_insert_failed_half_way_is_what_vec0_shows_of_it(room: stron
     }
 
 
+def test_values_of_another_type_than_their_column_are_counted(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    """sqlite-vec 0.1.9 looks at the types of an INSERT, and not at those of an UPDATE."""
+    names, given = "nxsb", (None, 5, 2.5, "text", b"\xff", (1 << 62) + 1)
+    with closing(connected(tmp_path / "a.db")) as db:
+        db.execute("create virtual table t using vec0(id integer primary key, e float[2], +n integer, +x float, +s text, +b blob)")
+        for row, value in enumerate(given):
+            db.execute("insert into t(id, e) values (?, '[1, 2]')", (row,))
+            for name in names:
+                db.execute(f"update t set {name} = ? where id = ?", (value, row))
+        db.commit()
+    snapshot = room.backup(url(tmp_path / "a.db")).snapshot
+    status, note = ledger(snapshot)["t: values of another type than their column's"]
+    assert (status, note.partition(":")[0]) == (Status.NOT_CAPTURED, "n (3), x (3), s (4), b (4)")
+    with SqliteVecSource(tmp_path / "a.db").freeze(SILENT) as frozen:
+        (block,) = frozen.rows("t")
+    rows = block.live().select(list(names)).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        (None, None, None, None),
+        (5, 5.0, None, None),
+        (None, 2.5, None, None),
+        (None, None, "text", None),
+        (None, None, None, b"\xff"),
+        ((1 << 62) + 1, None, None, None),
+    ]
+    room.restore(snapshot.id, url(tmp_path / "b.db"), require_exact=True)
+    assert told(tmp_path / "b.db") == told(tmp_path / "a.db")
+    assert room.restore(snapshot.id, url(tmp_path / "c.db"), rung=strongroom.Rung.REBUILD)
+
+
 def test_chosen_tables_come_under_other_names_without_a_trace_of_the_others(room: strongroom.Strongroom, tmp_path: Path) -> None:
     rich(tmp_path / "a.db")
     whole = told(tmp_path / "a.db")
