@@ -110,6 +110,8 @@ def rarer_columns() -> dict[str, Any]:
         "clock": pa.array([moment.time(), None, None, None, None, None], pa.time64("us")),
         "chosen": pa.array(["a", None, "b", "a", "", "b"]).dictionary_encode(),
         "sizes": pa.array([[2**64 - 1], None, [], [], [], []], pa.list_(pa.uint64())),
+        "few odds": pa.array([[math.nan, 1.5], None, None, None, None, None], pa.list_(pa.float64(), 2)),
+        "chosen numbers": pa.array([7, None, 7, 8, 8, 8]).dictionary_encode(),
         "odds": pa.array([[math.nan, math.inf], None, [], [], [], []], pa.list_(pa.float64())),
     }
 

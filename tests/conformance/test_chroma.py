@@ -293,6 +293,19 @@ def test_wal_mode_is_read_with_its_log(db):
     connection.close()
 
 
+def test_database_that_is_a_link_is_read_with_the_log_beside_its_file(db, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "other.db"
+    elsewhere.parent.mkdir()
+    (db / "chroma.sqlite3").rename(elsewhere)
+    (db / "chroma.sqlite3").symlink_to(elsewhere)
+    connection = sqlite3.connect(db / "chroma.sqlite3", isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("UPDATE embedding_metadata SET string_value = 'in the log' WHERE key = 'chroma:document'")
+    with freeze(db) as frozen:
+        assert "in the log" in {row["document"] for row in rows_of(frozen, "by-l2")}
+    connection.close()
+
+
 def test_readers_lock_is_enough_where_the_source_cannot_be_written(db):
     read_only = os.open(db / "chroma.sqlite3", os.O_RDONLY)
     try:
@@ -596,6 +609,30 @@ def test_publish_refuses_overwrites_and_repeats(db, tmp_path):
     assert (target / "chroma.sqlite3").read_bytes() == (db / "chroma.sqlite3").read_bytes()
     (tmp_path / "hollow").mkdir()
     assert list(Chroma().target(f"chroma://{tmp_path / 'hollow'}").occupied()) == []
+
+
+def test_a_link_to_a_directory_is_followed(tmp_path):
+    """Whoever has the database open by its own name would find the old one."""
+    place, link = tmp_path / "disk" / "chroma", tmp_path / "link"
+    place.mkdir(parents=True)
+    (place / "old").touch()
+    link.symlink_to(place)
+    with stage_of(link) as stage:
+        stage.seal()
+        assert stage.directory.parent == place.parent, "the stage is on the same disk"
+        stage.publish(b"r", overwrite=True)
+    assert link.is_symlink()
+    assert sorted(one.name for one in place.iterdir()) == ["chroma.sqlite3", "strongroom.json"]
+    assert [one.name for one in place.parent.iterdir()] == ["chroma"]
+
+
+def test_where_a_disk_is_mounted_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda place: Path(place) == tmp_path / "volume")
+    (tmp_path / "volume").mkdir()
+    with pytest.raises(Refused, match="mounted") as refused:
+        Chroma().target(f"chroma://{tmp_path / 'volume'}").occupied()
+    assert "inside" in refused.value.hint
+    assert list(Chroma().target(f"chroma://{tmp_path / 'volume' / 'chroma'}").occupied()) == []
 
 
 def test_empty_snapshot_becomes_an_empty_database(tmp_path):

@@ -27,7 +27,7 @@ from strongroom.engines.duckdb import DuckDB
 from strongroom.engines.duckdb.definition import carried, collection_name, items_of, place_of
 from strongroom.engines.duckdb.streaming import streamed
 from strongroom.errors import EngineFailed, Locked, NotFound, Refused, Unreadable, WrongRequest
-from strongroom.model import Status
+from strongroom.model import Status, Verdict
 from strongroom.repository import Argon2Cost
 
 HERE = Path(__file__).parent
@@ -241,6 +241,18 @@ def test_a_killed_writer_is_neither_captured_half_nor_disturbed(room: strongroom
     assert len(duckdb_read(str(target))) == 10
 
 
+def test_a_link_is_read_with_the_log_beside_its_file(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    path, link = tmp_path / "data" / "of 2024.duckdb", tmp_path / "now.duckdb"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    duckdb_make(str(path), 0, 20)
+    code = "db = _duck(sys.argv[1]); db.execute('delete from things where number < 5'); os.kill(os.getpid(), signal.SIGKILL)"
+    with process(code, str(link)) as child:
+        child.wait()
+    assert (path.parent / "of 2024.duckdb.wal").exists()
+    assert room.backup(url(link)).snapshot.manifest.collections[0].count == 15
+
+
 # -- without the extension --------------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +314,24 @@ def test_rows_of_other_shapes_find_their_columns(room: strongroom.Strongroom, tm
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_shorter_than_a_microsecond_is_kept_or_said_to_go(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    times = {"zoned": pa.array([1], pa.timestamp("ns", "UTC")), "plain": pa.array([1], pa.timestamp("ns"))}
+    times |= {"clock": pa.array([1], pa.time64("ns"))}
+    vector = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2.0], pa.float32()), 2)
+    lancedb.connect(tmp_path / "source").create_table("t", pa.table({"id": ["a"], "vector": vector, **times}))
+    snapshot = room.backup(f"lancedb://{tmp_path}/source").snapshot
+    plan = room.restore(snapshot.id, url(tmp_path / "a.duckdb")).plan
+    assert {one.part: one.verdict for one in plan.conversions if one.part.startswith("column")} == {
+        "column zoned": Verdict.CHANGED,
+        "column plain": Verdict.KEPT,
+        "column clock": Verdict.KEPT,
+    }
+    again = room.backup(url(tmp_path / "a.duckdb")).snapshot
+    room.restore(again.id, url(tmp_path / "b.duckdb"), collections=["t"])
+    assert told(tmp_path / "b.duckdb", "t") == told(tmp_path / "a.duckdb", "t")
+    assert "'00:00:00.000000001'" in told(tmp_path / "b.duckdb", "t")[0]
 
 
 def test_what_is_no_database_is_said_so(room: strongroom.Strongroom, tmp_path: Path) -> None:

@@ -18,13 +18,18 @@ import pytest
 from forks import PIPE
 from processes import program
 
+import strongroom
+from strongroom import engines
 from strongroom.engines.lancedb import LanceDB, versions
+from strongroom.engines.lancedb.differences import Difference, read_difference
 from strongroom.engines.lancedb.freeze import FrozenLance, LanceFile
+from strongroom.engines.lancedb.manifest import read_manifest
 from strongroom.engines.lancedb.pins import PREFIX
 from strongroom.engines.lancedb.target import RECEIPT
 from strongroom.errors import Damaged, NotFound, Refused, SourceChanged, Unreadable, WrongRequest
 from strongroom.model import ROLE, Answers, Collection, Field, Role, Selection, Status
 from strongroom.progress import SILENT
+from strongroom.repository import Argon2Cost
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "summaries-minilm.parquet"
 DIMENSION = 384
@@ -333,6 +338,41 @@ def test_large_blobs_travel(tmp_path: Path) -> None:
         write_out(frozen, tmp_path / "two")
     read = lance.dataset(str(tmp_path / "two" / "blobs.lance")).scanner(blob_handling="all_binary").to_table()
     assert read["media"].to_pylist() == values
+
+
+@pytest.mark.parametrize("storage", ["2.0", "2.1", "2.2"])
+def test_blobs_of_each_format_are_bytes_in_rows_and_blobs_again(storage: str, tmp_path: Path) -> None:
+    """Asked for rows, Lance gives places of blobs, which mean nothing elsewhere."""
+    values = [b"ten bytes.", None, b""]
+    fields = [pa.field("id", pa.int64()), pa.field("v", pa.list_(pa.float32(), 2))]
+    fields.append(pa.field("media", pa.large_binary(), metadata={"lance-encoding:blob": "true"}))
+    table = pa.table([[1, 2, 3], pa.array([[1, 2], [3, 4], [5, 6]], fields[1].type), values], schema=pa.schema(fields))
+    made = lance.write_dataset(table, str(tmp_path / "one" / "blobs.lance"), data_storage_version=storage)
+    room = strongroom.init(str(tmp_path / "repository"), password="x", cost=Argon2Cost(1, 1, 64))
+    room.backup(f"lancedb://{tmp_path}/one")
+    room.restore("latest", f"lancedb://{tmp_path}/two", rung=strongroom.Rung.REBUILD)
+    again = lance.dataset(str(tmp_path / "two" / "blobs.lance"))
+    assert (again.schema.types, again.data_storage_version) == (made.schema.types, storage)
+    assert [one.readall() for one in again.take_blobs("media", indices=[0, 2])] == [b"ten bytes.", b""]
+    room.restore("latest", f"sqlite-vec://{tmp_path}/three.db")
+    for url in (f"lancedb://{tmp_path}/two", f"sqlite-vec://{tmp_path}/three.db"):
+        with engines.source_of(url).freeze(SILENT) as frozen:
+            assert rows_of(frozen, "blobs")["media"].to_pylist() == values
+    (path,) = versions.manifests(tmp_path / "one" / "blobs.lance").values()
+    manifest = read_manifest(tmp_path / "one" / "blobs.lance" / path)
+    with pytest.raises(Unreadable, match="can't be followed"):
+        read_difference(tmp_path / "one" / "blobs.lance", None, manifest, Difference(), None)
+
+
+def test_what_is_said_of_a_table_is_said_again_where_its_rows_are_loaded(tmp_path: Path) -> None:
+    made = lance.write_dataset(numbered(0, 5, 1), str(tmp_path / "one" / "told.lance"))
+    made.update_metadata({"owner": "me"})
+    made.update_config({"a": "b"})
+    room = strongroom.init(str(tmp_path / "repository"), password="x", cost=Argon2Cost(1, 1, 64))
+    room.backup(f"lancedb://{tmp_path}/one")
+    room.restore("latest", f"lancedb://{tmp_path}/two", rung=strongroom.Rung.REBUILD)
+    again = lance.dataset(str(tmp_path / "two" / "told.lance"))
+    assert (again.metadata, again.config()) == ({"owner": "me"}, {"a": "b"})
 
 
 def test_old_formats_are_read(tmp_path: Path) -> None:

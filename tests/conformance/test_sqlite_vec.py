@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sqlite3
@@ -162,6 +163,35 @@ def test_a_row_whose_insert_failed_half_way_is_what_vec0_shows_of_it(room: stron
     assert told(tmp_path / "b.db") == {
         "t": [("half", np.float32([3, 4]).tobytes(), None), ("whole", np.float32([1, 2]).tobytes(), 5)]
     }
+
+
+def test_values_of_another_type_than_their_column_are_counted(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    """sqlite-vec 0.1.9 looks at the types of an INSERT, and not at those of an UPDATE."""
+    names, given = "nxsb", (None, 5, 2.5, "text", b"\xff", (1 << 62) + 1)
+    with closing(connected(tmp_path / "a.db")) as db:
+        db.execute("create virtual table t using vec0(id integer primary key, e float[2], +n integer, +x float, +s text, +b blob)")
+        for row, value in enumerate(given):
+            db.execute("insert into t(id, e) values (?, '[1, 2]')", (row,))
+            for name in names:
+                db.execute(f"update t set {name} = ? where id = ?", (value, row))
+        db.commit()
+    snapshot = room.backup(url(tmp_path / "a.db")).snapshot
+    status, note = ledger(snapshot)["t: values of another type than their column's"]
+    assert (status, note.partition(":")[0]) == (Status.NOT_CAPTURED, "n (3), x (3), s (4), b (4)")
+    with SqliteVecSource(tmp_path / "a.db").freeze(SILENT) as frozen:
+        (block,) = frozen.rows("t")
+    rows = block.live().select(list(names)).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        (None, None, None, None),
+        (5, 5.0, None, None),
+        (None, 2.5, None, None),
+        (None, None, "text", None),
+        (None, None, None, b"\xff"),
+        ((1 << 62) + 1, None, None, None),
+    ]
+    room.restore(snapshot.id, url(tmp_path / "b.db"), require_exact=True)
+    assert told(tmp_path / "b.db") == told(tmp_path / "a.db")
+    assert room.restore(snapshot.id, url(tmp_path / "c.db"), rung=strongroom.Rung.REBUILD)
 
 
 def test_chosen_tables_come_under_other_names_without_a_trace_of_the_others(room: strongroom.Strongroom, tmp_path: Path) -> None:
@@ -379,6 +409,60 @@ def test_what_was_committed_after_the_copy_ahead_is_in_it(tmp_path: Path, monkey
     assert len(vec0_read(tmp_path / "copy.db")) == 15
 
 
+def test_a_log_begun_anew_while_it_is_copied_sets_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is in the file already, so a commit may begin it anew although we read."""
+    path, copy = tmp_path / "a.db", tmp_path / "copy.db"
+    doing = """
+        db.execute("pragma wal_autocheckpoint = 0")
+        db.execute("create table early (n integer, pad)"); db.execute("create table late (n integer, pad)")
+        db.execute("begin")
+        for table in ("early", "late"):
+            db.executemany(f"insert into {table} values (0, ?)", [("x" * 900,)] * 300)
+        db.execute("commit")
+        for n in range(1, 5):
+            db.execute("update early set n = ?", (n,))
+        db.execute("update late set n = 4")
+        db.execute("pragma wal_checkpoint"); print("all in the file"); input()
+        for n in range(5, 9):
+            db.execute("update early set n = ?", (n,)); db.execute("update late set n = ?", (n,))
+        print("begun anew"); input()
+    """
+    as_it_is, once = private_copy.copy_bytes, iter([True])
+    with writer(path, "wal", doing) as process:
+        assert process.stdout.readline() == "all in the file\n"
+
+        def overtaken(source: int, target: Path, deadline: float = math.inf) -> None:
+            as_it_is(source, target, deadline)
+            if target.name.endswith("-wal") and next(once, False):
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == "begun anew\n"
+                half = target.stat().st_size // 2
+                with target.open("r+b") as file:
+                    file.seek(half)
+                    file.write(os.pread(source, half, half))
+
+        monkeypatch.setattr(sqlite_file, "copy_bytes", overtaken)
+        moment.capture(str(path), str(copy))
+    with closing(sqlite3.connect(copy)) as db:
+        seen = [db.execute(f"select distinct n from {table}").fetchall() for table in ("early", "late")]
+    assert seen[0] == seen[1] and seen[0][0][0] >= 4
+
+
+def test_a_link_is_read_with_what_lies_beside_its_file(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path, link = tmp_path / "data" / "of 2024.db", tmp_path / "now.db"
+    link.symlink_to(path)
+    with writer(path, "wal", "commit(0); print('now'); input()") as process:
+        assert process.stdout.readline() == "now\n"
+        snapshot = room.backup(url(link)).snapshot
+        assert snapshot.manifest.collections[0].count == 10
+        assert not SqliteVec().source(url(link)).unchanged_since(snapshot.manifest.position, time.time() - 100)
+    with closing(sqlite3.connect(link)) as db:
+        db.execute("pragma wal_checkpoint(truncate)")
+    assert room.backup(url(link)).snapshot.manifest.collections[0].count == 10
+
+
 def test_who_holds_writers_up_for_long_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.db"
     vec0_make(path, 0, 10)
@@ -406,6 +490,23 @@ def test_a_database_that_nobody_touched_is_not_read(room: strongroom.Strongroom,
 
 
 # -- into place -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_to_a_file_is_followed(room: strongroom.Strongroom, tmp_path: Path) -> None:
+    """Whoever opens the database by its own name finds the new one, without the old one's log."""
+    (tmp_path / "data").mkdir()
+    path, link = tmp_path / "data" / "b.db", tmp_path / "link.db"
+    vec0_make(tmp_path / "a.db", 0, 10)
+    room.backup(url(tmp_path / "a.db"))
+    with writer(path, "wal", "commit(0); print('now'); input()") as process:
+        assert process.stdout.readline() == "now\n"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    link.symlink_to(path)
+    room.restore("latest", url(link), overwrite=True)
+    assert link.is_symlink()
+    assert beside(path).keys() == {"b.db", "b.db.strongroom.json"}
+    assert told(link) == told(tmp_path / "a.db")
 
 
 def test_no_log_of_the_old_database_is_left_beside_the_new_one(room: strongroom.Strongroom, tmp_path: Path) -> None:

@@ -175,8 +175,12 @@ def _of_floats(kind: pa.DataType, value: float) -> pa.Array | None:
     """Two of such a float, or two lists of it; None if the type has none."""
     if pa.types.is_floating(kind):
         return pa.array(np.array([value, value], np.float16)).cast(kind)
-    inner = _of_floats(kind.value_type, value) if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
-    return pa.array([inner.to_pylist()] * 2, kind) if inner is not None else None
+    fixed = pa.types.is_fixed_size_list(kind)
+    listed = fixed or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    inner = _of_floats(kind.value_type, value) if listed else None
+    if inner is None:
+        return None
+    return pa.array([inner.to_pylist()[:1] * (kind.list_size if fixed else 2)] * 2, kind)
 
 
 def _tried(schema: pa.Schema, one: pa.Field, samples: pa.Array, ways: Ways) -> tuple[Verdict, str, Loaded]:
@@ -348,7 +352,7 @@ def _usual(kind: pa.DataType) -> pa.Array:
         (pa.types.is_decimal, [decimal.Decimal(1)]),
         (pa.types.is_date, [moment.date()]),
         (pa.types.is_time, [moment.time()]),
-        (pa.types.is_timestamp, [moment]),
+        (pa.types.is_timestamp, [moment, *([_NANOSECOND] if getattr(kind, "unit", "") == "ns" else [])]),
         (pa.types.is_duration, [datetime.timedelta(seconds=1)]),
         (pa.types.is_fixed_size_binary, [bytes(getattr(kind, "byte_width", 1) if pa.types.is_fixed_size_binary(kind) else 1)]),
         (lambda its: pa.types.is_binary(its) or pa.types.is_large_binary(its), [b"\x00\xff"]),
@@ -359,6 +363,10 @@ def _usual(kind: pa.DataType) -> pa.Array:
     return _nested(kind)
 
 
+_NANOSECOND = 1_709_209_815_000_000_001
+"""A moment that has no whole number of microseconds."""
+
+
 def _nested(kind: pa.DataType) -> pa.Array:
     """One value of a list, a map or a struct; a null of what isn't known."""
     try:
@@ -367,7 +375,8 @@ def _nested(kind: pa.DataType) -> pa.Array:
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
             return pa.array([_usual(kind.value_type).to_pylist(), []], kind)
         if pa.types.is_dictionary(kind):
-            return _usual(kind.value_type).cast(kind)
+            values = _usual(kind.value_type)
+            return pa.DictionaryArray.from_arrays(pa.array(range(len(values)), kind.index_type), values)
         if pa.types.is_map(kind):
             keys, values = (_usual(one).to_pylist() for one in (kind.key_type, kind.item_type))
             return pa.array([[(keys[0], values[0])], []], kind)

@@ -26,6 +26,8 @@ PATIENCE_SECONDS = 120.0
 TICK_SECONDS = 0.025
 """More than one tick of the file system's clock (10 ms at most): a later write shows another time."""
 SIDECARS = ("-journal", "-wal")
+_HEAD = 32
+"""Of a log: its salt is another one when it is begun anew."""
 
 _PENDING, _RESERVED, _SHARED, _SHARED_SIZE = 0x40000000, 0x40000001, 0x40000002, 510  # sqlite's lock bytes
 
@@ -128,17 +130,28 @@ def _has_log(path: Path) -> bool:
 def take_sidecars(path: Path, descriptor: int, target: Path) -> None:
     """Copy the journals beside a locked database. A journal that nobody owns belongs to a writer that crashed: without it the
     database file is not whole."""
+    named = Path(os.path.realpath(path))  # by a link too sqlite keeps them beside the file itself
     for suffix in SIDECARS:
-        original, copy = path.with_name(path.name + suffix), target.with_name(target.name + suffix)
+        original, copy = named.with_name(named.name + suffix), target.with_name(target.name + suffix)
         copy.unlink(missing_ok=True)
         if suffix == "-journal" and reserved_elsewhere(descriptor):
             continue  # a live writer's, who has not touched the database yet
         with suppress(FileNotFoundError):
             source = os.open(original, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                copy_bytes(source, copy)
+                _copy_of_one(source, copy)
             finally:
                 os.close(source)
+
+
+def _copy_of_one(source: int, copy: Path) -> None:
+    """Copy a journal, and once more if it was begun anew meanwhile: the front of a log that is in the file already would set pages
+    back. A log that a reader needs not is begun anew at the next commit, and not again as long as he reads."""
+    while True:
+        head = os.pread(source, _HEAD, 0)
+        copy_bytes(source, copy)
+        if os.pread(source, _HEAD, 0) == head:
+            return
 
 
 def settle(database: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,16 @@ RECEIPT = "strongroom.json"
 
 
 class DirectoryTarget:
-    """The part of a `Target` that engines of one directory share."""
+    """The part of a `Target` that engines of one directory share. Of a link it is the directory that it names."""
 
     def __init__(self, place: Path) -> None:
-        self._place = place
+        self._place = Path(os.path.realpath(place))
 
     def occupied(self, collections: Sequence[str] = ()) -> Sequence[str]:
-        """The directory itself, if it has anything in it."""
+        """The directory itself, if it has anything in it. Raises Refused if it can't be replaced as a whole."""
+        if os.path.ismount(self._place):
+            hint = "restore to a directory inside of it, which is on the same disk"
+            raise Refused(f"{self._place} is where a disk or volume is mounted, and can't be replaced as a whole", hint=hint)
         if self._place.is_dir() and not any(self._place.iterdir()):
             return ()
         return (str(self._place),) if self._place.exists() or self._place.is_symlink() else ()
@@ -36,9 +40,9 @@ class DirectoryStage:
 
     def __init__(self, target: Path, token: str) -> None:
         """Open or re-open the stage of `token` beside the directory. Raises Locked."""
-        self._target = target
-        self._staged = StagedEntries(target.parent, token, (target.name,))
-        self._root = self._staged.new / target.name
+        self._target = Path(os.path.realpath(target))
+        self._staged = StagedEntries(self._target.parent, token, (self._target.name,))
+        self._root = self._staged.new / self._target.name
 
     @property
     def directory(self) -> Path:

@@ -3,6 +3,7 @@ beside it go first, so that no log of the old one is ever found beside the new; 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ FILE = "database"
 
 
 def path_of(url: str, scheme: str, example: str) -> Path:
-    """The file of `SCHEME:///absolute` or `SCHEME:relative`. Raises WrongRequest."""
+    """The file of `SCHEME:///absolute` or `SCHEME:relative`, not a link to it: the engine's logs lie beside the file itself, and a
+    link is no file to be replaced. Raises WrongRequest."""
     found, _, rest = url.partition(":")
     hint = f"write it as {scheme}:///srv/{example} or {scheme}:relative/{example}"
     if rest.startswith("//"):
@@ -24,7 +26,7 @@ def path_of(url: str, scheme: str, example: str) -> Path:
     path = Path(rest)
     if found != scheme or not rest or "\0" in rest or rest.endswith("/") or not path.name or path.name == "..":
         raise WrongRequest(f"{url!r} names no file", hint=hint)
-    return path.absolute()
+    return Path(os.path.realpath(path))
 
 
 class FileTarget:

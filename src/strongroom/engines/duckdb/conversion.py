@@ -139,6 +139,8 @@ def _taken(field: pa.Field, column: pa.Array) -> pa.Array:
         return column.cast(pa.list_(pa.float32(), kind.list_size))
     if pa.types.is_dictionary(kind):
         return column.dictionary_decode()
+    if pa.types.is_timestamp(kind) and kind.unit == "ns" and kind.tz:  # DuckDB has microseconds of these
+        return column.cast(pa.timestamp("us", kind.tz), safe=False)
     if pa.types.is_fixed_size_binary(kind):
         return column.cast(pa.binary())
     return column.cast(pa.float32()) if pa.types.is_float16(kind) else column

@@ -15,6 +15,9 @@ from strongroom.model import ROLE, Role
 POSITION = "strongroom_row"
 """The id column of a table that has none of its own: Lance's row id (int64), which a row keeps until it is compacted."""
 
+BLOB = b"lance-encoding:blob"
+"""Key of the metadata of a column that is to be kept as blobs; up to format 2.1 nothing else tells."""
+
 ID_NAMES = ("id", "_id", "key", "pk", POSITION)
 _MANY_ROWS = 200_000
 DOCUMENT_NAMES = ("document", "text", "content")
@@ -95,8 +98,13 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def has_blobs(schema: pa.Schema) -> bool:
-    """True if a column holds large blobs, which Lance stores in files of their own."""
-    return any("blob" in str(getattr(field.type, "extension_name", "")) for field in _leaves(list(schema)))
+    """True if a column holds large blobs, of which Lance gives places unless it is asked for bytes."""
+    return has_blob_files(schema) or any((one.metadata or {}).get(BLOB) == b"true" for one in _leaves(list(schema)))
+
+
+def has_blob_files(schema: pa.Schema) -> bool:
+    """True if Lance stores blobs in files of their own, or in places that others name: from format 2.2 on."""
+    return any("blob" in str(getattr(one.type, "extension_name", "")) for one in _leaves(list(schema)))
 
 
 def role_of(field: pa.Field) -> Role:

@@ -15,7 +15,15 @@ import pyarrow as pa
 
 from strongroom.engines import isolation
 from strongroom.engines.lancedb import describe, feed, fragments
-from strongroom.engines.lancedb.columns import POSITION, has_blobs, id_column, row_schema, vector_bytes, vector_dtype
+from strongroom.engines.lancedb.columns import (
+    POSITION,
+    has_blob_files,
+    has_blobs,
+    id_column,
+    row_schema,
+    vector_bytes,
+    vector_dtype,
+)
 from strongroom.engines.lancedb.feed import KIND
 from strongroom.engines.lancedb.library import Dataset, failing_as, lance, open_table
 from strongroom.engines.lancedb.manifest import mark_of
@@ -94,7 +102,7 @@ class FrozenLance:
                 data = self._opened(table.name)
                 self._ids[table.name] = id_column(data)
                 collections.append(describe.collection(table, data, self._ids[table.name]))
-                if has_blobs(data.schema):
+                if has_blob_files(data.schema):
                     blobs.add(table.name)
         self.description = Description(
             engine="lancedb",

@@ -20,7 +20,7 @@ from strongroom.engines import isolation
 from strongroom.engines.changes import Change
 from strongroom.engines.conversions import Becoming, Ways, table, unchanged
 from strongroom.engines.lancedb.apply import Applying
-from strongroom.engines.lancedb.columns import role_of, stored_schema
+from strongroom.engines.lancedb.columns import BLOB, has_blobs, role_of, stored_schema
 from strongroom.engines.lancedb.freeze import LanceSource
 from strongroom.engines.lancedb.indices import from_lance, plan
 from strongroom.engines.lancedb.library import failing_as, lance
@@ -126,9 +126,12 @@ class LanceStage(StagedEntries):
                 str(folder),
                 mode="create",
                 enable_stable_row_ids=bool(catalog.get("stable_row_ids", False)),
+                data_storage_version=str(catalog["data_storage_version"]) if has_blobs(schema) else None,
             )
             if catalog.get("config"):
                 data.update_config(dict(catalog["config"]))
+            if catalog.get("metadata"):
+                data.update_metadata(dict(catalog["metadata"]))
             count = int(data.count_rows())
         indices = plan(collection, count)
         if indices:
@@ -175,10 +178,23 @@ def _stored(collection: Collection, batches: Iterable[pa.RecordBatch]) -> tuple[
         schema = stored_schema(_schema_of(collection))
         return schema, iter(())
     if from_lance(collection):
-        schema = stored_schema(first.schema).with_metadata(collection.catalog.get("schema_metadata") or None)
+        schema = _with_blobs(stored_schema(first.schema), collection)
+        schema = schema.with_metadata(collection.catalog.get("schema_metadata") or None)
         return schema, (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in chain([first], stream))
     schema = stored_schema(pa.schema([_searchable_column(one) for one in first.schema]))
     return schema, (pa.record_batch(_cast(batch, schema), schema=schema) for batch in chain([first], stream))
+
+
+def _with_blobs(schema: pa.Schema, collection: Collection) -> pa.Schema:
+    """Columns that Lance kept as blobs, of which rows have the bytes, become such again."""
+    lance()  # it makes their type known to Arrow
+    blobs = {one.name for one in _schema_of(collection) if has_blobs(pa.schema([one]))}
+
+    def marked(one: pa.Field) -> pa.Field:
+        again = one.name in blobs and pa.types.is_large_binary(one.type)
+        return one.with_metadata({**(one.metadata or {}), BLOB: b"true"}) if again else one
+
+    return pa.schema([marked(one) for one in schema], metadata=schema.metadata)
 
 
 def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> list[pa.Array]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strongroom.engines.lancedb.columns import has_blobs
+from strongroom.engines.lancedb.columns import has_blob_files
 from strongroom.engines.lancedb.library import failing_as, open_table
 from strongroom.engines.lancedb.pins import Pin
 from strongroom.errors import SourceChanged, Unreadable
@@ -172,7 +172,7 @@ def _expect_whole(source: Path, directory: Path, version: int, wanted: Sequence[
         with failing_as(Unreadable, f"table {source.stem}"):
             table = open_table(directory, number)
             indices = table.describe_indices()
-        if has_blobs(table.schema):  # which blob files there should be stands nowhere
+        if has_blob_files(table.schema):  # which blob files there should be stands nowhere
             raise Vanished(f"table {source.stem} was cleaned up during the backup")
         for segment in (segment for index in indices for segment in index.segments):
             files = (directory / "_indices" / str(segment.uuid)).rglob("*")

@@ -19,12 +19,14 @@ _PRAGMAS = ("page_size", "encoding", "user_version", "application_id", "auto_vac
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """`placed` are the vec0 tables, `counts` their rows, `half` the rows of each that a failed INSERT left half written; `strange`
-    are vec0 tables that can't be read as rows, and why; `others` all other tables and views, `more` what else is defined."""
+    """`placed` are the vec0 tables, `counts` their rows, `half` the rows of each that a failed INSERT left half written, `misfits`
+    the values of each auxiliary column of each that are of another type; `strange` are vec0 tables that can't be read as rows, and
+    why; `others` all other tables and views, `more` what else is defined."""
 
     placed: tuple[Placed, ...]
     counts: Mapping[str, int]
     half: Mapping[str, int]
+    misfits: Mapping[str, Mapping[str, int]]
     strange: Mapping[str, str]
     others: tuple[str, ...]
     more: tuple[str, ...]
@@ -58,6 +60,10 @@ class Catalog:
         for name, count in self.half.items():
             note = f"{count} have none: an INSERT failed half way, and sqlite-vec doesn't take that back"
             items.append(LedgerItem(f"{name}: auxiliary values of all rows", not_offered, note))
+        for name, columns in self.misfits.items():
+            held = ", ".join(f"{column} ({count})" for column, count in columns.items())
+            note = f"{held}: an UPDATE put them there; null in the rows, they are in the file"
+            items.append(LedgerItem(f"{name}: values of another type than their column's", not_captured, note))
         for one in self.placed:
             for column in one.table.of(Kind.VECTOR):
                 if column.metric in ("l1", "hamming"):
@@ -93,6 +99,7 @@ def read(connection: sqlite3.Connection) -> Catalog:
         tuple(placed),
         {one.name: shadow.count(connection, one) for one in tables},
         {name: count for name, count in half.items() if count},
+        {one.name: found for one in tables if (found := shadow.misfits(connection, one))},
         strange,
         tuple(name for kind, name, *_ in listed if kind in ("table", "view") and name not in own and not _internal(name)),
         tuple(name for kind, name, *_ in listed if kind in ("index", "trigger") and not _internal(name)),

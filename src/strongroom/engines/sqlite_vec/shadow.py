@@ -27,6 +27,13 @@ from strongroom.model import RowBlock
 _INLINE = 12
 _TEXT = np.dtype([("length", "<i4"), ("text", f"V{_INLINE}")])
 _ELEMENTS = {"float32": "<f4", "int8": "i1", "bit": "u1"}
+_FITS = {
+    "text": "typeof({0}) = 'text'",
+    "integer": "typeof({0}) = 'integer'",
+    "float": f"(typeof({{0}}) = 'real' OR typeof({{0}}) = 'integer' AND {{0}} BETWEEN {-(1 << 53)} AND {1 << 53})",
+    "blob": "typeof({0}) = 'blob'",
+}
+"""Is the value of an auxiliary column of the column's type? sqlite-vec asks that of an INSERT, and not of an UPDATE."""
 
 
 def count(connection: sqlite3.Connection, table: Table) -> int:
@@ -40,6 +47,25 @@ def half_written(connection: sqlite3.Connection, table: Table) -> int:
         return 0
     query = f"SELECT count(*) FROM {quoted(table.name + '_auxiliary')}"  # noqa: S608
     return count(connection, table) - int(connection.execute(query).fetchone()[0])
+
+
+def misfits(connection: sqlite3.Connection, table: Table) -> dict[str, int]:
+    """How many values of each auxiliary column are of another type than the column, where there are any."""
+    columns = table.of(Kind.AUXILIARY)
+    if not columns:
+        return {}
+    odd = ", ".join(f"count(*) FILTER (WHERE {_value(one)} IS NOT NULL AND NOT {_fits(one)})" for one in columns)
+    query = f"SELECT {odd} FROM {quoted(table.name + '_auxiliary')}"  # noqa: S608
+    counts = connection.execute(query).fetchone()
+    return {one.name: int(number) for one, number in zip(columns, counts, strict=True) if number}
+
+
+def _value(one: Column) -> str:
+    return f"value{one.place:02}"
+
+
+def _fits(one: Column) -> str:
+    return _FITS[one.type].format(_value(one))
 
 
 def chunks(connection: sqlite3.Connection, table: Table) -> list[tuple[int, int]]:
@@ -137,11 +163,12 @@ class _Chunk:
         return pa.array([self._text(value) if there else "" for value, there in zip(values, self._there, strict=True)])
 
     def _auxiliary(self) -> list[list[Any]]:
-        """The values of each auxiliary column. A row that a failed INSERT left half written has none."""
+        """The values of each auxiliary column, null for one of another type. A row that is half written has none."""
         columns = self._table.of(Kind.AUXILIARY)
         if not columns:
             return []
-        found = self._by_rowid("auxiliary", ", ".join(f"value{one.place:02}" for one in columns))
+        fitting = ", ".join(f"CASE WHEN {_fits(one)} THEN {_value(one)} END" for one in columns)
+        found = self._by_rowid("auxiliary", fitting)
         every = []
         for one in columns:
             text = self._text if one.type == "text" else lambda value: value
