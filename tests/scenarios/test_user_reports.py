@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import chromadb
@@ -202,3 +204,18 @@ def test_a_backup_of_nothing_says_so(place: Place, tmp_path: Path) -> None:
 )
 def test_ids_that_lie_far_apart_are_told_apart(ids: list[int], distinct: bool) -> None:
     assert unique(np.array(ids, np.int64)) is distinct
+
+
+def test_nanoseconds_go_where_there_are_none(place: Place, tmp_path: Path) -> None:
+    """By the command itself, whose Arrow has no pandas."""
+    moments = pa.array([1_709_209_815_000_000_001, None, 1_709_209_815_000_000_000], pa.timestamp("ns"))
+    lists = pa.array([[1], None, []], pa.list_(pa.timestamp("ns")))
+    source = table(tmp_path / "db", id=["a", "b", "c"], vector=vectors(3, 4), moment=moments, lists=lists)
+    place.run("backup", source, "-q").done()
+    given = [COMMAND, "restore", "latest", f"sqlite-vec://{tmp_path}/notes.db", "-q"]
+    ended = subprocess.run(given, capture_output=True, text=True, env=environment(**place.env), check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    with closing(sqlite3.connect(tmp_path / "notes.db")) as connection:
+        texts = [json.loads(row[0] or "{}") for row in connection.execute("SELECT value00 FROM notes_auxiliary ORDER BY rowid")]
+    assert [one.get("moment") for one in texts] == ["2024-02-29 12:30:15.000000001", None, "2024-02-29 12:30:15"]
+    assert [one.get("lists") for one in texts] == [["1970-01-01 00:00:00.000000001"], None, []]

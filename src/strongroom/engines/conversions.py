@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from strongroom.engines.payloads import Number, exact, written
+from strongroom.engines.python_values import values_of
 from strongroom.errors import StrongroomError
 from strongroom.model import ROLE, Collection, Conversion, Fidelity, Field, Role, Verdict
 
@@ -100,7 +101,7 @@ def of_payloads(
 def of_batch(batch: pa.RecordBatch, called: Mapping[str, str], loaded: pa.RecordBatch) -> Loaded:
     """What engines with columns are given: `called` says which column of the rows became which one."""
     there = {name: called[name] for name in batch.schema.names if called.get(name) in loaded.schema.names}
-    values = {name: loaded.column(new).to_pylist() for name, new in there.items()}
+    values = {name: values_of(loaded.column(new)) for name, new in there.items()}
     return Loaded(values, {name: loaded.schema.field(new).type for name, new in there.items()}, there)
 
 
@@ -180,7 +181,7 @@ def _of_floats(kind: pa.DataType, value: float) -> pa.Array | None:
     inner = _of_floats(kind.value_type, value) if listed else None
     if inner is None:
         return None
-    return pa.array([inner.to_pylist()[:1] * (kind.list_size if fixed else 2)] * 2, kind)
+    return pa.array([values_of(inner)[:1] * (kind.list_size if fixed else 2)] * 2, kind)
 
 
 def _tried(schema: pa.Schema, one: pa.Field, samples: pa.Array, ways: Ways) -> tuple[Verdict, str, Loaded]:
@@ -191,7 +192,7 @@ def _tried(schema: pa.Schema, one: pa.Field, samples: pa.Array, ways: Ways) -> t
         if len(samples) == 1:
             return Verdict.LOST, "nothing: such values stop the restore", Loaded({})
         return _tried(schema, one, samples.slice(0, 1), ways)  # the first ones are those that everything can hold
-    given, got = samples.to_pylist(), list(loaded.values.get(one.name, [None] * len(samples)))
+    given, got = values_of(samples), list(loaded.values.get(one.name, [None] * len(samples)))
     kind = loaded.types.get(one.name)
     if all(its is None for its in got) and any(its is not None for its in given):
         return Verdict.LOST, "nothing", loaded
@@ -346,14 +347,15 @@ def _usual(kind: pa.DataType) -> pa.Array:
         most = (1 << (kind.bit_width - signed)) - 1
         return pa.array([0, 1, most, *([-most - 1] if signed else [])], kind)
     moment = datetime.datetime(2024, 2, 29, 12, 30, 15)
+    short = [_NANOSECOND] if getattr(kind, "unit", "") == "ns" else []
     makers: Sequence[tuple[Callable[[pa.DataType], bool], Sequence[Any]]] = (
         (_is_text, ["a text", "ünï"]),
         (pa.types.is_boolean, [True, False]),
         (pa.types.is_decimal, [decimal.Decimal(1)]),
         (pa.types.is_date, [moment.date()]),
-        (pa.types.is_time, [moment.time()]),
-        (pa.types.is_timestamp, [moment, *([_NANOSECOND] if getattr(kind, "unit", "") == "ns" else [])]),
-        (pa.types.is_duration, [datetime.timedelta(seconds=1)]),
+        (pa.types.is_time, [moment.time(), *(1 for _ in short)]),
+        (pa.types.is_timestamp, [moment, *short]),
+        (pa.types.is_duration, [datetime.timedelta(seconds=1), *short]),
         (pa.types.is_fixed_size_binary, [bytes(getattr(kind, "byte_width", 1) if pa.types.is_fixed_size_binary(kind) else 1)]),
         (lambda its: pa.types.is_binary(its) or pa.types.is_large_binary(its), [b"\x00\xff"]),
     )
@@ -368,20 +370,24 @@ _NANOSECOND = 1_709_209_815_000_000_001
 
 
 def _nested(kind: pa.DataType) -> pa.Array:
-    """One value of a list, a map or a struct; a null of what isn't known."""
+    """One value of a list, a map or a struct, and an empty one where there may be; a null of what isn't known."""
     try:
         if pa.types.is_fixed_size_list(kind):
-            return pa.array([(_usual(kind.value_type).to_pylist() * kind.list_size)[: kind.list_size]], kind)
+            values = _usual(kind.value_type)
+            places = pa.array([place % len(values) for place in range(kind.list_size)], pa.int64())
+            return pa.FixedSizeListArray.from_arrays(values.take(places), type=kind)
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            return pa.array([_usual(kind.value_type).to_pylist(), []], kind)
+            values, large = _usual(kind.value_type), pa.types.is_large_list(kind)
+            bounds = pa.array([0, len(values), len(values)], pa.int64() if large else pa.int32())
+            return (pa.LargeListArray if large else pa.ListArray).from_arrays(bounds, values, type=kind)
         if pa.types.is_dictionary(kind):
             values = _usual(kind.value_type)
             return pa.DictionaryArray.from_arrays(pa.array(range(len(values)), kind.index_type), values)
         if pa.types.is_map(kind):
-            keys, values = (_usual(one).to_pylist() for one in (kind.key_type, kind.item_type))
-            return pa.array([[(keys[0], values[0])], []], kind)
+            keys, items = (_usual(one).slice(0, 1) for one in (kind.key_type, kind.item_type))
+            return pa.MapArray.from_arrays(pa.array([0, 1, 1], pa.int32()), keys, items).cast(kind)
         if pa.types.is_struct(kind):
-            return pa.array([{its.name: _usual(its.type).to_pylist()[0] for its in kind}], kind)
+            return pa.StructArray.from_arrays([_usual(one.type).slice(0, 1) for one in kind], fields=list(kind))
     except (pa.ArrowException, TypeError, ValueError):
         pass
     return pa.nulls(1, kind)

@@ -30,6 +30,7 @@ import pyarrow as pa
 import zstandard
 from blake3 import blake3
 
+from strongroom.engines.python_values import values_of
 from strongroom.model import ROLE, Bytes, Role
 from strongroom.repository.crypto import block_cipher, derive
 
@@ -342,7 +343,7 @@ def _values_of(column: pa.Array) -> Values:
 
 
 def _as_json(column: pa.Array) -> Values:
-    texts = [None if value is None else json.dumps(value, sort_keys=True, default=repr) for value in column.to_pylist()]
+    texts = [None if value is None else json.dumps(value, sort_keys=True, default=repr) for value in values_of(column)]
     return _variable("nested", pa.array(texts, pa.large_string()))
 
 

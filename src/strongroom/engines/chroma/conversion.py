@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from strongroom.engines.conversions import Loaded, of_payloads
 from strongroom.engines.payloads import Number, exact, joined, written
+from strongroom.engines.python_values import values_of
 from strongroom.errors import WrongRequest
 from strongroom.model import ROLE, Json, Role
 
@@ -54,7 +55,7 @@ def records(batch: pa.RecordBatch) -> Records:
 
     ids = [str(value) for value in first(Role.ID)]
     vectors = floats(batch.column(columns_of(batch.schema, Role.VECTOR)[0]))
-    extra = {name: batch.column(name).to_pylist() for name in columns_of(batch.schema, Role.COLUMN)}
+    extra = {name: values_of(batch.column(name)) for name in columns_of(batch.schema, Role.COLUMN)}
     payloads = enumerate(first(Role.PAYLOAD))
     metadatas = [metadata(joined(ids[row], exact(payload), beside(row))) for row, payload in payloads]
     return Records(ids, vectors, first(Role.DOCUMENT), metadatas, first(Role.URI))

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from strongroom.engines.conversions import Becoming, Loaded, Ways, of_batch, table
 from strongroom.engines.duckdb.definition import PAYLOAD, ROW, Table, is_own, place_of, quoted, table_of
+from strongroom.engines.python_values import values_of
 from strongroom.model import ROLE, Collection, Fidelity, Field, Json, Role
 from strongroom.model import Conversion as Converted
 
@@ -149,4 +150,4 @@ def _taken(field: pa.Field, column: pa.Array) -> pa.Array:
 def _as_read(column: pa.Array) -> pa.Array:
     """An interval is read as text."""
     durations = pa.types.is_duration(column.type)
-    return pa.array([None if one is None else str(one) for one in column.to_pylist()], pa.utf8()) if durations else column
+    return pa.array([None if one is None else str(one) for one in values_of(column)], pa.utf8()) if durations else column

@@ -11,6 +11,7 @@ import pyarrow as pa
 from blake3 import blake3
 
 from strongroom.engines.changes import COPIES
+from strongroom.engines.python_values import values_of
 from strongroom.model import ROLE, Role
 
 ROW = "strongroom:row"
@@ -64,7 +65,7 @@ def _values(column: pa.Array) -> Iterator[bytes]:
         for parts in zip(*(_cells(part) for part in column.flatten()), strict=True):
             yield b"".join(parts)
     else:
-        yield from (_prefixed(repr(value).encode()) for value in column.to_pylist())
+        yield from (_prefixed(repr(value).encode()) for value in values_of(column))
 
 
 def _vectors(elements: pa.Array, each: int, count: int) -> Iterator[bytes]:

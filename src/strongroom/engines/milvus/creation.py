@@ -14,6 +14,7 @@ from strongroom.engines.conversions import Becoming, Loaded, Ways, of_payloads, 
 from strongroom.engines.milvus.place import NAME, is_own
 from strongroom.engines.milvus.shape import DTYPES, META, bm25_outputs, fields_of, shape_of
 from strongroom.engines.payloads import common, joined, plain
+from strongroom.engines.python_values import values_of
 from strongroom.model import ROLE, Collection, Conversion, Fidelity, Field, Json, Role
 
 LONGEST_TEXT = 65_535
@@ -144,7 +145,7 @@ def field_name(name: str) -> str:
 
 def others_of(batch: pa.RecordBatch, taken: set[str]) -> list[str]:
     """What of the rows of another engine no field has, as one JSON object each."""
-    columns = {one.name: batch.column(one.name).to_pylist() for one in batch.schema if role_of(one) is Role.COLUMN}
+    columns = {one.name: values_of(batch.column(one.name)) for one in batch.schema if role_of(one) is Role.COLUMN}
     payload, ids = _texts(batch, Role.PAYLOAD), _texts(batch, Role.ID)
     texts = {"document": _texts(batch, Role.DOCUMENT), "uri": _texts(batch, Role.URI)}
     found = []

@@ -14,6 +14,7 @@ from strongroom.engines.payloads import finite, written
 from strongroom.engines.pgvector.columns import is_dense, load_type, to_binary
 from strongroom.engines.pgvector.copying import pieces
 from strongroom.engines.pgvector.server import Connection, quoted
+from strongroom.engines.python_values import values_of
 from strongroom.model import ROLE, Role
 
 
@@ -109,9 +110,9 @@ def _plain(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_fixed_size_binary(column.type) and is_dense(kind):
         return _from_bfloat16(column, kind)
     if pa.types.is_nested(column.type) and pa.types.is_string(kind):
-        return pa.array([None if one is None else json.dumps(one, default=str) for one in column.to_pylist()], kind)
+        return pa.array([None if one is None else json.dumps(one, default=str) for one in values_of(column)], kind)
     if pa.types.is_duration(column.type):
-        return pa.array([None if one is None else str(one) for one in column.to_pylist()], kind)
+        return pa.array([None if one is None else str(one) for one in values_of(column)], kind)
     return column.cast(kind)
 
 

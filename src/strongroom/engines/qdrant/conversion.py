@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from strongroom.engines.payloads import common, joined, plain
+from strongroom.engines.python_values import values_of
 from strongroom.engines.qdrant.shape import KIND, SPARSE, Shape, Vector
 from strongroom.errors import EngineFailed, Unreadable
 from strongroom.model import ROLE, Json, Role
@@ -113,7 +114,7 @@ def points_of(batch: pa.RecordBatch, names: Mapping[str, str]) -> Iterator[Given
     texts = {key: _of_role(batch, roles, role) for key, role in (("document", Role.DOCUMENT), ("uri", Role.URI))}
     payloads = _of_role(batch, roles, Role.PAYLOAD)
     others = {
-        name: batch.column(name).to_pylist()
+        name: values_of(batch.column(name))
         for name, role in roles.items()
         if role is Role.COLUMN and not _is_vector(batch.schema.field(name))
     }

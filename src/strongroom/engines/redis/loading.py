@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from strongroom.engines.changes import vector_bytes
 from strongroom.engines.payloads import exact, joined, plain, written
+from strongroom.engines.python_values import values_of
 from strongroom.engines.redis.crc64 import crc64_each
 from strongroom.engines.redis.definitions import HASH, Definition
 from strongroom.engines.redis.keyfile import Block
@@ -79,7 +80,7 @@ def rows_in(batch: pa.RecordBatch, collection: Collection) -> Iterator[Row]:
     vectors = [vector_bytes(batch.column(name)) for name in names]
     payload = next((name for name, role in roles.items() if role == Role.PAYLOAD), None)
     others = [name for name, role in roles.items() if role not in (Role.ID, Role.VECTOR, Role.PAYLOAD)]
-    columns = {name: batch.column(name).to_pylist() for name in others}
+    columns = {name: values_of(batch.column(name)) for name in others}
     payloads = batch.column(payload).to_pylist() if payload else [None] * len(ids)
     for row, (one, text) in enumerate(zip(ids, payloads, strict=True)):
         rest = {name: plain(values[row]) for name, values in columns.items() if values[row] is not None}

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from strongroom.engines.conversions import Becoming, Loaded, Ways, of_batch, table
 from strongroom.engines.payloads import exact, plain, written
+from strongroom.engines.python_values import values_of
 from strongroom.engines.sqlite_vec.definition import ARROW, LARGEST, MOST_COLUMNS, NAME, PAYLOAD, TAKEN, Kind, table_of
 from strongroom.errors import WrongRequest
 from strongroom.model import ROLE, Collection, Fidelity, Field, Role
@@ -46,7 +47,7 @@ class Conversion:
 
     def _json(self, batch: pa.RecordBatch) -> pa.Array:
         given = batch.column(self.payload).to_pylist() if self.payload else [None] * batch.num_rows
-        others = {name: batch.column(name).to_pylist() for name in self.others if name in batch.schema.names}
+        others = {name: values_of(batch.column(name)) for name in self.others if name in batch.schema.names}
         texts = []
         for row, text in enumerate(given):
             found = exact(text)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from strongroom.engines.changes import column_of, is_vector
+from strongroom.engines.python_values import values_of
 from strongroom.journal import filters
 from strongroom.journal.overlay import ids_of
 from strongroom.model import Json, Role
@@ -72,7 +73,8 @@ def _known(collection: str, ids: Sequence[str], batch: pa.RecordBatch) -> Iterat
     payload = column_of(batch, Role.PAYLOAD)
     plain = [field.name for field in batch.schema if not is_vector(field) and field.name != payload]
     payloads = batch.column(payload).to_pylist() if payload else [None] * len(ids)
-    rows = batch.select(plain).to_pylist()
-    for row, text, one in zip(rows, payloads, ids, strict=True):
+    columns = [values_of(batch.column(name)) for name in plain]
+    for place, (text, one) in enumerate(zip(payloads, ids, strict=True)):
+        row = {name: values[place] for name, values in zip(plain, columns, strict=True)}
         keys = json.loads(text) if text else {}
         yield {**row, **(keys if isinstance(keys, dict) else {}), "id": one, "collection": collection}
