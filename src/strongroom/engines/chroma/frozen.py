@@ -184,8 +184,14 @@ class ChromaFrozen:
 
     def index_files(self, collection: str) -> Sequence[str]:
         """Those of its folder, if it has one: rows that the index lacks are taken from the log."""
-        folder = self._entry(collection).vector_segment
-        return [one.path for one in self._artifacts if one.path.partition("/")[0] == folder]
+        return self._folders.get(self._entry(collection).vector_segment, ())
+
+    @cached_property
+    def _folders(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for one in self._artifacts:
+            found.setdefault(one.path.partition("/")[0], []).append(one.path)
+        return found
 
     def unchanged_since(self, position: Position, moment: float) -> bool:
         """A collection's configuration changes without a number in the log."""
