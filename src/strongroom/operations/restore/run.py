@@ -97,7 +97,7 @@ def restore_found(
         require_exact=chosen.require_exact,
         rung=chosen.rung,
         moment=chosen.moment,
-        erased=erased.why,
+        erased=erased,
     )
     if chosen.tell is not None and (chosen.overwrite or not plan.occupied):
         chosen.tell(plan)
