@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from worlds import PASSWORD, World
 from strongroom.library import open_repository
 from strongroom.operations.restore import files
 from strongroom.operations.restore.run import restore
+from strongroom.operations.restore.state import RestoreState
 from strongroom.progress import Silent
 
 
@@ -51,3 +53,25 @@ def test_nothing_is_written_once_it_has_failed(world: World, tmp_path: Path, mon
         restore(repository, world.order[0], f"faiss://{tmp_path}/index.faiss", progress=Interrupted())
     assert begun > 1
     assert under_way == 0
+
+
+def test_files_are_durable_before_they_count_as_whole(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on nobody reads them back: a power cut would leave torn ones that a restore puts in place."""
+    sync, durable, late = os.fsync, set[int](), list[str]()
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        durable.add(os.fstat(descriptor).st_ino)
+
+    def adopted(self: RestoreState) -> None:
+        places = [self._path.parent / "new", *(self._path.parent / "new").rglob("*")]
+        late.extend(one.name for one in places if one.stat().st_ino not in durable)
+        assert len(places) > 1
+        noted(self)
+
+    noted = RestoreState.set_adopted
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(RestoreState, "set_adopted", adopted)
+    repository = open_repository(str(world.folder), password=PASSWORD).repository
+    restore(repository, world.order[0], f"faiss://{tmp_path}/index.faiss")
+    assert late == []

@@ -269,6 +269,7 @@ class _Restore:
                 self._checks.append(f"{len(artifacts)} files, {total:,} bytes: identical to the source's, blob by blob")
                 if mended and early is not None:
                     early = asking.submit(_after, early, self._ask_stage, stage)
+                installation.make_durable(artifacts)
                 state.set_adopted()
             if early is not None:
                 self._judge.require_same(early.result())
