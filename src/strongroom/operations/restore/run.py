@@ -137,7 +137,7 @@ class _Restore:
                 stage.discard()
                 stage = target.stage(self._plan.token, self._options.selection)
             if (stage.directory / "publishing").exists():
-                stage.publish(RestoreState(stage.directory).receipt(), overwrite=True)
+                stage.publish(RestoreState(stage.directory).receipt(), overwrite=self._options.overwrite)
                 self._checks.append("an interrupted cut-over was finished")
             elif self._is_there(target):
                 stage.discard()
