@@ -126,7 +126,7 @@ class Strongroom(Keeping):
         selection = Selection(tuple(collections), dict(renames or {}))
         moment = self._moment(at, source, UndoRequest.of(undo, where, between), selection, progress)
         found = opened(self.repository, self.snapshot(moment.snapshot if moment else snapshot))
-        erased = erased_in(self.repository, found, moment, selection).why
+        erased = erased_in(self.repository, found, moment, selection)
         return plan_restore(found, target, selection, require_exact=require_exact, rung=rung, moment=moment, erased=erased)
 
     def restore(

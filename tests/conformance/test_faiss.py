@@ -351,6 +351,30 @@ def test_ids_that_occur_twice_number_the_rows(vectors, tmp_path) -> None:
         assert any("more than once" in item.note for item in frozen.description.ledger)
 
 
+@pytest.mark.parametrize("kind", ["Flat", "IVF2,Flat"])
+def test_a_sidecar_has_ids_as_often_as_the_id_map(vectors, tmp_path, kind) -> None:
+    """As the pieces of one document have its id."""
+    ids = [5, 5, 7, 8, 9, 9]
+    inner = faiss.index_factory(384, kind)
+    inner.train(vectors[:200])
+    index = faiss.IndexIDMap2(inner)
+    index.add_with_ids(vectors[:6], np.array(ids))
+    path = tmp_path / "index.faiss"
+    faiss.write_index(index, str(path))
+    beside = pa.table({"id": ids, "document": [f"piece {n}" for n in range(6)]})
+    write_sidecar(path, "parquet", beside)
+    with freeze(path) as frozen:
+        found = table_of(frozen)
+    order = found.column("id").to_pylist()
+    assert sorted(order) == list(range(6))
+    assert found.column("document").to_pylist() == [f"piece {n}" for n in order]
+    assert found.column("sidecar_id").to_pylist() == [ids[n] for n in order]
+    assert matrix(found).tobytes() == vectors[order].tobytes()
+    write_sidecar(path, "parquet", beside.set_column(0, "id", pa.array([5, 7, 5, 8, 9, 9])))
+    with pytest.raises(SourceChanged, match="not those in the index"), freeze(path):
+        pass
+
+
 def test_description_names_kind_parameters_and_model(built, tmp_path) -> None:
     path = place(built("HNSW8,Flat"), tmp_path)
     table = records(ROWS).replace_schema_metadata({"model": "all-MiniLM-L6-v2", "model_version": "1"})
@@ -583,6 +607,27 @@ def test_numbers_of_a_jsonl_sidecar_keep_their_digits(tmp_path) -> None:
     assert rows.column("d").to_pylist() == ["[9007199254740993]", "[1]", "[1]"]
     assert rows.column("e").to_pylist() == [0.1, 1.0, 9007199254740992.0]
     assert rows.column("payload").to_pylist() == ['{"x":1E400}', '{"x":0.1}', '{"x":12345678901234567890123}']
+
+
+def test_halves_of_characters_in_a_jsonl_sidecar_are_told(tmp_path) -> None:
+    """Texts that were cut within an emoji, as programs in JavaScript and Java do."""
+    index, path = faiss.IndexFlatL2(4), tmp_path / "few.faiss"
+    index.add(np.eye(3, 4, dtype=np.float32))
+    faiss.write_index(index, str(path))
+    lines = [
+        rb'{"document":"cut \ud83d","payload":{"a\uDE00":"\ud83d\ud83d\ude00"}}',
+        rb'{"document":"\\ud83d \ud83d\ude00","payload":{}}',
+        b'{"document":"raw \xed\xa0\xbd","payload":{}}',
+    ]
+    path.with_suffix(".jsonl").write_bytes(b"\n".join(lines))
+    with freeze(path) as frozen:
+        rows, ledger = table_of(frozen), frozen.description.ledger
+    assert rows.column("document").to_pylist() == ["cut \ufffd", "\\ud83d \U0001f600", "raw \ufffd"]
+    assert json.loads(rows.column("payload").to_pylist()[0]) == {"a\ufffd": "\ufffd\U0001f600"}
+    assert any("lone surrogates" in item.note for item in ledger)
+    path.with_suffix(".jsonl").write_bytes(b"\n".join([lines[1]] * 3))
+    with freeze(path) as frozen:
+        assert not any("lone surrogates" in item.note for item in frozen.description.ledger)
 
 
 @pytest.mark.parametrize("content", [b"{]\n", b"[1]\n", b'{"a": 1}\nnope\n', b"\xff\xfe\n"])

@@ -390,6 +390,26 @@ def test_labels_that_are_no_int64_are_texts(room: strongroom.Strongroom, tmp_pat
     assert pq.read_table(tmp_path / "out" / "rebuilt.parquet")["id"].to_pylist() == [str(one) for one in labels.tolist()]
 
 
+@pytest.mark.parametrize("labels", [[2**64 - 2, 2**63, 5], [0, 1, 2]])
+def test_ids_of_a_sidecar_that_are_no_int64_are_texts(room: strongroom.Strongroom, tmp_path: Path, labels: list[int]) -> None:
+    """They are the labels, or ids of their own."""
+    index = hnswlib.Index("l2", DIMENSION)
+    index.init_index(10)
+    index.add_items(vectors(3), np.array(labels, np.uint64))
+    path = saved(index, tmp_path / "src" / "index.bin")
+    ids, documents = [5, 2**64 - 2, 2**63], ["c", "a", "b"]
+    pq.write_table(pa.table({"id": pa.array(ids, pa.uint64()), "document": documents}), path.with_suffix(".parquet"))
+    records = [ids.index(one) for one in labels] if labels[0] else [0, 1, 2]
+    with freeze(path) as frozen:
+        found = {row["id"]: row["document"] for block in frozen.rows("index") for row in block.live().to_pylist()}
+        assert found == {str(ids[one]): documents[one] for one in records}
+        assert frozen.search("index", "vector", vectors(3), 1).ids == tuple((str(ids[one]),) for one in records)
+    room.backup(f"hnswlib://{path}")
+    room.restore("latest", f"hnswlib://{tmp_path}/out/rebuilt.bin", rung=strongroom.Rung.REBUILD)
+    again = pq.read_table(tmp_path / "out" / "rebuilt.parquet").to_pylist()
+    assert {row["id"]: row["document"] for row in again} == found
+
+
 # -- files that are no index ----------------------------------------------------------------------------------------------
 
 

@@ -119,3 +119,12 @@ def test_numbers_that_a_column_would_change_stay_in_the_payload() -> None:
     shape = reshaping(batch.schema, iter([batch]), columnar=True)
     assert shape is not None and shape.schema.names == ["id", "payload", "document", "x"]
     assert shape(batch).column("payload").to_pylist()[0] == '{"n":18446744073709551616,"y":NaN,"z":Infinity}'
+
+
+def test_halves_of_characters_stay_in_the_payload() -> None:
+    """No column can hold a text that was cut within an emoji; JSON can."""
+    batch = rows([{"x": "a"}], document=False)
+    cut = batch.set_column(1, batch.schema.field(1), pa.array(['{"text":"b \\ud83d","x":"a"}']))
+    shape = reshaping(cut.schema, iter([cut]), columnar=True)
+    assert shape is not None and shape.schema.names == ["id", "payload", "x"]
+    assert shape(cut).column("payload").to_pylist() == ['{"text":"b \\ud83d"}']

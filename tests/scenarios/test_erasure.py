@@ -14,7 +14,9 @@ import pytest
 from commands import DIMENSION, Place
 
 from strongroom import engines
+from strongroom.engines.indexfile.stage import IndexStage
 from strongroom.errors import Refused
+from strongroom.operations.follow.run import FollowOptions
 from strongroom.operations.restore.plan import Rung
 from strongroom.progress import SILENT
 from strongroom.repository import erasures
@@ -105,6 +107,34 @@ def test_what_holds_no_erased_row_is_restored_exactly(letters: Place, tmp_path) 
     letters.run("erase", "--where", "user=u3", *WHY, "--quiet").done()
     first = letters.snapshots()[0]  # has no users
     letters.run("restore", first, f"faiss://{tmp_path}/z/x.faiss", "--quiet", "--require", "exact").done()
+
+
+def test_what_was_loaded_before_another_erasure_is_not_gone_on_from(
+    letters: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a moment the plan tells nothing that would differ between the two."""
+    room, target = letters.open(), f"faiss://{tmp_path}/y/x.faiss"
+    once = FollowOptions(once=True, scan=True)
+    room.follow(letters.source, once)
+    write_source(letters.index, 7)
+    room.follow(letters.source, once)
+    at = room.journal_status()[0].until
+    letters.run("erase", "--id", "7", *WHY, "--quiet").done()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(IndexStage, "seal", interrupted)
+        room.restore("latest", target, at=at)
+    letters.run("erase", "--id", "11", *WHY, "--quiet").done()
+    room.restore("latest", target, at=at)
+    assert len(rows_of(target)) == ROWS - 2
+    assert not {"7", "11"} & rows_of(target).keys()
+    assert room.restore("latest", target, at=at).already_there
+    letters.run("erase", "--id", "12", *WHY, "--quiet").done()
+    with pytest.raises(Refused, match="not empty"):
+        room.restore("latest", target, at=at)
+
+
+def interrupted(_stage: IndexStage) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_ledger_names_nobody(letters: Place) -> None:

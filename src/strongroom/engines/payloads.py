@@ -51,13 +51,21 @@ def common(text: str | None) -> dict[str, Json]:
     return _of(_COMMON, text)
 
 
+def has_halves(text: str) -> bool:
+    """Are there halves of characters (lone surrogates), as in a text that was cut within an emoji? They have no UTF-8."""
+    return not text.isascii() and _HALVES.search(text) is not None
+
+
 def written(value: Any, *, spaced: bool = False) -> str:
-    """As JSON: keys in order, numbers with all of their digits, what JSON hasn't as text."""
+    """As JSON: keys in order, numbers with all of their digits, what JSON hasn't as text, halves of characters as escapes."""
     between = (", ", ": ") if spaced else (",", ":")
     text = json.dumps(value, sort_keys=True, separators=between, ensure_ascii=False, default=_marked)
+    if has_halves(text):
+        text = _HALVES.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
     return _MARKED.sub(r"\1", text) if _MARK in text else text
 
 
+_HALVES = re.compile("[\ud800-\udfff]")
 _MARK = f"strongroom number {secrets.token_hex(16)} "
 """Of what `written` shall not quote; nobody can know it."""
 _MARKED = re.compile(f'"{_MARK}([^"]*)"')

@@ -60,7 +60,7 @@ class DirectoryStage:
         """Put the directory, with the receipt inside, in the target's place. Raises Refused if that is taken."""
         there = DirectoryTarget(self._target)
         if self._root.exists():
-            if not overwrite and there.occupied():
+            if not overwrite and not (self.directory / "publishing").exists() and there.occupied():
                 raise Refused(
                     f"{self._target} is already there",
                     hint="restore to another place, or give --overwrite to replace it once the new state is verified",

@@ -3,7 +3,7 @@
 <base>/.strongroom-<token>/     mode 0700, on the target's own file system
     lock                        flock: one restore at a time
     new/<entry>                 the state being built; an entry is a file or directory that will stand in <base>
-    publishing                  written (fsync) before the first rename: which entries replace, which are removed
+    publishing                  written (fsync) before the first rename: which entries replace, which are removed, which were there
     old/<entry>                 what stood there before, kept until every entry is in place
 """
 
@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -140,25 +140,25 @@ class StagedEntries:
 
     def publish(self, *, overwrite: bool) -> None:
         """Move what stands in `base` to `old`, the last entry first, and then every entry of `new` to `base`, so that nothing old
-        is ever found beside what is new; then remove the stage. May be repeated."""
+        is ever found beside what is new; then remove the stage. May be repeated: what somebody wrote to `base` since it was begun
+        is replaced only if `overwrite` is True, too."""
         intent = self.directory / "publishing"
         if not intent.exists():
             staged = [name for name in self._entries if os.path.lexists(self.new / name)]
             taken = [name for name in self._entries if os.path.lexists(self._base / name)]
             taken = [name for name in taken if name in staged or name not in self._spared]
-            precious = [name for name in taken if name not in self._records]
-            if precious and not overwrite:
-                raise Refused(
-                    f"{self._base / precious[0]} is already there",
-                    hint="restore to another place, or give --overwrite to replace it once the new state is verified",
-                )
+            self._require_free(taken, overwrite=overwrite)
             sync_tree(self.new)
             gone = [name for name in taken if name not in staged]
             retired = [name for name in reversed(self._entries) if name in (*staged, *gone)]
-            write_durably(intent, json.dumps({"replace": staged, "remove": gone, "retire": retired}).encode())
+            write_durably(intent, json.dumps({"replace": staged, "remove": gone, "retire": retired, "taken": taken}).encode())
         plan = json.loads(intent.read_bytes())
         self._old.mkdir(exist_ok=True)
         waiting = [name for name in plan["replace"] if os.path.lexists(self.new / name)]
+        newcomers = self._newcomers(plan, waiting)
+        self._require_free(newcomers, overwrite=overwrite)
+        for name in reversed(newcomers):
+            self._retire(name)
         for name in plan.get("retire", [*plan["replace"], *plan["remove"]]):
             if name in waiting or (name in plan["remove"] and not os.path.lexists(self._old / name)):
                 self._retire(name)
@@ -166,6 +166,23 @@ class StagedEntries:
             os.rename(self.new / name, self._base / name)
             sync_directory(self._base)
         self.discard()
+
+    def _newcomers(self, plan: Mapping[str, list[str]], waiting: Sequence[str]) -> list[str]:
+        """What stands in the way and didn't when the cut-over began: somebody wrote it where the new state wasn't yet."""
+        if self._records.issuperset(waiting):
+            return []
+        placed, known = set(plan["replace"]).difference(waiting), plan.get("taken", plan["replace"] + plan["remove"])
+        names = [name for name in dict.fromkeys((*self._entries, *plan["replace"])) if name not in placed]
+        there = [name for name in names if os.path.lexists(self._base / name) and (name in waiting or name not in self._spared)]
+        return [name for name in there if name not in known or os.path.lexists(self._old / name)]
+
+    def _require_free(self, taken: Sequence[str], *, overwrite: bool) -> None:
+        precious = [name for name in taken if name not in self._records]
+        if precious and not overwrite:
+            raise Refused(
+                f"{self._base / precious[0]} is already there",
+                hint="restore to another place, or give --overwrite to replace it once the new state is verified",
+            )
 
     def _retire(self, name: str) -> None:
         if os.path.lexists(self._base / name):

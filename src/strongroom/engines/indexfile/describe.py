@@ -60,6 +60,8 @@ def _sidecar_ledger(held: Held, plan: Join, order: Order) -> tuple[LedgerItem, .
         parts.append(f"{', '.join(plan.repeated)} repeats the index's vectors")
     if plan.vectors:
         parts.append(f"{', '.join(plan.vectors)} are other vectors than the index's, a field of their own without an index")
+    if plan.sidecar.halves:
+        parts.append("halves of characters (lone surrogates) are U+FFFD in the rows, and in the file as they were")
     others = [file.path.name for file in held.sidecars[1:]]
     if others:
         parts.append(f"{', '.join(others)} is kept as a file only")

@@ -153,7 +153,8 @@ class IndexFrozen:
         done = 0
         for batch in self._join.sidecar.batches(["id"], 65_536):
             here = wanted[np.searchsorted(wanted, done) : np.searchsorted(wanted, done + batch.num_rows)]
-            names.update(zip(here.tolist(), batch.column(0).take(pa.array(here - done)).to_pylist(), strict=True))
+            found = batch.column(0).take(pa.array(here - done)).cast(self.schema.field("id").type)
+            names.update(zip(here.tolist(), found.to_pylist(), strict=True))
             done += batch.num_rows
         return [[names[label] for label in row] for row in labels.tolist()]
 
@@ -181,6 +182,7 @@ def _schema(content: Content, plan: Join) -> pa.Schema:
     kind = pa.string() if content.order.unsigned and plan.ids is IdSource.INDEX else pa.int64()
     if plan.ids is IdSource.SIDECAR and plan.sidecar is not None:
         kind = plan.sidecar.schema.field("id").type
+        kind = pa.string() if pa.types.is_uint64(kind) else kind
     fields = [
         pa.field("id", kind, nullable=False, metadata={ROLE: Role.ID.encode()}),
         pa.field("vector", vector_type(content.dtype, content.dimension), metadata={ROLE: Role.VECTOR.encode()}),

@@ -94,10 +94,11 @@ def _records(sidecar: Sidecar, order: Order) -> tuple[bool, Ids | None, bool]:
     own = order.own_ids
     fits = sidecar.count == order.live or (sidecar.count > order.live and _lacks_some(order))
     if own is not None and "id" in sidecar.schema.names and pa.types.is_integer(sidecar.schema.field("id").type) and fits:
-        records = matched(own, _id_column(sidecar, sidecar.count))
+        theirs = _id_column(sidecar, sidecar.count)
+        records = matched(own, theirs)
         if records is not None:
             return True, _by_slot(order, records, sidecar.count), True
-        if order.ids is not None:
+        if order.ids is not None and not _repeats_alike(own, theirs, order):
             raise SourceChanged(
                 f"the ids in {sidecar.file.path} are not those in the index",
                 hint="save both under flock on the index's lock file, or call the column otherwise if it isn't the vectors' id",
@@ -108,6 +109,12 @@ def _records(sidecar: Sidecar, order: Order) -> tuple[bool, Ids | None, bool]:
     if _numbers_records(labels, order, sidecar.count):
         return True, _by_slot(order, labels, sidecar.count), False
     return False, None, False
+
+
+def _repeats_alike(own: Ids, theirs: Ids, order: Order) -> bool:
+    """Does an id map have ids more than once, and the sidecar the same ones in the order in which they were added?"""
+    added = theirs if order.labels is None else theirs[order.labels]
+    return not unique(own) and np.array_equal(own, added)
 
 
 def _lacks_some(order: Order) -> bool:
@@ -136,7 +143,11 @@ def _by_slot(order: Order, records: Ids, count: int) -> Ids | None:
 
 
 def _id_column(sidecar: Sidecar, count: int) -> Ids:
-    parts = (batch.column(0).fill_null(-1).to_numpy() for batch in sidecar.batches(["id"], 65_536))
+    """As an index has them: unsigned ones as int64."""
+    columns = (batch.column(0) for batch in sidecar.batches(["id"], 65_536))
+    parts = (
+        one.fill_null(-1 if pa.types.is_signed_integer(one.type) else (1 << 64) - 1).to_numpy().view(np.int64) for one in columns
+    )
     whole = collected(parts, count)
     if whole is None:
         raise SourceChanged(f"{sidecar.file.path} doesn't have the records that it announced")

@@ -7,6 +7,7 @@ joined by an integer `id` where the index keeps ids of its own.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _INT64, _IN_DOUBLES = range(-(1 << 63), 1 << 63), range(-(1 << 53), (1 << 53) + 1)
+_HALF, _ESCAPED_HALF = re.compile("[\ud800-\udfff]"), re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)")
+"""One of JSON's; the group is half a character that the other half doesn't follow."""
 _LINES_BYTES = 4 << 20  # of JSON text that become one batch: parsed it takes about ten times as much memory
 
 
@@ -42,6 +46,10 @@ class Sidecar(Protocol):
     @property
     def lineage(self) -> Mapping[str, str]:
         """What the file says about its embedding model: 'model' and 'version', empty where it doesn't."""
+
+    @property
+    def halves(self) -> bool:
+        """Are there halves of characters, as in texts that were cut within an emoji? No column can hold them: they are U+FFFD."""
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """These columns in the file's order, in batches of at most `rows` rows of any number. Raises Unreadable."""
@@ -113,6 +121,7 @@ class _Parquet:
     count: int
     schema: pa.Schema
     lineage: Mapping[str, str]
+    halves: bool = False
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         schema = pa.schema([self.schema.field(name) for name in columns])
@@ -157,7 +166,8 @@ def _parquet_field(opened: pq.ParquetFile, field: pa.Field) -> pa.Field:
     if not fits:
         role = Role.COLUMN
     if role is Role.ID:
-        kind = pa.string() if text else pa.int64()
+        beyond = pa.types.is_uint64(kind) and _is_beyond_int64(opened, field.name)
+        kind = pa.string() if text else pa.uint64() if beyond else pa.int64()
     elif role in (Role.DOCUMENT, Role.URI, Role.PAYLOAD):
         kind = pa.string()
     return pa.field(field.name, kind, metadata={ROLE: role.encode()})
@@ -169,6 +179,15 @@ def _cast(column: pa.Array, field: pa.Field) -> pa.Array:
     if field.metadata[ROLE] == Role.PAYLOAD.encode():
         return pa.array([_canonical_payload(value) for value in column.to_pylist()], pa.string())
     return column if column.type == field.type else column.cast(field.type)
+
+
+def _is_beyond_int64(opened: pq.ParquetFile, column: str) -> bool:
+    """Is one of these whole numbers 2^63 or more?"""
+    for batch in opened.iter_batches(columns=[column], use_threads=False):
+        found = batch.column(0).dictionary_decode() if pa.types.is_dictionary(batch.column(0).type) else batch.column(0)
+        if int(found.drop_null().to_numpy(zero_copy_only=False).max(initial=0)) not in _INT64:
+            return True
+    return False
 
 
 def _holds_objects(opened: pq.ParquetFile, column: str) -> bool:
@@ -201,12 +220,13 @@ class _Jsonl:
     count: int
     schema: pa.Schema
     lineage: Mapping[str, str]
+    halves: bool
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         schema = pa.schema([self.schema.field(name) for name in columns])
         waiting: list[list[Json]] = [[] for _ in columns]
         size = 0
-        for record, length in _records(self.file):
+        for record, length, _ in _records(self.file):
             for values, field in zip(waiting, schema, strict=True):
                 values.append(_value(record.get(field.name), field.type))
             size += length
@@ -229,29 +249,41 @@ def _value(value: Json, kind: pa.DataType) -> Json:
     return written(value) if pa.types.is_string(kind) and not isinstance(value, str) else value
 
 
-def _records(file: OpenFile) -> Iterator[tuple[dict[str, Json], int]]:
-    """Each object of the file and the length of its line. Empty lines are no records."""
+def _records(file: OpenFile) -> Iterator[tuple[dict[str, Json], int, bool]]:
+    """Each object of the file, the length of its line, and whether that had halves of characters. Empty lines are no records."""
     with file.stream() as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                record = exact(line.decode(json.detect_encoding(line), "surrogatepass"))
+                text = line.decode(json.detect_encoding(line), "surrogatepass")
+                whole = _without_halves(text)
+                record = exact(whole)
             except ValueError as error:
                 raise _damaged(file, ValueError(f"line {number} is not JSON: {error}")) from error
             if not isinstance(record, dict):
                 raise _damaged(file, ValueError(f"line {number} is not a JSON object"))
-            yield record, len(line)
+            yield record, len(line), whole is not text
+
+
+def _without_halves(line: str) -> str:
+    """The same line if it has no halves of characters, neither as they are nor as JSON escapes them."""
+    if not line.isascii() and _HALF.search(line):
+        line = _HALF.sub("\ufffd", line)
+    if not _ESCAPED_HALF.search(line):
+        return line
+    whole = _ESCAPE.sub(lambda escape: "\\ufffd" if escape[1] else escape[0], line)
+    return line if whole == line else whole
 
 
 def _jsonl(file: OpenFile) -> _Jsonl:
     seen: dict[str, set[str]] = {}
-    count = 0
-    for record, _ in _records(file):
-        count += 1
+    count, halves = 0, False
+    for record, _, cut in _records(file):
+        count, halves = count + 1, halves or cut
         for name, value in record.items():
             seen.setdefault(name, set()).add(_shape(value))
-    return _Jsonl(file, count, pa.schema([_json_field(name, kinds) for name, kinds in seen.items()]), {})
+    return _Jsonl(file, count, pa.schema([_json_field(name, kinds) for name, kinds in seen.items()]), {}, halves)
 
 
 def _shape(value: Json) -> str:

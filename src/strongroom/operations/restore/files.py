@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from strongroom.codecs import strided
 from strongroom.engines.protocol import Stage
-from strongroom.engines.staging import start_writing
+from strongroom.engines.staging import start_writing, sync_directory, sync_tree
 from strongroom.errors import Damaged, VerificationFailed
 from strongroom.model import Bytes
 from strongroom.operations.prefetch import ahead
@@ -92,6 +92,14 @@ class Installation:
                     raise VerificationFailed(f"{artifact.path}: the disk gives back other bytes than were written")
             self._progress.advance(artifact.size)
         return mended
+
+    def make_durable(self, artifacts: Sequence[StoredArtifact]) -> None:
+        """Before it is noted that they are whole: what a power cut tears after that nobody reads back."""
+        paths, top = [self._stage.artifact_path(artifact.path) for artifact in artifacts], self._stage.directory
+        for path in paths:
+            sync_tree(path)
+        for folder in {parent for path in paths for parent in path.parents if parent.is_relative_to(top)}:
+            sync_directory(folder)
 
     def _write(self, artifacts: Sequence[StoredArtifact]) -> None:
         """Write files side by side, so that vectors that several of them hold are read once."""

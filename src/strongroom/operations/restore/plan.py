@@ -17,6 +17,7 @@ from strongroom.errors import NotFound, Refused, WrongRequest
 from strongroom.journal.marks import LOGS, SCAN
 from strongroom.model import ROLE, Conversion, Role, Selection
 from strongroom.operations.journal.moment import MomentPlan, PlannedMoment
+from strongroom.operations.restore.erased_rows import NOTHING_ERASED, Erased
 from strongroom.operations.restore.reshaping import presumed, presumed_payload
 from strongroom.snapshots.consistency import has_rows_alone
 from strongroom.snapshots.history import Snapshot
@@ -72,9 +73,9 @@ def plan_restore(
     require_exact: bool = False,
     rung: Rung | None = None,
     moment: MomentPlan | None = None,
-    erased: str = "",
+    erased: Erased = NOTHING_ERASED,
 ) -> RestorePlan:
-    """`erased` says which rows of it may not come back: then rows are loaded, since files hold all of them. Raises NotFound (no
+    """`erased` are the rows of it that may not come back: then rows are loaded, since files hold all of them. Raises NotFound (no
     such collection), WrongRequest (the target can't hold the rows) or Refused (`require_exact`)."""
     manifest = snapshot.manifest
     if moment is not None and any(one.tenant_column for one in manifest.collections):
@@ -86,10 +87,10 @@ def plan_restore(
     best, reasons = _best_rung(snapshot, engine)
     if moment is not None and best == Rung.EXACT and (why := _unreplayable(moment, engine, target, later)):
         best, reasons = Rung.REBUILD, (why,)
-    if best == Rung.EXACT and erased:
-        best, reasons = Rung.REBUILD, (erased,)
-    elif erased:
-        reasons = (*reasons, erased)
+    if best == Rung.EXACT and erased.why:
+        best, reasons = Rung.REBUILD, (erased.why,)
+    elif erased.why:
+        reasons = (*reasons, erased.why)
     if best == Rung.EXACT and not selection.everything and isinstance(target, WholeOnly):
         best, reasons = Rung.REBUILD, (target.whole_only,)
     if rung is not None and list(Rung).index(rung) < list(Rung).index(best):
@@ -238,10 +239,12 @@ def _cost(rung: Rung, snapshot: Snapshot, chosen: Sequence[StoredCollection]) ->
     return f"the engine builds its index from {sum(c.count for c in chosen):,} rows, which takes longest; recall may differ{was}"
 
 
-def _token(snapshot: Snapshot, target_url: str, selection: Selection, rung: Rung, moment: MomentPlan | None, erased: str) -> str:
+def _token(snapshot: Snapshot, target_url: str, selection: Selection, rung: Rung, moment: MomentPlan | None, erased: Erased) -> str:
+    """What was loaded before another erasure is not gone on from: it may hold what that one means."""
     asked: tuple[object, ...] = (
         *(snapshot.id, target_url, sorted(selection.collections), sorted(selection.renames.items()), rung.value),
-        *((erased,) if erased else ()),
+        *((erased.why,) if erased.why else ()),
+        *(one.id for one in erased.erasures),
         *(() if moment is None else (moment.stream, moment.number)),
         *(() if moment is None or moment.undone is None else (moment.undone.token,)),
         *(() if moment is None or moment.until is None else (moment.until,)),

@@ -1,8 +1,8 @@
 """What shape do rows of one engine get for another one? What belongs to a row stands in columns or in one object, its payload.
 
 Where the target has columns, a key of the payload becomes one if all its values are of one plain type (bool, int64, finite float64,
-text) and none is null; whatever else there is stays in the payload. Where the source has no document, or no uri, the column or key
-of texts that is called so becomes it. So rows that went from columns into payloads get their columns back.
+text that has UTF-8) and none is null; whatever else there is stays in the payload. Where the source has no document, or no uri, the
+column or key of texts that is called so becomes it. So rows that went from columns into payloads get their columns back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from strongroom.engines.payloads import exact, written
+from strongroom.engines.payloads import exact, has_halves, written
 from strongroom.model import ROLE, Json, Role
 from strongroom.snapshots.fingerprints import role_of
 
@@ -168,5 +168,7 @@ def _object(text: str) -> dict[str, Json] | None:
 
 def _kind(value: Any) -> type | None:
     if (type(value) is int and value not in _INT64) or (type(value) is float and not math.isfinite(value)):
+        return None
+    if type(value) is str and has_halves(value):
         return None
     return type(value) if type(value) in _TYPES else None

@@ -97,7 +97,7 @@ def restore_found(
         require_exact=chosen.require_exact,
         rung=chosen.rung,
         moment=chosen.moment,
-        erased=erased.why,
+        erased=erased,
     )
     if chosen.tell is not None and (chosen.overwrite or not plan.occupied):
         chosen.tell(plan)
@@ -137,7 +137,7 @@ class _Restore:
                 stage.discard()
                 stage = target.stage(self._plan.token, self._options.selection)
             if (stage.directory / "publishing").exists():
-                stage.publish(RestoreState(stage.directory).receipt(), overwrite=True)
+                stage.publish(RestoreState(stage.directory).receipt(), overwrite=self._options.overwrite)
                 self._checks.append("an interrupted cut-over was finished")
             elif self._is_there(target):
                 stage.discard()
@@ -269,6 +269,7 @@ class _Restore:
                 self._checks.append(f"{len(artifacts)} files, {total:,} bytes: identical to the source's, blob by blob")
                 if mended and early is not None:
                     early = asking.submit(_after, early, self._ask_stage, stage)
+                installation.make_durable(artifacts)
                 state.set_adopted()
             if early is not None:
                 self._judge.require_same(early.result())
