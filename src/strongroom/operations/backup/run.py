@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from strongroom import engines
-from strongroom.engines.protocol import AnswersFromFiles, ChangeFeed, Frozen
+from strongroom.engines.protocol import ChangeFeed, Frozen
 from strongroom.errors import Damaged, Refused, WrongRequest
 from strongroom.model import Collection, Description, FoundBy, LedgerItem, Position, RowBlock, Status
 from strongroom.operations.backup.collection_reading import BackupOptions, CollectionReading, Measured
 from strongroom.operations.backup.predecessor import VERSION, Predecessor, predecessor_of
 from strongroom.operations.backup.tenant_reading import CollectionByTenant, TenantReading, column_wanted
-from strongroom.operations.backup.untouched import Untouched, untouched
+from strongroom.operations.backup.untouched import Untouched, answering_alike, untouched
 from strongroom.operations.machine.processor import processor
 from strongroom.operations.machine.witness import Witness
 from strongroom.operations.policy.residence import Residence
@@ -162,7 +162,8 @@ class _Backup:
         readings = [self._read_rows(frozen, one, writer, before, asking, unfinished) for one in others]
         files = self._read_artifacts(frozen, writer, before, readings, kept)
         with self._timed("probes"):
-            asked = [reading.probes(self._partly, self._answering_as(reading, frozen, before, files)) for reading in readings]
+            alike = answering_alike(frozen, before, self._options.model, files) if self._may_rely else lambda *_: None
+            asked = [one.probes(self._partly, alike(one.collection, one.root.digest())) for one in readings]
         frozen.check()
         if not any(reading.root.count for reading in readings) and not any(one.stored.count for one in kept.values()):
             self._partly.append(LedgerItem("rows", Status.NOT_CAPTURED, "the source holds not one row: that proves nothing"))
@@ -337,20 +338,6 @@ class _Backup:
                 else:
                     stored[artifact.path] = files.store(artifact, before.file(artifact.path), self._have_read)
         return stored
-
-    def _answering_as(
-        self, reading: CollectionReading, frozen: Frozen, before: Predecessor, files: Mapping[str, Callable[[], StoredArtifact]]
-    ) -> StoredCollection | None:
-        """The collection at the snapshot before, if its index must answer as it did then: the engine needn't load it."""
-        if not self._may_rely or not isinstance(frozen, AnswersFromFiles):
-            return None
-        name, alike = reading.collection.name, before.comparable(frozen.description.engine_version) is not None
-        then = before.still_stored(reading.collection, self._options.model) if alike else None
-        if then is None or reading.root.digest() != then.rows_root:
-            return None
-        repeats = all(probe.repeatable == frozen.repeatable(name) for probe in then.probes)
-        paths = frozen.index_files(name)
-        return then if repeats and all(before.has_bytes(files[path]()) for path in paths) else None
 
     def _have_read(self, amount: int) -> None:
         self._options.pace.read(amount)

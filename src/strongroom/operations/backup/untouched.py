@@ -1,12 +1,12 @@
-"""Which collections are what they were at the snapshot before, rows and files? What it says of them is said again."""
+"""Which collections are what they were at the snapshot before, or must answer as they did? What it says of them is said again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from strongroom.engines.protocol import Artifact, Frozen, MarksCollections
-from strongroom.model import FoundBy
+from strongroom.engines.protocol import AnswersFromFiles, Artifact, Frozen, MarksCollections
+from strongroom.model import Collection, FoundBy
 from strongroom.operations.backup.predecessor import Predecessor
 from strongroom.snapshots.manifest import StoredArtifact, StoredCollection
 
@@ -38,3 +38,21 @@ def untouched(frozen: Frozen, before: Predecessor, model: str | None) -> dict[st
         if stored is not None and len(whole) == len(kept):
             found[collection.name] = Untouched(replace(stored, found_by=FoundBy.NOTHING, slots_read=0), whole)
     return found
+
+
+def answering_alike(
+    frozen: Frozen, before: Predecessor, model: str | None, files: Mapping[str, Callable[[], StoredArtifact]]
+) -> Callable[[Collection, str], StoredCollection | None]:
+    """Gives of a collection and the root of its rows what the snapshot before says of it, if its index must answer as it did then:
+    the engine needn't load it. `files` are those that were stored, by their paths."""
+
+    def then(collection: Collection, root: str) -> StoredCollection | None:
+        found = before.still_stored(collection, model) if alike else None
+        if found is None or found.rows_root != root or not isinstance(frozen, AnswersFromFiles):
+            return None
+        repeats = all(probe.repeatable == frozen.repeatable(collection.name) for probe in found.probes)
+        same = repeats and all(before.has_bytes(files[path]()) for path in frozen.index_files(collection.name))
+        return found if same else None
+
+    alike = before.comparable(frozen.description.engine_version) is not None
+    return then
