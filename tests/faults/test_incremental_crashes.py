@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from faulty_store import WRITES, FaultyStore
 from lives import SEEN, Life, Mood, draw_of, make_small
 from living_sources import made
 
 from strongroom.operations.backup.run import BackupOptions, backup
-from strongroom.snapshots import history
+from strongroom.snapshots import history, known
 from strongroom.snapshots.manifest import StoredCollection
 
 
@@ -90,3 +94,49 @@ def test_an_incremental_backup_meets_every_fault_at_every_operation(scene: str, 
             one.is_whole([made])
             if number == len(verbs) // 2:
                 one.ends_well(answers=False)
+
+
+class FullDisk:
+    """Arrow as it is, but that files can't be opened to be written, or take nothing."""
+
+    def __init__(self, how: str) -> None:
+        self.how, self.met = how, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(pa, name)
+
+    def OSFile(self, path: str, mode: str = "rb") -> object:  # noqa: N802 - as Arrow calls it
+        if mode != "wb":
+            return pa.OSFile(path, mode)
+        self.met += 1
+        if self.how == "opened":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        file = pa.OSFile(path, mode)
+        file.close()
+        return pa.PythonFile(_Full(), "w")
+
+
+class _Full(io.RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("how", ["opened", "written"])
+def test_a_backup_goes_on_where_nothing_can_be_remembered(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of rows only saves time: a full disk beside the source ends no backup."""
+    life, full = Life(tmp_path, ("hnsw", "flat")), FullDisk(how)
+    with monkeypatch.context() as patch:
+        patch.setattr(known, "pa", full)
+        for what in ("update", "insert_between"):
+            assert life.back_up(0)
+            life.sources[0].change(what, draw_of(1))
+        assert life.back_up(0)
+        life.is_whole()
+    assert full.met > 3
+    life.sources[0].change("insert", draw_of(2))
+    assert life.back_up(0)
+    assert not [path for path in tmp_path.glob("state-*/*/rows/*/*") if path.name.startswith(known._UNFINISHED)]
+    life.ends_well()

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -138,7 +138,8 @@ def _lookup_of(pieces: Iterable[Lines], field: str) -> Lookup:
 
 
 class KnownWriter:
-    """Writes such a table while a backup goes on, in a file that nobody else sees, or in memory if there is no directory."""
+    """Writes such a table while a backup goes on, in a file that nobody else sees, or in memory if there is no directory. If the
+    file can't be written, as on a full disk, there is no table: the backup goes on without."""
 
     def __init__(self, directory: Path | None, fields: Sequence[str], *, complete: bool) -> None:
         self._fields = list(fields)
@@ -154,19 +155,39 @@ class KnownWriter:
         self._writer: pa.RecordBatchFileWriter | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._lines = 0
-        self._closed = False
+        self._closed = self._lost = False
 
     def add(self, lines: Lines) -> None:
         """The next lines."""
+        if self._lost:
+            return
         self._waiting.append(_batch_of(lines, self._fields, self._schema))
         self._lines += len(lines)
         while self._lines >= _LINES:
             table = pa.Table.from_batches(self._waiting).combine_chunks()
             self._write(table.slice(0, _LINES))
+            if self._lost:
+                return
             rest = table.slice(_LINES)
             self._waiting, self._lines = rest.to_batches(), rest.num_rows
 
     def _write(self, table: pa.Table) -> None:
+        with self._losing():
+            self._write_out(table)
+
+    @contextlib.contextmanager
+    def _losing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            if self._path is None:
+                raise
+            self._lost, self._waiting, self._lines, self._writer = True, [], 0, None
+            with contextlib.suppress(OSError):
+                self._sink.close()
+            self.discard()
+
+    def _write_out(self, table: pa.Table) -> None:
         """The file is opened when there is much to write, so that small tables hold none open for the length of a backup."""
         if self._writer is None:
             self._sink = self._sink if self._path is None else pa.OSFile(str(self._path), "wb")
@@ -175,15 +196,19 @@ class KnownWriter:
             self._writer.write_batch(batch)
 
     def vector_lookup(self, field: str) -> Lookup:
-        """From the short fingerprints of a field's vectors to their numbers. No lines follow."""
+        """From the short fingerprints of a field's vectors to their numbers, as far as they are there. No lines follow."""
         self.close()
+        if self._lost:
+            return _lookup_of((), field)
         with pa.ipc.open_file(self._sink.getvalue() if self._path is None else pa.OSFile(str(self._path), "rb")) as reader:
             batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
             return _lookup_of((_lines_of([batch], self._fields) for batch in batches), field)
 
     def finish(self, collection: StoredCollection, identify: Identify) -> KnownRows:
-        """The table, as that of this collection of a snapshot, under its name in the directory."""
+        """The table, as that of this collection of a snapshot, under its name in the directory. Raises OSError if there is none."""
         self.close()
+        if self._lost:
+            raise OSError(f"what is known of the rows of {collection.name} couldn't be written")
         if self._path is None:
             return KnownRows(collection, pa.ipc.open_file(self._sink.getvalue()))
         name = _name_of(collection)
@@ -200,10 +225,16 @@ class KnownWriter:
         if self._closed:
             return
         self._closed = True
+        with self._losing():
+            self._close()
+
+    def _close(self) -> None:
+        if self._lost:
+            return
         if self._lines or self._writer is None or not self._writer.stats.num_record_batches:
-            self._write(pa.Table.from_batches(self._waiting, self._schema))
+            self._write_out(pa.Table.from_batches(self._waiting, self._schema))
             self._waiting, self._lines = [], 0
-        assert self._writer is not None  # noqa: S101 - `_write` made it
+        assert self._writer is not None  # noqa: S101 - `_write_out` made it
         self._writer.close()
         if self._path is not None:
             self._sink.close()
@@ -250,16 +281,23 @@ def from_snapshot(
     rows = _by_number(((one.start, one.rows, one.prints) for one in collection.segments), read_blob)
     vectors = {name: _by_number(((b.start, b.count, b.prints) for b in collection.vectors[name]), read_blob) for name in fields}
     dead = _dead_numbers(collection)
-    writer = KnownWriter(directory, fields, complete=False)
-    for first in range(0, collection.slots, _LINES):
-        numbers = slots.numbers(first, min(_LINES, collection.slots - first))
-        places = {name: vectors[name].known(slots.places(name, numbers)) for name in fields}
-        live = ~np.isin(numbers, dead)
-        prints = np.zeros((len(numbers), 4), np.uint32)
-        prints[:, :3] = rows.of(numbers)
-        held = {name: vectors[name].of(places[name]) for name in fields}
-        writer.add(Lines(numbers, live & rows.has(numbers), prints.view(np.uint64), places, held))
-    return writer.finish(collection, identify)
+
+    def table(place: Path | None) -> KnownRows:
+        writer = KnownWriter(place, fields, complete=False)
+        for first in range(0, collection.slots, _LINES):
+            numbers = slots.numbers(first, min(_LINES, collection.slots - first))
+            places = {name: vectors[name].known(slots.places(name, numbers)) for name in fields}
+            live = ~np.isin(numbers, dead)
+            prints = np.zeros((len(numbers), 4), np.uint32)
+            prints[:, :3] = rows.of(numbers)
+            held = {name: vectors[name].of(places[name]) for name in fields}
+            writer.add(Lines(numbers, live & rows.has(numbers), prints.view(np.uint64), places, held))
+        return writer.finish(collection, identify)
+
+    try:
+        return table(directory)
+    except OSError:  # no room on the disk
+        return table(None)
 
 
 def tidy(directory: Path | None, keep: StoredCollection) -> None:
