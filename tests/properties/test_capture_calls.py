@@ -115,6 +115,13 @@ def kill(recorder: CallRecorder) -> None:
     """What the kernel does with the descriptors of a process that was killed."""
     os.close(recorder._lock_file)
     recorder._lock_file = -1
+    recorder._gate.close()
+    writer = recorder._writer
+    if writer._descriptor >= 0:
+        writer._view.release()
+        writer._map.close()
+        os.close(writer._descriptor)
+        writer._descriptor = -1
 
 
 def followed(place: OplogFolder, marks: dict[str, str] | None = None) -> list[Change]:

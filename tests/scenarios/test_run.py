@@ -54,6 +54,9 @@ class Policed:
 
     def once(self, **env: str) -> tuple[Ended, list[dict[str, Any]]]:
         self.write()
+        if any(one.get("interval") == "1s" for one in self.policy["schedule"]):
+            newest = max(datetime.fromisoformat(one.manifest.created) for one in self.snapshots())
+            time.sleep(max(0.0, 1 - (datetime.now(UTC) - newest).total_seconds()))
         ended = strongroom("run", "--once", "--file", self.file, env={"STRONGROOM_PASSWORD": "a wrong one", **env})
         lines = [line for line in ended.err.splitlines() if line.startswith("{")]
         return ended, [json.loads(line) for line in lines]
