@@ -178,6 +178,30 @@ def test_what_only_a_forgotten_snapshot_needed_is_dropped(tmp_path: Path) -> Non
     assert files_in(room.repository, kept.id) == files_of(tmp_path / "one.faiss")
 
 
+@pytest.mark.parametrize("who", ["one that is kept", "one that was forgotten"])
+def test_what_a_snapshot_that_was_taken_away_may_need_is_not_dropped(who: str, tmp_path: Path) -> None:
+    """Another one names it as its predecessor: it may come back."""
+    room = init_repository(str(tmp_path / "repository"), password=PASSWORD, cost=CHEAP)
+    gone, *others = (room.backup(f"faiss://{build_source(tmp_path, 'one', seed)}", probes=0).snapshot for seed in (1, 2, 3))
+    if who == "one that was forgotten":
+        room.forget(ForgetOptions((others[0].id,)))
+    manifest = tmp_path / "repository" / "snapshots" / gone.id
+    taken = manifest.read_bytes()
+    manifest.unlink()
+    needed = {blob for one in others for blob in one.manifest.blobs()}
+    (place,) = room.repository.index.places(bytes.fromhex(next(iter(set(gone.manifest.blobs()) - needed))))
+    pack = tmp_path / "repository" / place.pack.name
+    flip_at(pack, place.blob.offset + 5)
+    report = repair_repository(str(tmp_path / "repository"), password=PASSWORD, own_sources=False)
+    (found,) = [one for one in report.outcomes if one.finding.subject.startswith(place.pack.name)]
+    assert not found.repaired
+    assert "may need them" in found.how
+    assert pack.exists()
+    manifest.write_bytes(taken)
+    flip_at(pack, place.blob.offset + 5)
+    assert files_in(open_repository(str(tmp_path / "repository"), password=PASSWORD).repository, gone.id)
+
+
 def test_damage_that_breaks_no_snapshot_yet_breaks_none_later(tmp_path: Path) -> None:
     """What only forgotten snapshots needed lies there still, and the next backup relies on it, if it may."""
     room = init_repository(str(tmp_path / "repository"), password=PASSWORD, cost=CHEAP)
